@@ -1,0 +1,1 @@
+"""Raw annotations in, tables out (numpy and polars; never torch)."""

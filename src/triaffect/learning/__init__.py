@@ -1,0 +1,1 @@
+"""Making models (torch, timm, Lightning)."""

@@ -1,0 +1,1 @@
+"""Judging what was predicted (numpy, scipy, matplotlib; never torch)."""
