@@ -1,0 +1,232 @@
+"""From index rows to batches: decoding, augmentation, order. A batch is decoded and warped in one call.
+
+A batch holds uint8 images (N, 3, size, size), RGB; normalisation is the model's own first layer, so that training,
+inference and exported models cannot differ in it. Missing targets are NaN (va, au) and -1 (expr).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import polars as pl
+import simplejpeg
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from triaffect.annotations.index import index_info
+from triaffect.files import InputError, inside
+from triaffect.labels import LABEL_COLUMNS
+from triaffect.learning.config import DataConfig
+
+MAX_PIXELS = 50_000_000
+"""Larger pictures are refused before they are decoded."""
+
+Batch = dict[str, Any]
+
+
+def image_root(index: str | Path, images: str | Path | None) -> Path:
+    """The folder that the column `image` is relative to: the one given, else the one the index was made with.
+
+    Raises:
+        InputError: Neither is known, or the folder does not exist.
+    """
+    root = images or index_info(index).get("images")
+    if not root:
+        raise InputError(f"{index}: does not say where its images are; name the folder with --images")
+    if not Path(root).is_dir():
+        raise InputError(f"{root}: no such folder of images; name it with --images")
+    return Path(root)
+
+
+def decode(path: Path) -> np.ndarray:
+    """Reads a picture as uint8 RGB (height, width, 3): JPEG through libjpeg-turbo, anything else through OpenCV.
+
+    Raises:
+        ValueError: It is missing, corrupt or larger than `MAX_PIXELS`.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    if data[:2] == b"\xff\xd8":
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        if height * width > MAX_PIXELS:
+            raise ValueError(f"{width}x{height} pixels")
+        return simplejpeg.decode_jpeg(data, "RGB")
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if pixels is None:
+        raise ValueError("not a picture")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def fit(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The one preprocessing: a picture (height, width, 3) resized to (size, size, 3), by area where it shrinks."""
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    smaller = min(pixels.shape[:2]) > size
+    return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Flip, rotation, scale, shift as one affine warp, and brightness, contrast, saturation as one colour matrix.
+
+    Every image of a batch has its own draw.
+    """
+
+    flip: float
+    rotation: float
+    scale: float
+    shift: float
+    jitter: float
+
+    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Augments one picture (size, size, 3), uint8; its border is repeated where the warp looks outside."""
+        size = pixels.shape[0]
+        turn, zoom, right, down = rng.uniform(-1, 1, 4)
+        mirror = rng.random() < self.flip
+        if self.rotation or self.scale or self.shift:
+            centre = (size - 1) / 2
+            warp = cv2.getRotationMatrix2D((centre, centre), turn * self.rotation, 1 + zoom * self.scale)
+            if mirror:
+                warp = warp @ np.array([[-1, 0, size - 1], [0, 1, 0], [0, 0, 1]], float)
+            warp[:, 2] += np.array([right, down]) * self.shift * size
+            pixels = cv2.warpAffine(pixels, warp, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        elif mirror:
+            pixels = pixels[:, ::-1]
+        if self.jitter:
+            brightness, contrast, saturation = 1 + rng.uniform(-1, 1, 3) * self.jitter
+            grey = np.full((3, 3), 1 / 3)
+            colour = np.zeros((3, 4))
+            colour[:, :3] = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
+            colour[:, 3] = (1 - contrast) * 127.5
+            pixels = cv2.transform(pixels, colour)
+        return pixels
+
+
+class FrameDataset(Dataset[Batch]):
+    """The rows of an index that have a crop.
+
+    Its keys are row numbers plus `epoch * len(self)`: an epoch's draws follow from the seed and the key alone,
+    whichever worker makes them, so that a resumed run sees the same images as an uninterrupted one.
+
+    Args:
+        index: Rows to read; those without a crop are left out.
+        images: The folder that the column `image` is relative to.
+        size: Side of the images in a batch.
+        augmentation: Applied to each image, or None.
+        seed: Of the augmentation.
+    """
+
+    def __init__(
+        self, index: pl.DataFrame, images: Path, size: int, augmentation: Augmentation | None = None, seed: int = 0
+    ) -> None:
+        self.index = index.filter(pl.col("exists")) if "exists" in index.columns else index
+        self.images, self.size, self.augmentation, self.seed = images, size, augmentation, seed
+        # A fixed-width array is shared with the workers as it is; a list of strings would be copied by each.
+        self.paths = self.index["image"].to_numpy().astype(np.bytes_)
+        self.targets = {task: self._target(task) for task in LABEL_COLUMNS}
+
+    def _target(self, task: str) -> np.ndarray:
+        columns = [
+            self.index[name] if name in self.index.columns else pl.Series(name, [None] * len(self.index), pl.Float32)
+            for name in LABEL_COLUMNS[task]
+        ]
+        if task == "expr":
+            return columns[0].cast(pl.Int64).fill_null(-1).to_numpy()
+        return np.stack([column.cast(pl.Float32).fill_null(float("nan")).to_numpy() for column in columns], 1)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: int) -> Batch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: list[int]) -> Batch:
+        """Reads a batch; `bad` holds what could not be read, as (image, reason)."""
+        pixels = np.empty((len(keys), self.size, self.size, 3), np.uint8)
+        rows: list[int] = []
+        bad: list[tuple[str, str]] = []
+        for key in keys:
+            row = key % len(self)
+            name = self.paths[row].decode()
+            try:
+                picture = fit(decode(inside(self.images, name)), self.size)
+            except InputError:
+                raise
+            except (ValueError, cv2.error) as error:
+                bad.append((name, str(error)))
+                continue
+            if self.augmentation is not None:
+                picture = self.augmentation(picture, np.random.default_rng((self.seed, key)))
+            pixels[len(rows)] = picture
+            rows.append(row)
+        return {
+            # Channels last in memory, as convolutions on a CPU and in half precision want it.
+            "image": torch.from_numpy(pixels[: len(rows)]).permute(0, 3, 1, 2),
+            "row": torch.tensor(rows, dtype=torch.int64),
+            "bad": bad,
+            **{task: torch.from_numpy(target[rows]) for task, target in self.targets.items()},
+        }
+
+    def name(self, row: int) -> str:
+        """The column `image` of a row."""
+        return self.paths[row].decode()
+
+
+class EpochSampler(Sampler[int]):
+    """Row numbers of one process in one epoch: shuffled for training, in order for judging.
+
+    Every process gets the same number (so that none waits for another): training leaves the remainder to the next
+    epoch's order, judging repeats rows, which are then counted once.
+    """
+
+    def __init__(self, length: int, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+        self.length, self.shuffle, self.seed, self.rank, self.world = length, shuffle, seed, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length // self.world if self.shuffle else -(-self.length // self.world)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length) + self.epoch * self.length
+        else:
+            order = np.resize(np.arange(self.length), len(self) * self.world)
+        return iter(order[self.rank :: self.world][: len(self)].tolist())
+
+
+def loader(
+    dataset: FrameDataset, batch: int, workers: int, shuffle: bool = False, seed: int = 0, rank: int = 0, world: int = 1
+) -> DataLoader[Batch]:
+    """Batches of a dataset, decoded in `workers` processes that stay alive between epochs."""
+    sampler = EpochSampler(len(dataset), shuffle, seed, rank, world)
+    return DataLoader(
+        dataset,
+        batch_size=batch,
+        sampler=sampler,
+        num_workers=workers,
+        # A last batch of one image would break batch norm.
+        drop_last=shuffle and len(sampler) >= batch,
+        collate_fn=_as_is,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def augmentation(config: DataConfig) -> Augmentation:
+    """The augmentation that a configuration asks for."""
+    return Augmentation(config.flip, config.rotation, config.scale, config.shift, config.jitter)

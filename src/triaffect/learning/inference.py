@@ -1,0 +1,153 @@
+"""A model and an index in, predictions out; and the backbone's features of every frame."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import torch
+from tqdm import tqdm
+
+from triaffect.files import InputError
+from triaffect.labels import PREDICTION_COLUMNS
+from triaffect.learning.dataset import FrameDataset, loader
+from triaffect.learning.models import AffectModel, probabilities
+from triaffect.learning.runs import precision
+
+
+def load_model(path: str | Path) -> AffectModel:
+    """The model of a run folder or a model folder.
+
+    Raises:
+        InputError: There is no model there.
+    """
+    folder = Path(path)
+    for candidate in (folder / "model", folder):
+        if (candidate / "config.json").is_file():
+            return AffectModel.from_pretrained(candidate)
+    raise InputError(f"{folder}: holds no model (config.json and model.safetensors); name a run or a model folder")
+
+
+def predict(
+    model: AffectModel | str | Path,
+    index: pl.DataFrame,
+    images: str | Path,
+    *,
+    fill: Literal["none", "nearest"] = "none",
+    batch: int = 128,
+    workers: int = 2,
+    device: str = "auto",
+    progress: bool = True,
+) -> pl.DataFrame:
+    """Predicts every image of an index once.
+
+    Args:
+        model: A model, or the folder of a run or a model.
+        index: Rows with `image`, `exists`, and `video` and `frame` where frames are filled.
+        images: The folder that the column `image` is relative to.
+        fill: `nearest` repeats the nearest predicted frame of the video where there is no crop (the mean of all
+            predictions where the whole video has none), and marks it in the column `filled`.
+        batch: Images a step.
+        workers: Processes that decode.
+        device: `auto`, `cpu`, `cuda` and the like.
+        progress: Show a progress bar.
+
+    Returns:
+        `image` and the columns of the model's tasks (Float32), in the order of the index.
+    """
+    network = model if isinstance(model, AffectModel) else load_model(model)
+    wanted = index.unique("image", keep="first", maintain_order=True)
+    dataset = FrameDataset(wanted, Path(images), network.size)
+    rows: list[np.ndarray] = []
+    outputs: dict[str, list[np.ndarray]] = {task: [] for task in network.tasks}
+    for number, features in _features(network, dataset, batch, workers, device, progress, "predict"):
+        rows.append(number)
+        for task, value in probabilities(network.predict_from_features(features)).items():
+            outputs[task].append(value.cpu().numpy())
+    names = [dataset.name(int(row)) for part in rows for row in part]
+    columns: dict[str, np.ndarray] = {}
+    for task in network.tasks:
+        values = np.concatenate(outputs[task]) if names else np.zeros((0, len(PREDICTION_COLUMNS[task])), np.float32)
+        columns |= {name: values[:, i] for i, name in enumerate(PREDICTION_COLUMNS[task])}
+    found = pl.DataFrame({"image": pl.Series(names, dtype=pl.String), **columns})
+    if fill == "nearest":
+        return fill_nearest(found, wanted)
+    return wanted.select("image").join(found, on="image", how="inner", maintain_order="left")
+
+
+def features(
+    model: AffectModel | str | Path,
+    index: pl.DataFrame,
+    images: str | Path,
+    *,
+    batch: int = 128,
+    workers: int = 2,
+    device: str = "auto",
+    progress: bool = True,
+) -> tuple[list[str], np.ndarray]:
+    """The backbone's pooled features of every image of an index.
+
+    Returns:
+        The images, and their features (N, width) as float16.
+    """
+    network = model if isinstance(model, AffectModel) else load_model(model)
+    dataset = FrameDataset(index.unique("image", keep="first", maintain_order=True), Path(images), network.size)
+    rows, values = [], []
+    for number, part in _features(network, dataset, batch, workers, device, progress, "features"):
+        rows.append(number)
+        values.append(part.half().cpu().numpy())
+    names = [dataset.name(int(row)) for part in rows for row in part]
+    return names, np.concatenate(values) if values else np.zeros((0, network.width), np.float16)
+
+
+@torch.inference_mode()
+def _features(
+    network: AffectModel, dataset: FrameDataset, batch: int, workers: int, device: str, progress: bool, verb: str
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Row numbers and features, batch by batch; images that cannot be read are named once, together."""
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    network.eval().to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    bad: list[tuple[str, str]] = []
+    half = precision("auto", place.type) == "bf16-mixed"
+    with (
+        tqdm(total=len(dataset), desc=verb, unit="image", disable=not progress) as bar,
+        torch.autocast(place.type, torch.bfloat16, enabled=half),
+    ):
+        for part in loader(dataset, batch, workers if len(dataset) > batch else 0):
+            bad += part["bad"]
+            if len(part["row"]):
+                yield part["row"].numpy(), network.features(part["image"].to(place, non_blocking=True)).float()
+            bar.update(len(part["row"]) + len(part["bad"]))
+    if bad:
+        named = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
+        warnings.warn(f"skipped {len(bad)} images that cannot be read ({named})", stacklevel=2)
+
+
+def fill_nearest(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.DataFrame:
+    """Gives every image of an index a prediction: its own, else that of the nearest predicted frame of its video.
+
+    A video without any predicted frame gets the mean prediction. The column `filled` marks what was not predicted.
+
+    Args:
+        predictions: `image` and prediction columns.
+        index: `image`, `video` and `frame`, each image once.
+
+    Raises:
+        InputError: Nothing was predicted.
+    """
+    if predictions.is_empty():
+        raise InputError("no image could be predicted, so there is nothing to fill from; check --images")
+    columns = [c for c in predictions.columns if c != "image"]
+    order = index.select("image", "video", "frame").with_row_index("order")
+    known = order.join(predictions, on="image", how="inner").sort("frame")
+    nearest = order.sort("frame").join_asof(known.drop("image", "order"), on="frame", by="video", strategy="nearest")
+    own = pl.col("image").is_in(predictions["image"].implode())
+    return (
+        nearest.sort("order")
+        .with_columns(pl.col(c).fill_null(predictions[c].mean()) for c in columns)
+        .select("image", *columns, (~own).alias("filled"))
+    )

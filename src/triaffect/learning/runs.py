@@ -1,0 +1,112 @@
+"""The run folder: what it says of itself, when it may be continued, when it is finished. Imports no Lightning."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from triaffect.files import InputError, write_text
+from triaffect.learning.config import TrainConfig
+
+PACKAGES = (
+    "triaffect",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "numpy",
+    "polars",
+    "opencv-python-headless",
+    "simplejpeg",
+)
+
+
+def open_run(run: Path, config: TrainConfig, resume: bool) -> None:
+    """Makes a run folder with its configuration and environment, or checks that an old one may be continued.
+
+    Raises:
+        InputError: The folder holds another run, or one that was not asked to be continued.
+    """
+    known = run / "config.yaml"
+    if known.exists():
+        if not resume:
+            raise InputError(f"{run}: already holds a run; continue it with --resume or name another folder")
+        old, new = flat(yaml.safe_load(known.read_text(encoding="utf-8"))), flat(config.to_dict())
+        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        if changed:
+            key = changed[0]
+            raise InputError(
+                f"{known}: was started with {key} {old.get(key)!r}, not {new.get(key)!r}; "
+                "give the same configuration to --resume, or name another folder"
+            )
+        return
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise InputError(f"{run}: exists and holds no run; name an empty or a new folder")
+    write_text(known, yaml.safe_dump(config.to_dict(), sort_keys=False))
+    write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command, to stand beside every result."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def close_run(
+    run: Path, history: list[dict[str, float]], select: str, parameters: int, bad: dict[str, str], seconds: float
+) -> None:
+    """Writes `summary.json`, which marks the run as finished."""
+    best = max(history, key=lambda row: row[f"val/{select}"])
+    summary = {
+        "epochs": len(history),
+        "best": best,
+        "parameters": parameters,
+        "seconds": round(sum(row["seconds"] for row in history), 3),
+        "seconds_of_last_start": round(seconds, 3),
+        "skipped_images": bad,
+    }
+    write_text(run / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def finished(run: Path) -> bool:
+    """Whether the run came to its end."""
+    return (run / "summary.json").exists()
+
+
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested data with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def precision(asked: str, accelerator: str = "auto") -> str:
+    """Lightning's name of a precision; `auto` is bfloat16 where the device computes it, else 32."""
+    if asked == "auto":
+        if torch.cuda.is_available() and accelerator != "cpu":
+            asked = "bf16" if torch.cuda.is_bf16_supported() else "32"
+        else:
+            asked = "bf16" if cpu_has_bf16() else "32"
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[asked]
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; emulated, it is slower than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,414 @@
+"""One training run: Lightning's loop around a model, in a run folder that can be continued.
+
+Order, augmentation and dropout follow from (seed, epoch) alone, and `last.ckpt` holds the rest of the state at the end
+of each epoch, so a run that was killed and resumed ends in the numbers of one that was not. Nothing else imports
+Lightning.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import numpy as np
+import polars as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from triaffect.annotations.index import load_index, subset
+from triaffect.files import InputError, replacing
+from triaffect.labels import LABEL_COLUMNS
+from triaffect.learning import runs
+from triaffect.learning.config import TrainConfig
+from triaffect.learning.dataset import Batch, FrameDataset, augmentation, image_root, loader
+from triaffect.learning.losses import TaskLosses
+from triaffect.learning.models import AffectModel, load_backbone_weights, probabilities
+from triaffect.scoring.measures import au_score, expr_score, va_score
+from triaffect.scoring.plots import save_figure, training_curves
+
+SCORES = {"va": va_score, "expr": expr_score, "au": au_score}
+CHECK_EVERY = 50
+"""Steps between two looks at the losses on the host, where a NaN is found; looking at each step would stall a GPU."""
+
+
+class AffectTraining(lightning.LightningModule):
+    """Steps, rates and the official measures after each epoch.
+
+    Args:
+        model: What is trained.
+        losses: What it minimises.
+        config: The whole run's.
+        run: The run folder.
+        datasets: The training and the validation frames.
+    """
+
+    def __init__(
+        self,
+        model: AffectModel,
+        losses: TaskLosses,
+        config: TrainConfig,
+        run: Path,
+        datasets: tuple[FrameDataset, FrameDataset],
+    ) -> None:
+        super().__init__()
+        self.model, self.losses, self.config, self.run = model, losses, config, run
+        self.train_data, self.val_data = datasets
+        self.history: list[dict[str, float]] = []
+        self.best = -math.inf
+        self.stalled = 0
+        self.rate = 1.0  # what `plateau` has divided the learning rate by so far, inverted
+        self.bad: dict[str, str] = {}
+        self._recent: list[tuple[Tensor, Tensor]] = []
+        self._sums: Tensor | None = None
+        self._steps = 0
+        self._judged: list[dict[str, Tensor]] = []
+        self._started = 0.0
+        self._total_steps = 1
+        if config.model.frozen:
+            model.backbone.requires_grad_(False)
+        self.average: AveragedModel | None = None
+        if config.training.ema:
+            # Part of this module, so checkpoints hold it; with buffers, so batch norm's statistics are averaged too.
+            self.average = AveragedModel(
+                model, multi_avg_fn=get_ema_multi_avg_fn(config.training.ema), use_buffers=True
+            )
+            self.average.requires_grad_(False)
+
+    @property
+    def judged_model(self) -> AffectModel:
+        """The model that is judged and kept: the trained one, or its moving average."""
+        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
+
+    # Data ---------------------------------------------------------------------------------------------------------
+
+    def _loader(self, dataset: FrameDataset, shuffle: bool) -> Any:
+        data, training = self.config.data, self.config.training
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        return loader(dataset, training.batch, data.workers, shuffle, training.seed, rank, world)
+
+    def train_dataloader(self) -> Any:
+        """Shuffled batches of this process's share."""
+        return self._loader(self.train_data, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        """Batches of this process's share, in order."""
+        return self._loader(self.val_data, shuffle=False)
+
+    def _note_bad(self, batch: Batch) -> None:
+        for name, reason in batch["bad"]:
+            if self.config.data.on_bad_image == "error":
+                raise InputError(f"{self.train_data.images / name}: {reason}; mend it or set data.on_bad_image to skip")
+            if name not in self.bad:
+                self.bad[name] = reason
+                warnings.warn(f"skipped {name}: {reason}", stacklevel=1)
+
+    # Steps --------------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The raw output of each task."""
+        return self.model(images)
+
+    def on_train_start(self) -> None:
+        """Counts the steps, which the learning rate follows."""
+        self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
+
+    def on_train_epoch_start(self) -> None:
+        """Seeds dropout by the epoch, and keeps a frozen backbone's statistics still."""
+        state = np.random.SeedSequence((self.config.training.seed, self.current_epoch, self.global_rank))
+        torch.manual_seed(int(state.generate_state(1)[0]))
+        self._sums, self._steps, self._recent = None, 0, []
+        self._started = time.perf_counter()
+        if self.config.model.frozen:
+            self.model.backbone.eval()
+
+    def _learning_rate(self) -> float:
+        training, total = self.config.training, self._total_steps
+        step, warm = self.global_step, int(training.warmup * total)
+        if step < warm:
+            return training.lr * (step + 1) / warm
+        if training.schedule == "cosine":
+            return training.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+        return training.lr * self.rate
+
+    def training_step(self, batch: Batch, number: int) -> Tensor | None:
+        """The weighted sum of the task losses on one batch; None where no image of it could be read."""
+        self._note_bad(batch)
+        # A batch of one would break batch norm; it is left after a bad image at most.
+        if len(batch["row"]) < min(2, self.config.training.batch):
+            return None
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"] = self._learning_rate()
+        losses = self.losses(self(batch["image"]), batch)
+        total = self.losses.total(losses)
+        values = torch.stack([total, *losses.values()]).detach()
+        self._sums = values if self._sums is None else self._sums + values
+        self._steps += 1
+        self._recent.append((values, batch["row"]))
+        if len(self._recent) >= CHECK_EVERY:
+            self._stop_on_nan()
+        self.log("loss", total.detach(), prog_bar=True, logger=False)
+        return total
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Moves the average after each optimiser step."""
+        if self.average is not None and (batch_idx + 1) % self.config.training.accumulate == 0:
+            self.average.update_parameters(self.model)
+
+    def _stop_on_nan(self) -> None:
+        recent, self._recent = self._recent, []
+        for values, rows in recent:
+            if torch.isfinite(values).all():
+                continue
+            task = next((t for t, v in zip(self.losses.tasks, values[1:], strict=True) if not torch.isfinite(v)), "all")
+            names = ", ".join(self.train_data.name(int(row)) for row in rows[:4])
+            raise InputError(
+                f"the {task} loss became {values[1:].tolist()} in epoch {self.current_epoch + 1}, on a batch with "
+                f"{names}{' ...' if len(rows) > 4 else ''}; lower training.lr, set training.clip, or look at them"
+            )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser; its rate is set before each step, so a resumed run needs no scheduler's memory."""
+        training = self.config.training
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        if training.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters, training.lr, momentum=training.momentum, weight_decay=training.weight_decay, fused=True
+            )
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
+        return kind(parameters, training.lr, weight_decay=training.weight_decay, fused=True)
+
+    # Judging ------------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the last epoch's predictions."""
+        self._judged = []
+
+    def validation_step(self, batch: Batch, number: int) -> None:
+        """Keeps predictions and targets; the measures are of the whole split."""
+        self._note_bad(batch)
+        raw = self.judged_model(batch["image"])
+        kept = {"row": batch["row"], **{f"raw_{task}": value.float() for task, value in raw.items()}}
+        self._judged.append({**kept, **{task: batch[task] for task in raw}})
+
+    def on_validation_epoch_end(self) -> None:
+        """Judges the whole split by the official measures, keeps the best model and writes the metrics."""
+        training = self.config.training
+        metrics = self._metrics(self._gathered())
+        score = metrics["val/total" if training.select == "total" else f"val/{training.select}"]
+        improved = score > self.best
+        self.stalled = 0 if improved else self.stalled + 1
+        if training.schedule == "plateau" and self.stalled and self.stalled % (training.patience + 1) == 0:
+            self.rate /= 10
+        if training.early_stop and self.stalled >= training.early_stop:
+            self.trainer.should_stop = True
+        self.history.append(metrics)
+        self.log("val", score, prog_bar=True, logger=False, rank_zero_only=True)
+        if improved:
+            self.best = score
+            self._save_model(metrics)
+        if self.trainer.is_global_zero:
+            table = pl.DataFrame(self.history)
+            with replacing(self.run / "metrics.csv") as beside:
+                table.write_csv(beside)
+            with replacing(self.run / "curves.png") as beside:
+                save_figure(training_curves(table), beside)
+            if self.logger is not None:
+                self.logger.log_metrics(metrics, step=self.current_epoch)
+
+    def _gathered(self) -> dict[str, np.ndarray]:
+        """Every process's predictions, each row once, in the order of the index."""
+        own = {k: torch.cat([batch[k] for batch in self._judged]).cpu().numpy() for k in self._judged[0]}
+        parts: list[Any] = [own]
+        if self.trainer.world_size > 1:
+            parts = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, own)
+        joined = {k: np.concatenate([part[k] for part in parts]) for k in own}
+        _, first = np.unique(joined["row"], return_index=True)
+        return {k: values[first] for k, values in joined.items()}
+
+    def _metrics(self, judged: dict[str, np.ndarray]) -> dict[str, float]:
+        tasks = self.model.tasks
+        raw = {task: torch.from_numpy(judged[f"raw_{task}"]).to(self.device) for task in tasks}
+        targets = {task: torch.from_numpy(judged[task]).to(self.device) for task in tasks}
+        predictions = {task: value.cpu().numpy() for task, value in probabilities(raw).items()}
+        scores = {task: SCORES[task](predictions[task], judged[task])[task] for task in tasks}
+        metrics: dict[str, float] = {"epoch": self.current_epoch + 1}
+        if self._sums is not None:
+            means = (self._sums / max(1, self._steps)).tolist()
+            metrics |= {"train/loss": means[0]} | {f"train/loss_{t}": v for t, v in zip(tasks, means[1:], strict=True)}
+        losses = self.losses(raw, targets)
+        metrics |= {"val/loss": self.losses.total(losses).item()}
+        metrics |= {f"val/loss_{task}": value.item() for task, value in losses.items()}
+        metrics |= {"val/total": float(sum(scores.values()))} | {f"val/{task}": float(v) for task, v in scores.items()}
+        seconds = time.perf_counter() - self._started
+        images = self._steps * self.config.training.batch * self.trainer.world_size
+        metrics |= {"lr": self._learning_rate(), "seconds": seconds, "images_per_second": images / max(seconds, 1e-9)}
+        return metrics
+
+    def _save_model(self, metrics: dict[str, float]) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        kept = {k: v for k, v in metrics.items() if k.startswith("val/") or k == "epoch"}
+        self.judged_model.provenance = {
+            "config": self.config.to_dict(),
+            "validation": kept,
+            "skipped_images": len(self.bad),
+        }
+        with replacing(self.run / "model") as beside:
+            self.judged_model.save_pretrained(beside)
+
+    # State --------------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What Lightning does not know of."""
+        checkpoint["triaffect"] = {
+            "history": self.history,
+            "best": self.best,
+            "stalled": self.stalled,
+            "rate": self.rate,
+            "bad": self.bad,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts it back."""
+        for name, value in checkpoint["triaffect"].items():
+            setattr(self, name, value)
+
+    def on_train_epoch_end(self) -> None:
+        """A last look for NaN."""
+        self._stop_on_nan()
+
+
+class _Bar(TQDMProgressBar):
+    """Lightning's progress bar without a version number."""
+
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+
+
+def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: bool = True) -> Path:
+    """Trains one model and leaves a run folder.
+
+    The folder holds `config.yaml`, `environment.json`, `model/` (the best epoch by `training.select`), `last.ckpt` (to
+    continue from), `metrics.csv` and `curves.png` (a row an epoch), `tensorboard/`, and `summary.json` at the end.
+
+    Args:
+        config: Data, model, losses, training.
+        out: The run folder; it must not exist yet, unless resumed.
+        resume: Continue a run that was stopped; a finished one is left as it is.
+        progress: Show a progress bar.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: The data does not fit the configuration, a loss became NaN, or the folder is already taken.
+    """
+    run = Path(out)
+    runs.open_run(run, config, resume)
+    if runs.finished(run):
+        return run
+    started = time.time()
+    torch.set_flush_denormal(True)  # denormals slow optimiser steps on a CPU several times
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    train_rows, val_rows, images = _rows(config)
+    module = _module(config, run, train_rows, val_rows, images)
+    checkpoint = run / "last.ckpt"
+    with warnings.catch_warnings():
+        # Lightning's hints on workers, hardware and its own checkpoints are not for our users.
+        for hint in (r".*does not have many workers.*", r".*Checkpoint directory .* exists.*", r".*GPU available.*"):
+            warnings.filterwarnings("ignore", hint)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        trainer = _trainer(config, run, progress)
+        try:
+            trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
+    if trainer.is_global_zero:
+        runs.close_run(
+            run,
+            module.history,
+            config.training.select,
+            sum(p.numel() for p in module.model.parameters()),
+            module.bad,
+            time.time() - started,
+        )
+    return run
+
+
+def _rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path]:
+    """Training and validation rows that have a crop and a label of one of the model's tasks."""
+    data, name = config.data, config.data.index
+    if not name:
+        raise InputError("data.index is not set; name the index that `triaffect index` wrote")
+    index = load_index(name)
+    columns = [c for task in config.model.tasks for c in LABEL_COLUMNS[task] if c in index.columns]
+    if not columns:
+        raise InputError(f"{name}: has no label of {', '.join(config.model.tasks)}")
+    usable = pl.col("exists") & pl.any_horizontal(pl.col(columns).is_not_null())
+    found = []
+    for split in (data.train, data.val):
+        rows = index.filter((pl.col("split") == split) & usable)
+        if rows.is_empty():
+            raise InputError(f"{name}: no image with a label of {', '.join(config.model.tasks)} in split {split!r}")
+        found.append(rows)
+    train_rows = subset(found[0], data.fraction, data.fraction_by, config.training.seed)
+    return train_rows, found[1], image_root(name, data.images)
+
+
+def _module(
+    config: TrainConfig, run: Path, train_rows: pl.DataFrame, val_rows: pl.DataFrame, images: Path
+) -> AffectTraining:
+    torch.manual_seed(config.training.seed)
+    settings = {k: v for k, v in vars(config.model).items() if k not in ("pretrained", "frozen")}
+    model = AffectModel(**settings, pretrained=config.model.pretrained is True)
+    if isinstance(config.model.pretrained, str):
+        load_backbone_weights(model, config.model.pretrained)
+    model.to(memory_format=torch.channels_last)
+    losses = TaskLosses(config.losses, model.tasks, train_rows)
+    size, seed = config.model.size, config.training.seed
+    training = FrameDataset(train_rows, images, size, augmentation(config.data), seed)
+    return AffectTraining(model, losses, config, run, (training, FrameDataset(val_rows, images, size)))
+
+
+def _trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.Trainer:
+    training = config.training
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return lightning.Trainer(
+        default_root_dir=run,
+        max_epochs=training.epochs,
+        accelerator=training.accelerator,
+        devices=training.devices,
+        num_nodes=training.nodes,
+        precision=runs.precision(training.precision, training.accelerator),  # type: ignore[arg-type]
+        accumulate_grad_batches=training.accumulate,
+        gradient_clip_val=training.clip or None,
+        logger=TensorBoardLogger(run, name="", version="tensorboard"),
+        callbacks=[
+            # After validation, so that the checkpoint knows the epoch's score.
+            ModelCheckpoint(
+                run,
+                filename="last",
+                monitor=None,
+                save_top_k=1,
+                enable_version_counter=False,
+                save_on_train_epoch_end=True,
+            ),
+            *([_Bar()] if progress else []),
+        ],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
