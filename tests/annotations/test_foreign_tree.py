@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from triaffect.annotations.index import find_leaks, source_video
 
 import triaffect
 from tree_writer import (
@@ -27,6 +26,7 @@ from tree_writer import (
     Tree,
     write_tree,
 )
+from triaffect.annotations.index import find_leaks, source_video
 from triaffect.cli import main
 from triaffect.labels import ACTION_UNITS, INDEX_COLUMNS
 
@@ -53,8 +53,12 @@ def assert_rows(index: pl.DataFrame, rows: list[dict[str, Any]]) -> None:
 
 
 def test_the_writer_writes_what_it_promises(tmp_path: Path) -> None:
-    uni = [p.read_bytes() for p in write_tree(tmp_path / "uni", "abaw6", **MOST | {"empty": True}).files.values()]
-    multi = [p.read_bytes() for p in write_tree(tmp_path / "multi", "abaw4", **MOST).files.values()]
+    def texts_of(layout: str, seed: int) -> list[bytes]:
+        tree = write_tree(tmp_path / f"{layout}-{seed}", layout, seed, **MOST | {"empty": seed == 1})
+        return [path.read_bytes() for path in tree.files.values()]
+
+    uni = texts_of("abaw6", 1)
+    multi = [text for layout in MULTI_TASK for seed in (1, 2) for text in texts_of(layout, seed)]
     for texts in (uni, multi):
         assert any(t.startswith(b"\xef\xbb\xbf") for t in texts)
         assert any(b"\r\n" in t for t in texts)
@@ -63,7 +67,7 @@ def test_the_writer_writes_what_it_promises(tmp_path: Path) -> None:
         assert any(re.search(rb",\r?\n", t) for t in texts)
         assert any(re.search(rb"\n\s*\n\S", t) for t in texts)
         assert all(any(re.search(rb"(?m)(^|,)%s," % mark, t) for t in texts) for mark in (b"-5", rb"-5\.0", rb"-5\.00"))
-    assert b"" in uni
+        assert b"" in texts
 
 
 # -------------------------------------------------------------------------------------------------------------- legal
@@ -249,7 +253,7 @@ BAD = {
     "va: three fields": Bad("va", "0.1,0.2,0.3"),
     "va: a field is empty": Bad("va", ",0.2"),
     "va: no comma": Bad("va", "0.1 0.2"),
-    "va: semicolon": Bad("va", "0.1;0.2", "0.1;0.2"),
+    "va: semicolon": Bad("va", "0.1;0.2"),
     "va: valence too high": Bad("va", "1.5,0.2", "1.5"),
     "va: arousal just too low": Bad("va", "0.2,-1.0001", "-1.0001"),
     "va: almost the mark of missing": Bad("va", "-5.5,0.2", "-5.5"),
@@ -261,6 +265,8 @@ BAD = {
     "va: header of expression": Bad("va", ",".join(HEADERS["expr"]), line=1),
     "va: header of action units": Bad("va", ",".join(HEADERS["au"]), line=1),
     "va: header of nothing": Bad("va", "foo,bar", "foo", line=1),
+    "va: one field before any header": Bad("va", "0.1", line=1),
+    "va: out of range before any header": Bad("va", "0.1,-1.5", "-1.5", line=1),
     "expr: eight": Bad("expr", "8", "8"),
     "expr: minus two": Bad("expr", "-2", "-2"),
     "expr: a half": Bad("expr", "2.5", "2.5"),
@@ -288,6 +294,10 @@ BAD = {
     "mtl: an image above the root": Bad("mtl", _MTL.replace(_IMAGE, "../00001.jpg"), "../00001.jpg"),
     "mtl: an image from elsewhere": Bad("mtl", _MTL.replace(_IMAGE, "/etc/00001.jpg"), "/etc/00001.jpg"),
     "mtl: header of valence-arousal": Bad("mtl", "valence,arousal", line=1, split="val"),
+    "mtl: header of nothing": Bad("mtl", "foo,bar", line=1),
+    "mtl: header of another task": Bad("mtl", ",".join(HEADERS["au"]), line=1),
+    "mtl: fifteen fields before any header": Bad("mtl", _MTL[:-2], line=1),
+    "mtl: out of range before any header": Bad("mtl", _MTL.replace("0.25", "1.25"), "1.25", line=1),
     "test: some labels": Bad("mtl", f"{_IMAGE},0.25,-0.5", split="test"),
     "test: an image above the root": Bad("mtl", "../../00001.jpg", "../../00001.jpg", split="test"),
 }
@@ -311,7 +321,7 @@ def spoil(tree: Tree, bad: Bad, dress: str = "plain") -> Path:
 
 
 def assert_refused(tree: Tree, path: Path, line: int, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line of InputError names file, line and value; the command exits 2 and leaves the output folder as it was."""
+    """One line of InputError names file, line and value; the command says the same, exits 2 and writes nothing."""
     with pytest.raises(triaffect.InputError) as caught:
         triaffect.build_index(tree.root, images=tree.images)
     message = str(caught.value)
@@ -322,16 +332,13 @@ def assert_refused(tree: Tree, path: Path, line: int, shown: str, capsys: pytest
     assert at, f"line {line} is not named: {message}"
     assert shown in rest
 
-    out = tree.root.parent / "out"
-    out.mkdir()
-    (out / "index.parquet").write_bytes(b"an older one")
+    out = tree.root.parent / "out" / "index.parquet"
     capsys.readouterr()
-    for name in ("index.parquet", "new.parquet"):
-        assert main(["index", str(tree.root), "--images", str(tree.images), "--out", str(out / name)]) == 2
-        stderr = capsys.readouterr().err
-        assert path.name in stderr
-        assert stderr.count("\n") == 1
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == {"index.parquet": b"an older one"}
+    assert main(["index", str(tree.root), "--images", str(tree.images), "--out", str(out)]) == 2
+    stderr = capsys.readouterr().err
+    assert path.name in stderr
+    assert stderr.count("\n") == 1
+    assert not out.parent.exists() or list(out.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -365,14 +372,15 @@ def test_the_line_number_counts_every_line(
     assert_refused(tree, spoil(tree, bad, dress), bad.line, bad.shown, capsys)
 
 
+@pytest.mark.parametrize("line", [1, LINE])
 @pytest.mark.parametrize("layout", ["abaw8", "abaw4"])
-def test_bytes_that_are_not_utf8(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bytes_that_are_not_utf8(layout: str, line: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = write_tree(tmp_path, layout)
     path = next(iter(tree.files.values()))
     lines = path.read_bytes().split(b"\n")
-    lines[LINE - 1] = b"0.1\xff" + lines[LINE - 1]
+    lines[line - 1] = b"0.1\xff" + lines[line - 1]
     path.write_bytes(b"\n".join(lines))
-    assert_refused(tree, path, LINE, "", capsys)
+    assert_refused(tree, path, line, "", capsys)
 
 
 @pytest.mark.parametrize("layout", ["abaw8", "abaw4"])
@@ -381,6 +389,16 @@ def test_utf16(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     path = next(iter(tree.files.values()))
     path.write_text(path.read_text(), encoding="utf-16")
     assert_refused(tree, path, 1, "", capsys)
+
+
+def test_an_older_index_outlives_a_refusal(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path, "abaw8")
+    spoil(tree, BAD["expr: eight"])
+    out = tmp_path / "out" / "index.parquet"
+    out.parent.mkdir()
+    out.write_bytes(b"an older one")
+    assert main(["index", str(tree.root), "--images", str(tree.images), "--out", str(out)]) == 2
+    assert {p.name: p.read_bytes() for p in out.parent.iterdir()} == {"index.parquet": b"an older one"}
 
 
 @pytest.mark.parametrize("task", ["va", "mtl"])
