@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from triaffect.files import InputError
 
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 # Verb -> what `triaffect --help` says of it; the order is the order of the work.
-VERBS: dict[str, str] = {}
+VERBS: dict[str, str] = {
+    "train": "train a single-task or a multi-task model",
+    "predict": "predict the images of an index with a trained model",
+    "sample": "copy out the bundled sample of rendered faces",
+    "render": "make faces with exact labels, in the layout of Aff-Wild2",
+    "index": "read annotations in any layout into one table, a row a frame",
+    "stats": "count an index: splits, missing labels, balance, weights, leaks",
+    "leaks": "find source videos that stand in two indexes",
+    "submit": "write predictions as an ABAW submission",
+}
 
 # Verb -> the extra that its heavy imports need.
 EXTRAS = {
@@ -55,6 +65,16 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
             continue
         by_hand.add(name)
     parser.add_function_arguments(function, as_positional=True, skip=by_hand)
+    return parser
+
+
+def _train_parser() -> ArgumentParser:
+    from triaffect.learning.config import config_parser
+
+    parser = config_parser(prog="triaffect train", description=(train_.__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--config", action="config", help="A recipe: YAML with any of the keys below.")
+    parser.add_argument("--out", type=str, required=True, help=_help(train_, "out"))
+    parser.add_argument("--resume", action="store_true", help=_help(train_, "resume"))
     return parser
 
 
@@ -101,9 +121,9 @@ def main(args: list[str] | None = None) -> int:
         return 2
     function = globals()[f"{verb}_"]
     try:
-        parser = _parser(verb, function)
+        parser = _train_parser() if verb == "train" else _parser(verb, function)
         values = parser.parse_args(words[1:])
-        return int(function(**vars(parser.instantiate_classes(values))) or 0)
+        return int(function(**vars(parser.instantiate(values))) or 0)
     except InputError as error:
         print(f"triaffect {verb}: {error}", file=sys.stderr)
         return 2
@@ -115,6 +135,205 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"triaffect {verb}: stopped", file=sys.stderr)
         return 130
+
+
+def sample_(folder: str) -> None:
+    """Copies out the bundled sample: 1,188 rendered faces in the raw layout of Aff-Wild2.
+
+    Args:
+        folder: New or empty folder to put it in.
+    """
+    from triaffect.sample import sample
+
+    print(f"{sample(folder)}: now `triaffect index {folder} --out index.parquet`")
+
+
+def render_(
+    model: str | None = None,
+    out: str = "renders",
+    videos: int = 40,
+    frames: int = 60,
+    seed: int = 0,
+    size: int = 112,
+    seconds: float = 0.15,
+    val: float = 0.25,
+    irregular: list[str] | None = None,
+    ranges: str | None = None,
+    layout: str = "both",
+    processes: int = 1,
+    pack: str | None = None,
+) -> None:
+    """Renders videos of made-up faces with exact labels, in the layout of Aff-Wild2; a stopped run is resumed.
+
+    Args:
+        model: ICT-FaceKit: its folder of OBJ files or the packed file; the variable TRIAFFECT_ICT where left out.
+        out: Folder of the data set.
+        videos: Number of videos, each of another person.
+        frames: Frames a video.
+        seed: Decides everything.
+        size: Side of a crop in pixels.
+        seconds: Time between two frames.
+        val: Part of the videos in the validation split.
+        irregular: Faults of the real set to have: annotations, crops, tasks, lengths, pair, or all.
+        ranges: YAML file of the ranges to change (docs/rendering.md lists them).
+        layout: affwild2 (a file for each video and task), s-affwild2 (a file for each split), or both.
+        processes: How many videos are rendered at once.
+        pack: Only pack the folder of OBJ files into this file.
+    """
+    from triaffect.render.dataset import FAULTS, Plan, read_ranges, render
+
+    if pack:
+        from triaffect.render.model import pack_model
+
+        print(pack_model(model, pack))
+        return
+    faults = tuple(FAULTS) if irregular == ["all"] else tuple(irregular or ())
+    plan = Plan(videos, frames, seed, size, seconds, val, faults, read_ranges(ranges))
+    print(render(model, out, plan, processes=processes, layout=layout))
+
+
+def index_(
+    root: str,
+    images: str | None = None,
+    out: str = "index.parquet",
+    format: str = "auto",  # noqa: A002
+) -> None:
+    """Reads annotations in any layout into one table with a row a frame.
+
+    Args:
+        root: The folder of the annotations, or one file: s-Aff-Wild2, a release list, a CSV or Parquet table.
+        images: The folder that holds the crops' folders; where left out, they are looked for beside the annotations.
+        out: The index to write, Parquet.
+        format: What to read: auto, per-video, mtl (s-Aff-Wild2, ABAW3), list or table.
+    """
+    from triaffect.annotations.index import read_annotations, save_index
+    from triaffect.annotations.statistics import leak_lines, statistics, summary
+
+    reading = read_annotations(root, images, format)
+    save_index(reading.index, out, root=root, images=reading.images, format=reading.format)
+    print(summary(statistics(reading.index)))
+    for line in reading.notice_lines() + leak_lines(reading.index):
+        print(f"note: {line}")
+    print(f"{out}: {reading.index.height:,} rows, format {reading.format}, images {reading.images or 'unknown'}")
+
+
+def stats_(index: str, split: str | None = None, json: bool = False) -> None:
+    """Counts an index: splits, missing labels, class and AU balance, weights, V-A, leaks between its splits.
+
+    Args:
+        index: An index file, a table, or annotations.
+        split: Only this split.
+        json: Print everything as JSON, with the V-A density.
+    """
+    from json import dumps
+
+    from triaffect.annotations.index import load_index
+    from triaffect.annotations.statistics import leak_lines, statistics, tables
+
+    rows = load_index(index, split)
+    found, leaks = statistics(rows), leak_lines(rows)
+    print(dumps({"splits": found, "leaks": leaks}, indent=1) if json else tables(found))
+    for line in [] if json else leaks:
+        print(f"warning: {line}")
+
+
+def leaks_(a: str, b: str, split_a: str | None = None, split_b: str | None = None) -> int:
+    """Finds source videos that stand in two indexes, also as the other person (_left, _right) of the same video.
+
+    Args:
+        a: An index file, a table, or annotations.
+        b: Another.
+        split_a: Only this split of the first.
+        split_b: Only this split of the second.
+    """
+    from triaffect.annotations.index import find_leaks, load_index
+
+    leaks = find_leaks(load_index(a, split_a), load_index(b, split_b))
+    for source, here, there in leaks.iter_rows():
+        print(f"{source}: {', '.join(here)} | {', '.join(there)}")
+    print(f"{leaks.height:,} source videos stand on both sides")
+    return 1 if leaks.height else 0
+
+
+def submit_(
+    predictions: str,
+    release_list: str,
+    track: str = "mtl",
+    out: str = "submission.txt",
+    thresholds: list[float] | None = None,
+) -> None:
+    """Writes predictions as an ABAW submission, in the order of the organisers' list.
+
+    Args:
+        predictions: The predictions file.
+        release_list: The organisers' list of images (or of videos, for the per-video tracks), or an index.
+        track: mtl, va, expr, au, or one text file a video: va-videos, expr-videos, au-videos.
+        out: The text file to write; the folder, for the per-video tracks.
+        thresholds: Of the AU probabilities, one or twelve; 0.5 where left out.
+    """
+    from triaffect.annotations.submission import write_submission
+
+    counts = write_submission(predictions, release_list, out, track, thresholds)
+    print(f"{out}: {counts['rows']:,} rows of {counts['videos']:,} videos, {counts['filled']:,} of them filled")
+
+
+def train_(out: str, resume: bool = False, **config: Any) -> None:
+    """Trains a single-task or a multi-task model and judges it by the official measures after each epoch.
+
+    Args:
+        out: The run folder to make.
+        resume: Continue the run in that folder, with the configuration that it holds.
+    """
+    from triaffect.learning.config import TrainConfig
+
+    recipe, settings = config.pop("config"), TrainConfig(**config)
+    known = Path(out, "config.yaml")
+    if resume and not recipe and known.exists():
+        settings = TrainConfig.load(known)
+    settings.checked()
+    from triaffect.learning.training import train
+
+    train(settings, out, resume)
+    print(f"{out}: model in {out}/model, scores in {out}/metrics.csv, curves in {out}/curves.png")
+
+
+def predict_(
+    run: str,
+    index: str,
+    out: str = "predictions.parquet",
+    split: str | None = None,
+    images: str | None = None,
+    fill: Literal["none", "nearest"] = "none",
+    batch: int = 128,
+    workers: int = 2,
+    device: str = "auto",
+) -> None:
+    """Predicts the images of an index with a trained model.
+
+    Args:
+        run: A run folder or a model folder.
+        index: The index, or a generic table with its columns.
+        out: The predictions file to write.
+        split: Only the frames of train, val or test.
+        images: The folder of the images, where the index does not know it.
+        fill: nearest repeats the nearest predicted frame of the video where there is no crop, and marks it.
+        batch: Images a step.
+        workers: Processes that decode.
+        device: auto, cpu, cuda and the like.
+    """
+    from triaffect.annotations.index import load_index
+    from triaffect.annotations.predictions import save_predictions
+
+    rows = load_index(index, split)
+    from triaffect.learning.dataset import image_root
+    from triaffect.learning.inference import load_model, predict
+
+    model, root = load_model(run), image_root(index, images)
+    found = predict(model, rows, root, fill=fill, batch=batch, workers=workers, device=device)
+    source = {"model": str(run), "index": str(index), "split": split, "fill": fill, "trained": model.provenance}
+    save_predictions(found, out, source)
+    missing = rows["image"].n_unique() - len(found)
+    print(f"{out}: {len(found)} images" + (f"; {missing} without a prediction (see --fill)" if missing else ""))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,16 @@ class Reading:
     notices: Notices
     """What was mended or is odd: message -> files or videos."""
 
+    def notice_lines(self) -> list[str]:
+        """The notices, one line each, with the number of cases and the first of them."""
+        lines = []
+        for message, cases in self.notices.items():
+            more = f" and {len(cases) - 3:,} more" if len(cases) > 3 else ""
+            lines.append(f"{message}: {', '.join(cases[:3])}{more}")
+        if self.images and self.index.height and not self.index["exists"].any():
+            lines.append(f"{self.images} holds no crop of these videos; name the folder of <video>/00001.jpg")
+        return lines
+
 
 def build_index(root: StrPath, images: StrPath | None = None, *, format: str = "auto") -> pl.DataFrame:  # noqa: A002
     """Reads annotations in any layout of the ABAW challenges, or a generic table, into one row a frame.
@@ -126,7 +136,7 @@ def save_index(
         images: The image root that `image` is relative to, if known.
         format: The layout that was read.
     """
-    known = {"root": os.fspath(root), "images": os.fspath(images) if images else None, "format": format}
+    known = {"root": os.path.abspath(root), "images": os.path.abspath(images) if images else None, "format": format}
     with replacing(path) as beside:
         index.write_parquet(beside, metadata={METADATA: json.dumps(known | {"version": __version__})})
 
