@@ -11,19 +11,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.annotations.index import source_video
-from triaffect.annotations.predictions import tasks_of
+from triaffect.annotations.predictions import Thresholds, tasks_of, threshold_row
 from triaffect.files import InputError
 from triaffect.labels import PREDICTION_COLUMNS, TASK_NAMES, TASKS
 from triaffect.scoring import measures
-from triaffect.scoring.inputs import (
-    Table,
-    Thresholds,
-    aligned,
-    common_tasks,
-    read_index,
-    read_predictions,
-    threshold_row,
-)
+from triaffect.scoring.inputs import Table, aligned, common_tasks, locate, read_index, read_predictions
 from triaffect.scoring.tables import number, text_table
 
 Columns = Sequence[NDArray]
@@ -157,10 +149,11 @@ def tune_fusion(
         raise InputError("tune: give at least 2 folds, and λ between 0 and 1")
     index, folds = _deal(index, folds, seed)
     holders = {task: table for table in singles for task in tasks_of(table) if task in tasks_of(whole)}
+    places = {id(table): locate(table, index) for table in (*singles, whole)}
     lambdas, curves, scores = {}, [], []
     for task in common_tasks(tuple(holders), index):
-        one, target, fold = aligned(holders[task], index, task)
-        many, _, _ = aligned(whole, index, task)
+        one, target, fold = aligned(holders[task], places[id(holders[task])], index, task)
+        many, _, _ = aligned(whole, places[id(whole)], index, task)
         lambdas[task], curve, row = _tune_task(task, one, many, target, fold, folds, shares, cuts)
         curves.append(pl.DataFrame({"task": [task] * len(shares), "lambda": shares, "score": curve}))
         scores.append([task, *(row.get(name) for name in SCORES)])

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.annotations.index import load_index
-from triaffect.annotations.predictions import align, check_predictions, load_predictions
+from triaffect.annotations.predictions import check_predictions, frame_key, load_predictions, refuse_lacking
 from triaffect.annotations.submission import read_submission
 from triaffect.files import InputError
-from triaffect.labels import ACTION_UNITS, LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS
+from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS
 
 Table = pl.DataFrame | str | os.PathLike[str]
 """A frame, or the path of a file that holds one."""
-
-Thresholds = float | Sequence[float] | Mapping[str, float] | None
-"""Of AU probabilities: one number, twelve, by name (0.5 for the rest), or 0.5."""
 
 
 def read_predictions(given: Table) -> pl.DataFrame:
@@ -55,25 +52,28 @@ def common_tasks(held: Sequence[str], index: pl.DataFrame, asked: Sequence[str] 
     return tasks
 
 
-def threshold_row(given: Thresholds) -> NDArray[np.float64]:
-    """(12,) thresholds of AU probabilities."""
-    if isinstance(given, Mapping):
-        if unknown := set(given) - set(ACTION_UNITS):
-            raise InputError(f"thresholds: no AU {sorted(unknown)[0]!r}; there are {', '.join(ACTION_UNITS)}")
-        given = [given.get(name, 0.5) for name in ACTION_UNITS]
-    cuts = np.asarray(0.5 if given is None else given, float)
-    if cuts.shape not in ((), (1,), (12,)) or not np.isfinite(cuts).all():
-        raise InputError(f"thresholds: give one finite number or twelve, not {cuts.size}")
-    return np.broadcast_to(cuts, 12)
+def locate(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.Series:
+    """Where each index row's prediction stands in `predictions`, null where it has none; one join serves all tasks.
+
+    A side that knows the crops by a deeper folder (`batch1/`) than the other meets it by `video/00001.jpg`.
+    """
+    here, there = index.select("image"), predictions.select("image").with_row_index("place")
+    places = here.join(there, on="image", how="left", maintain_order="left")["place"]
+    if places.null_count():
+        short = [side.with_columns(frame_key()) for side in (here, there)]
+        if all(a["image"].n_unique() == b["image"].n_unique() for a, b in zip((here, there), short, strict=True)):
+            places = short[0].join(short[1], on="image", how="left", maintain_order="left")["place"]
+    return places
 
 
 def aligned(
-    predictions: pl.DataFrame, index: pl.DataFrame, task: str
+    predictions: pl.DataFrame, places: pl.Series, index: pl.DataFrame, task: str
 ) -> tuple[list[NDArray], list[NDArray], NDArray[np.intp]]:
     """The frames that are labelled for a task, as `measures.sums` takes them.
 
     Args:
         predictions: A predictions frame.
+        places: From `locate`.
         index: An index with the integer column `unit`.
         task: `va`, `expr` or `au`.
 
@@ -81,11 +81,17 @@ def aligned(
         Prediction columns, label columns (missing: NaN for va, -1 else) and `unit`, (n,) each.
 
     Raises:
-        InputError: A labelled frame has no prediction.
+        InputError: A labelled frame has no prediction; names the number and the first three.
     """
     labels = LABEL_COLUMNS[task]
-    frame = align(predictions, index.select("image", "unit", *labels), task)
+    known = index.select(pl.any_horizontal(pl.col(labels).is_not_null())).to_series()
+    rows, places = index.filter(known), places.filter(known)
+    if places.null_count():
+        try:
+            refuse_lacking(rows["image"], predictions, f"predictions of {task}")
+        except InputError as error:
+            raise InputError(f"{error}{', or name one split' if rows['split'].n_unique() > 1 else ''}") from None
     missing = float("nan") if task == "va" else -1
-    pred = [frame[f"predicted_{name}"].to_numpy() for name in PREDICTION_COLUMNS[task]]
-    target = [frame[name].fill_null(missing).to_numpy() for name in labels]
-    return pred, target, frame["unit"].to_numpy().astype(np.intp)
+    pred = [predictions[name].gather(places).to_numpy() for name in PREDICTION_COLUMNS[task]]
+    target = [rows[name].fill_null(missing).to_numpy() for name in labels]
+    return pred, target, rows["unit"].to_numpy().astype(np.intp)

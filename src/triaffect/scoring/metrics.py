@@ -15,19 +15,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from triaffect import __version__
-from triaffect.annotations.predictions import tasks_of
+from triaffect.annotations.predictions import Thresholds, tasks_of, threshold_row
 from triaffect.files import InputError
 from triaffect.labels import LABEL_COLUMNS, TASKS
 from triaffect.scoring import measures
-from triaffect.scoring.inputs import (
-    Table,
-    Thresholds,
-    aligned,
-    common_tasks,
-    read_index,
-    read_predictions,
-    threshold_row,
-)
+from triaffect.scoring.inputs import Table, aligned, common_tasks, locate, read_index, read_predictions
 from triaffect.scoring.measures import COLUMNS, au_score, ccc, expr_score, va_score
 
 __all__ = ["Comparison", "Scores", "au_score", "ccc", "expr_score", "paired_bootstrap", "score", "va_score"]
@@ -247,9 +239,9 @@ def _collect(
     unit = pl.struct(keys).rank("dense").cast(pl.Int64) - 1
     index = index.with_columns(*keys, unit=unit)
     units = index.group_by("unit").agg(pl.col("video", *(["group"] if by else [])).first()).sort("unit").drop("unit")
-    sums, frames = {}, {}
+    places, sums, frames = locate(predictions, index), {}, {}
     for task in tasks:
-        pred, target, group = aligned(predictions, index, task)
+        pred, target, group = aligned(predictions, places, index, task)
         sums[task] = measures.sums(task, pred, target, group, units.height, cuts)
         frames[task] = np.bincount(group, minlength=units.height)
     split = "+".join(index["split"].unique().sort().fill_null("-"))
