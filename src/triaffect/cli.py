@@ -26,6 +26,9 @@ VERBS: dict[str, str] = {
     "index": "read annotations in any layout into one table, a row a frame",
     "stats": "count an index: splits, missing labels, balance, weights, leaks",
     "leaks": "find source videos that stand in two indexes",
+    "fuse": "fuse single-task with multi-task predictions, or average any number",
+    "score": "score predictions by the official measures, with floors and intervals",
+    "show": "draw random crops with their labels, to check data by eye",
     "submit": "write predictions as an ABAW submission",
 }
 
@@ -46,9 +49,9 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
 
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog=f"triaffect {verb}", description=(function.__doc__ or "").split("\n\n")[0])
+    parser = ArgumentParser(prog=f"triaffect {verb}")
     hints = typing.get_type_hints(function)
-    by_hand: set[str] = set()
+    by_hand: set[str | int] = set()
     for name, parameter in inspect.signature(function).parameters.items():
         hint, required = hints[name], parameter.default is inspect.Parameter.empty
         option = [] if required else [f"--{name}"]
@@ -217,13 +220,14 @@ def index_(
     print(f"{out}: {reading.index.height:,} rows, format {reading.format}, images {reading.images or 'unknown'}")
 
 
-def stats_(index: str, split: str | None = None, json: bool = False) -> None:
+def stats_(index: str, split: str | None = None, json: bool = False, plots: str | None = None) -> None:
     """Counts an index: splits, missing labels, class and AU balance, weights, V-A, leaks between its splits.
 
     Args:
         index: An index file, a table, or annotations.
         split: Only this split.
         json: Print everything as JSON, with the V-A density.
+        plots: Also draw it: the folder for the pictures (expressions, action units, V-A density, missing labels).
     """
     from json import dumps
 
@@ -233,6 +237,11 @@ def stats_(index: str, split: str | None = None, json: bool = False) -> None:
     rows = load_index(index, split)
     found, leaks = statistics(rows), leak_lines(rows)
     print(dumps({"splits": found, "leaks": leaks}, indent=1) if json else tables(found))
+    if plots is not None:
+        from triaffect.scoring.plots import save_figure, statistics_figures
+
+        for name, figure in statistics_figures(found).items():
+            save_figure(figure, Path(plots) / f"{name}.png")
     for line in [] if json else leaks:
         print(f"warning: {line}")
 
@@ -253,6 +262,95 @@ def leaks_(a: str, b: str, split_a: str | None = None, split_b: str | None = Non
         print(f"{source}: {', '.join(here)} | {', '.join(there)}")
     print(f"{leaks.height:,} source videos stand on both sides")
     return 1 if leaks.height else 0
+
+
+def fuse_(
+    files: list[str],
+    out: str = "fused.parquet",
+    weights: list[float] | None = None,
+    lambda_va: float | None = None,
+    lambda_expr: float | None = None,
+    lambda_au: float | None = None,
+    tune: str | None = None,
+    split: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Fuses single-task with multi-task predictions, λ·single + (1-λ)·multi, or averages any number of models.
+
+    Args:
+        files: Predictions: single-task files, each task in one of them, and the multi-task file last.
+        out: The predictions file to write.
+        weights: Take the weighted mean of the files instead, one weight a file.
+        lambda_va: λ of valence-arousal; the first paper's 0.4 where left out.
+        lambda_expr: λ of expression; 0.6 where left out.
+        lambda_au: λ of action units; 0.6 where left out.
+        tune: An index (or annotations) to tune λ on.
+        split: With tune, only this split of it.
+        seed: With tune, of the folds.
+    """
+    from triaffect.scoring.fusion import fuse_files
+
+    given = {"va": lambda_va, "expr": lambda_expr, "au": lambda_au}
+    lambdas = {task: share for task, share in given.items() if share is not None}
+    print(fuse_files(files, out, weights=weights, lambdas=lambdas, tune=tune, split=split, seed=seed))
+
+
+def score_(
+    predictions: str,
+    index: str,
+    split: str | None = None,
+    json: bool = False,
+    by: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> None:
+    """Scores predictions by the official measures, with floors of trivial predictors and intervals over videos.
+
+    Args:
+        predictions: A predictions file, or an ABAW submission in text.
+        index: An index file, or an ABAW annotation file or tree.
+        split: Only this split of the index.
+        json: Print JSON.
+        by: Also score each group of this index column (sex, skin tone, video), with the worst group and the gap.
+        resamples: Resamples of the videos behind the 95 % intervals; 0 for none.
+        seed: Of the resamples.
+    """
+    from json import dumps
+
+    from triaffect.scoring.metrics import score
+
+    found = score(predictions, index, split=split, by=by, resamples=resamples, seed=seed)
+    print(dumps(found.to_dict(), indent=1) if json else found.table())
+
+
+def show_(
+    index: str,
+    images: str | None = None,
+    out: str = "sheet.png",
+    n: int = 20,
+    task: Literal["va", "expr", "au"] | None = None,
+    split: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Draws random crops with video, frame and annotations beside them, to check data and labels by eye.
+
+    Args:
+        index: An index file, a table, or annotations.
+        images: The folder of the images; the one the index was made with where left out.
+        out: The picture to write.
+        n: How many crops.
+        task: Only frames labelled for this task, and only its labels.
+        split: Only this split.
+        seed: Another seed draws other crops.
+    """
+    from triaffect.annotations.index import index_info, load_index
+    from triaffect.scoring.plots import contact_sheet, save_figure
+
+    root = images or index_info(index).get("images")
+    if not root or not Path(root).is_dir():
+        raise InputError(f"{root or index}: no folder of images; name it with --images")
+    save_figure(contact_sheet(load_index(index), root, n, task, split, seed), out)
+    print(out)
 
 
 def submit_(
@@ -283,6 +381,7 @@ def train_(out: str, resume: bool = False, **config: Any) -> None:
     Args:
         out: The run folder to make.
         resume: Continue the run in that folder, with the configuration that it holds.
+        **config: What the options and the recipe make of `TrainConfig`.
     """
     from triaffect.learning.config import TrainConfig
 

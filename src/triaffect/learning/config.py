@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from triaffect.files import InputError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 Task = Literal["va", "expr", "au"]
 
@@ -169,10 +172,9 @@ class TrainConfig:
         Raises:
             InputError: The file is missing, is not YAML, or has a key or a value that does not exist.
         """
-        from jsonargparse import ArgumentError, ArgumentParser
+        from jsonargparse import ArgumentError
 
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(TrainConfig, None)
+        parser = config_parser(exit_on_error=False)
         try:
             given = parser.parse_path(source) if isinstance(source, (str, Path)) else parser.parse_object(source)
             values = parser.instantiate(parser.parse_args(list(overrides), namespace=given))
@@ -211,3 +213,12 @@ class TrainConfig:
         if self.training.select != "total" and self.training.select not in self.model.tasks:
             raise InputError(f"training.select is {self.training.select}, which the model does not have; use total")
         return self
+
+
+def config_parser(**options: Any) -> ArgumentParser:
+    """A parser with an option for each key, such as `--model.backbone`."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(**options)
+    parser.add_class_arguments(TrainConfig, None)
+    return parser

@@ -14,17 +14,17 @@ from typing import Any
 import cv2
 import numpy as np
 import polars as pl
-import simplejpeg
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from triaffect.annotations.index import index_info
+from triaffect.annotations.index import index_info, load_index, subset
 from triaffect.files import InputError, inside
 from triaffect.labels import LABEL_COLUMNS
-from triaffect.learning.config import DataConfig
+from triaffect.learning.config import DataConfig, TrainConfig
+from triaffect.pictures import decode, fit
 
-MAX_PIXELS = 50_000_000
-"""Larger pictures are refused before they are decoded."""
+HAS_CROP = pl.col("exists").fill_null(True)
+"""Rows with a crop; a generic table that does not say is taken at its word, and what is not there is named later."""
 
 Batch = dict[str, Any]
 
@@ -41,35 +41,6 @@ def image_root(index: str | Path, images: str | Path | None) -> Path:
     if not Path(root).is_dir():
         raise InputError(f"{root}: no such folder of images; name it with --images")
     return Path(root)
-
-
-def decode(path: Path) -> np.ndarray:
-    """Reads a picture as uint8 RGB (height, width, 3): JPEG through libjpeg-turbo, anything else through OpenCV.
-
-    Raises:
-        ValueError: It is missing, corrupt or larger than `MAX_PIXELS`.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(error.strerror) from None
-    if data[:2] == b"\xff\xd8":
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        if height * width > MAX_PIXELS:
-            raise ValueError(f"{width}x{height} pixels")
-        return simplejpeg.decode_jpeg(data, "RGB")
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if pixels is None:
-        raise ValueError("not a picture")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-def fit(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The one preprocessing: a picture (height, width, 3) resized to (size, size, 3), by area where it shrinks."""
-    if pixels.shape[:2] == (size, size):
-        return pixels
-    smaller = min(pixels.shape[:2]) > size
-    return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
 @dataclass(frozen=True)
@@ -126,7 +97,7 @@ class FrameDataset(Dataset[Batch]):
     def __init__(
         self, index: pl.DataFrame, images: Path, size: int, augmentation: Augmentation | None = None, seed: int = 0
     ) -> None:
-        self.index = index.filter(pl.col("exists")) if "exists" in index.columns else index
+        self.index = index.filter(HAS_CROP)
         self.images, self.size, self.augmentation, self.seed = images, size, augmentation, seed
         # A fixed-width array is shared with the workers as it is; a list of strings would be copied by each.
         self.paths = self.index["image"].to_numpy().astype(np.bytes_)
@@ -230,3 +201,27 @@ def _as_is(batch: Any) -> Any:
 def augmentation(config: DataConfig) -> Augmentation:
     """The augmentation that a configuration asks for."""
     return Augmentation(config.flip, config.rotation, config.scale, config.shift, config.jitter)
+
+
+def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path]:
+    """Training and validation rows that have a crop and a label of one of the model's tasks, and their image root.
+
+    Raises:
+        InputError: There is no such row, or no such folder.
+    """
+    data, name = config.data, config.data.index
+    if not name:
+        raise InputError("data.index is not set; name the index that `triaffect index` wrote")
+    index = load_index(name)
+    columns = [c for task in config.model.tasks for c in LABEL_COLUMNS[task] if c in index.columns]
+    if not columns:
+        raise InputError(f"{name}: has no label of {', '.join(config.model.tasks)}")
+    usable = HAS_CROP & pl.any_horizontal(pl.col(columns).is_not_null())
+    found = []
+    for split in (data.train, data.val):
+        rows = index.filter((pl.col("split") == split) & usable)
+        if rows.is_empty():
+            raise InputError(f"{name}: no image with a label of {', '.join(config.model.tasks)} in split {split!r}")
+        found.append(rows)
+    train_rows = subset(found[0], data.fraction, data.fraction_by, config.training.seed)
+    return train_rows, found[1], image_root(name, data.images)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,17 +23,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
 
-from triaffect.annotations.index import load_index, subset
 from triaffect.files import InputError, replacing
-from triaffect.labels import LABEL_COLUMNS
 from triaffect.learning import runs
 from triaffect.learning.config import TrainConfig
-from triaffect.learning.dataset import Batch, FrameDataset, augmentation, image_root, loader
+from triaffect.learning.dataset import Batch, FrameDataset, augmentation, loader, training_rows
 from triaffect.learning.losses import TaskLosses
 from triaffect.learning.models import AffectModel, load_backbone_weights, probabilities
 from triaffect.scoring.measures import au_score, expr_score, va_score
-from triaffect.scoring.plots import save_figure, training_curves
+from triaffect.scoring.plots import training_curves
+from triaffect.scoring.style import save_figure
 
 SCORES = {"va": va_score, "expr": expr_score, "au": au_score}
 CHECK_EVERY = 50
@@ -48,6 +49,7 @@ class AffectTraining(lightning.LightningModule):
         config: The whole run's.
         run: The run folder.
         datasets: The training and the validation frames.
+        progress: Say a line an epoch.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class AffectTraining(lightning.LightningModule):
         config: TrainConfig,
         run: Path,
         datasets: tuple[FrameDataset, FrameDataset],
+        progress: bool = True,
     ) -> None:
         super().__init__()
         self.model, self.losses, self.config, self.run = model, losses, config, run
         self.train_data, self.val_data = datasets
+        self.progress = progress
         self.history: list[dict[str, float]] = []
         self.best = -math.inf
         self.stalled = 0
@@ -218,10 +222,17 @@ class AffectTraining(lightning.LightningModule):
             table = pl.DataFrame(self.history)
             with replacing(self.run / "metrics.csv") as beside:
                 table.write_csv(beside)
-            with replacing(self.run / "curves.png") as beside:
-                save_figure(training_curves(table), beside)
+            save_figure(training_curves(table), self.run / "curves.png")
             if self.logger is not None:
                 self.logger.log_metrics(metrics, step=self.current_epoch)
+            if self.progress:
+                words = "  ".join(f"{task} {metrics[f'val/{task}']:.3f}" for task in self.model.tasks)
+                tqdm.write(
+                    f"{self.run.name}: epoch {self.current_epoch + 1}/{training.epochs}  "
+                    f"loss {metrics.get('train/loss', math.nan):.3f}  {words}{'  (best)' if improved else ''}  "
+                    f"{metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} images/s",
+                    file=sys.stderr,
+                )
 
     def _gathered(self) -> dict[str, np.ndarray]:
         """Every process's predictions, each row once, in the order of the index."""
@@ -288,10 +299,13 @@ class AffectTraining(lightning.LightningModule):
 
 
 class _Bar(TQDMProgressBar):
-    """Lightning's progress bar without a version number."""
+    """A bar of the epoch's batches at a terminal, without a version number and without one for the validation split."""
 
     def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
         return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+
+    def init_validation_tqdm(self) -> Any:
+        return tqdm(disable=True)
 
 
 def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: bool = True) -> Path:
@@ -304,7 +318,7 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
         config: Data, model, losses, training.
         out: The run folder; it must not exist yet, unless resumed.
         resume: Continue a run that was stopped; a finished one is left as it is.
-        progress: Show a progress bar.
+        progress: Say a line an epoch, and show a bar at a terminal.
 
     Returns:
         The run folder.
@@ -320,8 +334,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
     torch.set_flush_denormal(True)  # denormals slow optimiser steps on a CPU several times
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
-    train_rows, val_rows, images = _rows(config)
-    module = _module(config, run, train_rows, val_rows, images)
+    train_rows, val_rows, images = training_rows(config)
+    module = _module(config, run, train_rows, val_rows, images, progress)
     checkpoint = run / "last.ckpt"
     with warnings.catch_warnings():
         # Lightning's hints on workers, hardware and its own checkpoints are not for our users.
@@ -346,28 +360,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
     return run
 
 
-def _rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path]:
-    """Training and validation rows that have a crop and a label of one of the model's tasks."""
-    data, name = config.data, config.data.index
-    if not name:
-        raise InputError("data.index is not set; name the index that `triaffect index` wrote")
-    index = load_index(name)
-    columns = [c for task in config.model.tasks for c in LABEL_COLUMNS[task] if c in index.columns]
-    if not columns:
-        raise InputError(f"{name}: has no label of {', '.join(config.model.tasks)}")
-    usable = pl.col("exists") & pl.any_horizontal(pl.col(columns).is_not_null())
-    found = []
-    for split in (data.train, data.val):
-        rows = index.filter((pl.col("split") == split) & usable)
-        if rows.is_empty():
-            raise InputError(f"{name}: no image with a label of {', '.join(config.model.tasks)} in split {split!r}")
-        found.append(rows)
-    train_rows = subset(found[0], data.fraction, data.fraction_by, config.training.seed)
-    return train_rows, found[1], image_root(name, data.images)
-
-
 def _module(
-    config: TrainConfig, run: Path, train_rows: pl.DataFrame, val_rows: pl.DataFrame, images: Path
+    config: TrainConfig, run: Path, train_rows: pl.DataFrame, val_rows: pl.DataFrame, images: Path, progress: bool
 ) -> AffectTraining:
     torch.manual_seed(config.training.seed)
     settings = {k: v for k, v in vars(config.model).items() if k not in ("pretrained", "frozen")}
@@ -378,11 +372,13 @@ def _module(
     losses = TaskLosses(config.losses, model.tasks, train_rows)
     size, seed = config.model.size, config.training.seed
     training = FrameDataset(train_rows, images, size, augmentation(config.data), seed)
-    return AffectTraining(model, losses, config, run, (training, FrameDataset(val_rows, images, size)))
+    validation = FrameDataset(val_rows, images, size)
+    return AffectTraining(model, losses, config, run, (training, validation), progress)
 
 
 def _trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.Trainer:
     training = config.training
+    bar = progress and sys.stderr.isatty()
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return lightning.Trainer(
@@ -405,9 +401,10 @@ def _trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.Traine
                 enable_version_counter=False,
                 save_on_train_epoch_end=True,
             ),
-            *([_Bar()] if progress else []),
+            *([_Bar(refresh_rate=5)] if bar else []),
         ],
-        enable_progress_bar=progress,
+        enable_progress_bar=bar,
+        log_every_n_steps=1,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
