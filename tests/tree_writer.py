@@ -53,6 +53,7 @@ UNI_ONLY = ("spread", "uneven", "across", "other_header")
 MULTI_ONLY = ("duplicates",)
 EVERYTHING = dict.fromkeys((*TEXT, *SHAPE, *UNI_ONLY, *MULTI_ONLY), True)
 
+NO_CROPS_AT_ALL = "no crops at all"
 PLACES = ("batch1", "", "batch2", "cropped_aligned_new_50_vids")
 CROP = bytes.fromhex("ffd8ffd9")  # the smallest thing with a JPEG's two ends; an index only looks whether it is there
 
@@ -76,18 +77,19 @@ class Tree:
     files: dict[tuple[str, str, str], Path] = field(default_factory=dict)
 
 
-def write_tree(folder: Path, layout: str, seed: int = 0, **irregularities: bool) -> Tree:
+def write_tree(folder: Path, layout: str, seed: int = 0, *, crops: bool = True, **irregularities: bool) -> Tree:
     """Writes one tree.
 
     Args:
         folder: An empty or new folder to write into.
         layout: One of `LAYOUTS`.
         seed: The values and the places of the irregularities follow from it.
+        crops: Whether to write crops at all (many small files); an empty image root where off.
         irregularities: Names of `EVERYTHING`, each on or off (off where left out).
     """
     unknown = set(irregularities) - set(EVERYTHING)
     assert not unknown, unknown
-    odd = {name for name, on in irregularities.items() if on}
+    odd = {name for name, on in irregularities.items() if on} | (set() if crops else {NO_CROPS_AT_ALL})
     rng = np.random.default_rng(seed)
     write = _write_uni_task if layout in UNI_TASK else _write_multi_task
     return write(Path(folder), layout, rng, odd)
@@ -192,7 +194,7 @@ def _videos(odd: set[str], splits: tuple[str, ...]) -> list[tuple[str, str]]:
 
 def _crops(video: str, last: int, rng: np.random.Generator, odd: set[str]) -> set[int]:
     """The frames with a crop, where the annotation goes to `last`."""
-    if video.startswith("no-"):
+    if video.startswith("no-") or NO_CROPS_AT_ALL in odd:
         return set()
     if "lengths" in odd:
         last += int(rng.choice([-3, -1, 0, 2, 5]))
@@ -293,7 +295,7 @@ def _write_multi_task(folder: Path, layout: str, rng: np.random.Generator, odd: 
         if "long" in odd and video == "12":
             frames += [99_999, 100_000, 100_003]
         crops = {frame for frame in frames if "missing_crops" not in odd or rng.random() > 0.25}
-        if video.startswith("no-"):
+        if video.startswith("no-") or NO_CROPS_AT_ALL in odd:
             crops = set()
         if video != "no-folder":
             more = {max(frames) + 1, max(frames) + 2} if "lengths" in odd else set()

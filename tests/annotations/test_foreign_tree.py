@@ -54,7 +54,7 @@ def assert_rows(index: pl.DataFrame, rows: list[dict[str, Any]]) -> None:
 
 def test_the_writer_writes_what_it_promises(tmp_path: Path) -> None:
     def texts_of(layout: str, seed: int) -> list[bytes]:
-        tree = write_tree(tmp_path / f"{layout}-{seed}", layout, seed, **MOST | {"empty": seed == 1})
+        tree = write_tree(tmp_path / f"{layout}-{seed}", layout, seed, crops=False, **MOST | {"empty": seed == 1})
         return [path.read_bytes() for path in tree.files.values()]
 
     uni = texts_of("abaw6", 1)
@@ -125,7 +125,7 @@ def test_frames_above_99999(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", UNI_TASK)
 def test_one_task_alone(layout: str, tmp_path: Path) -> None:
-    tree = write_tree(tmp_path, layout)
+    tree = write_tree(tmp_path, layout, crops=False)
     expr, au = (next(p for (task, *_), p in tree.files.items() if task == name).parents[1] for name in ("expr", "au"))
     shutil.rmtree(au)
     index = triaffect.build_index(tree.root, images=tree.images)
@@ -137,7 +137,7 @@ def test_one_task_alone(layout: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_one_split_alone(layout: str, tmp_path: Path) -> None:
-    tree = write_tree(tmp_path, layout)
+    tree = write_tree(tmp_path, layout, crops=False)
     for (_, split, _), path in tree.files.items():
         if split != "val":
             path.unlink()
@@ -212,7 +212,7 @@ def test_source_video(video: str, source: str) -> None:
 
 @pytest.mark.parametrize("layout", ["abaw6", "abaw4"])
 def test_leaks_between_the_splits(layout: str, tmp_path: Path) -> None:
-    tree = write_tree(tmp_path, layout, halves=True, across=True)
+    tree = write_tree(tmp_path, layout, crops=False, halves=True, across=True)
     index = triaffect.build_index(tree.root, images=tree.images)
     leaks = {
         source: (sorted(a), sorted(b))
@@ -344,7 +344,7 @@ def assert_refused(tree: Tree, path: Path, line: int, shown: str, capsys: pytest
 @pytest.mark.parametrize("name", BAD)
 def test_illegal_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = BAD[name]
-    tree = write_tree(tmp_path, "abaw4" if bad.task == "mtl" else "abaw8")
+    tree = write_tree(tmp_path, "abaw4" if bad.task == "mtl" else "abaw8", crops=False)
     assert_refused(tree, spoil(tree, bad), bad.line, bad.shown, capsys)
 
 
@@ -368,14 +368,14 @@ def test_the_line_number_counts_every_line(
     name: str, dress: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = BAD[name]
-    tree = write_tree(tmp_path, "abaw7" if bad.task == "mtl" else "abaw2")
+    tree = write_tree(tmp_path, "abaw7" if bad.task == "mtl" else "abaw2", crops=False)
     assert_refused(tree, spoil(tree, bad, dress), bad.line, bad.shown, capsys)
 
 
 @pytest.mark.parametrize("line", [1, LINE])
 @pytest.mark.parametrize("layout", ["abaw8", "abaw4"])
 def test_bytes_that_are_not_utf8(layout: str, line: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tree = write_tree(tmp_path, layout)
+    tree = write_tree(tmp_path, layout, crops=False)
     path = next(iter(tree.files.values()))
     lines = path.read_bytes().split(b"\n")
     lines[line - 1] = b"0.1\xff" + lines[line - 1]
@@ -385,14 +385,14 @@ def test_bytes_that_are_not_utf8(layout: str, line: int, tmp_path: Path, capsys:
 
 @pytest.mark.parametrize("layout", ["abaw8", "abaw4"])
 def test_utf16(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tree = write_tree(tmp_path, layout)
+    tree = write_tree(tmp_path, layout, crops=False)
     path = next(iter(tree.files.values()))
     path.write_text(path.read_text(), encoding="utf-16")
     assert_refused(tree, path, 1, "", capsys)
 
 
 def test_an_older_index_outlives_a_refusal(tmp_path: Path) -> None:
-    tree = write_tree(tmp_path, "abaw8")
+    tree = write_tree(tmp_path, "abaw8", crops=False)
     spoil(tree, BAD["expr: eight"])
     out = tmp_path / "out" / "index.parquet"
     out.parent.mkdir()
@@ -403,7 +403,7 @@ def test_an_older_index_outlives_a_refusal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["va", "mtl"])
 def test_nan_is_missing_or_refused_but_never_a_label(task: str, tmp_path: Path) -> None:
-    tree = write_tree(tmp_path, "abaw4" if task == "mtl" else "abaw8")
+    tree = write_tree(tmp_path, "abaw4" if task == "mtl" else "abaw8", crops=False)
     spoil(tree, Bad(task, _MTL.replace("0.25", "nan") if task == "mtl" else "nan,0.5"))
     try:
         index = triaffect.build_index(tree.root, images=tree.images)
@@ -415,7 +415,7 @@ def test_nan_is_missing_or_refused_but_never_a_label(task: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("task", ["va", "au"])
 def test_columns_in_another_order_are_never_swapped(task: str, tmp_path: Path) -> None:
-    tree = write_tree(tmp_path, "abaw8", partial=True)
+    tree = write_tree(tmp_path, "abaw8", partial=True, crops=False)
     for (name, _, _), path in tree.files.items():
         if name == task:
             rows = [",".join(reversed(line.split(","))) for line in path.read_text().splitlines()]
