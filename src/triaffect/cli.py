@@ -59,9 +59,8 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
             a for h in (hint, *typing.get_args(hint)) if typing.get_origin(h) is list for a in typing.get_args(h)
         ]
         if elements:
-            parser.add_argument(
-                *(option or [name]), nargs="+", type=elements[0], default=None, help=_help(function, name)
-            )
+            default: dict[str, Any] = {"default": None} if option else {}  # a positional one must have none
+            parser.add_argument(*(option or [name]), nargs="+", type=elements[0], help=_help(function, name), **default)
         elif hint is bool:
             parser.add_argument(f"--{name}", action="store_true", help=_help(function, name))
         else:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.annotations.index import source_video
-from triaffect.annotations.predictions import Thresholds, tasks_of, threshold_row
+from triaffect.annotations.predictions import Thresholds, provenance, save_predictions, tasks_of, threshold_row
 from triaffect.files import InputError
 from triaffect.labels import PREDICTION_COLUMNS, TASK_NAMES, TASKS
 from triaffect.scoring import measures
@@ -41,17 +42,8 @@ def fuse(single: Table | Sequence[Table], multi: Table, lambdas: Mapping[str, fl
     Raises:
         InputError: A task stands in two single-task tables, the sides hold different images, or λ is out of range.
     """
-    chosen = _lambdas(lambdas)
     tables, names = _sides(single, multi)
-    weights = {}
-    for task in TASKS:
-        holders = [task in tasks_of(table) for table in tables]
-        if any(holders[:-1]):
-            share = chosen[task] if holders[-1] else 1.0
-            weights[task] = [*(share if holds else None for holds in holders[:-1]), 1 - share if holders[-1] else None]
-        elif holders[-1]:
-            weights[task] = [*([None] * (len(tables) - 1)), 1.0]
-    return _blend(tables, names, weights)
+    return _blend(tables, names, _shares(tables, lambdas))
 
 
 def mean(predictions: Sequence[Table], weights: Sequence[float] | None = None) -> pl.DataFrame:
@@ -102,7 +94,7 @@ class Tuning:
         rows = [[*row, f"{self.lambdas[task]:.2f}"] for row, task in zip(rows, self.scores["task"], strict=True)]
         totals = [None if self.scores[name].null_count() else float(self.scores[name].sum()) for name in SCORES]
         rows.append(["total", *map(number, totals), ""])
-        head = ["", "single", "multi", "paper's λ", "tuned λ", "in-sample", "λ to use"]
+        head = ["task", "single", "multi", "paper's λ", "tuned λ", "in-sample", "λ to use"]
         note = (
             f"tuned λ: each of {self.folds} folds of videos scored with the λ that is best on the others\n"
             "in-sample: λ scored on the frames it was chosen on, which flatters"
@@ -144,7 +136,7 @@ def tune_fusion(
     """
     (*singles, whole), _ = _sides(single, multi)
     index, cuts = read_index(index, split), threshold_row(thresholds)
-    shares = np.linspace(0, 1, 21) if grid is None else np.asarray(grid, float)
+    shares = np.arange(21) / 20 if grid is None else np.asarray(grid, float)
     if folds < 2 or not shares.size or not ((shares >= 0) & (shares <= 1)).all():
         raise InputError("tune: give at least 2 folds, and λ between 0 and 1")
     index, folds = _deal(index, folds, seed)
@@ -192,21 +184,81 @@ def _tune_task(
 
 def _deal(index: pl.DataFrame, folds: int, seed: int) -> tuple[pl.DataFrame, int]:
     """The index with the fold of each frame as `unit`, and the number of folds: one for fewer than two videos."""
-    videos = index.select(pl.col("video").unique().sort())
-    sources = videos.with_columns(source=pl.col("video").map_elements(source_video, pl.String))
-    names = sources["source"].unique().sort()
+    video = pl.col("video").fill_null("")
+    sources = {name: source_video(name) for name in index.select(video.unique().sort()).to_series()}
+    names = sorted(set(sources.values()))
     folds = min(folds, len(names))
-    order = np.random.default_rng(seed).permutation(len(names)) % folds
-    dealt = sources.join(pl.DataFrame({"source": names, "unit": order}), on="source").drop("source")
-    return index.join(dealt, on="video", how="left", maintain_order="left"), folds
+    dealt = dict(zip(names, np.random.default_rng(seed).permutation(len(names)) % folds, strict=True))
+    unit = video.replace_strict({name: int(dealt[source]) for name, source in sources.items()}, return_dtype=pl.Int64)
+    return index.with_columns(unit=unit), folds
 
 
-def _lambdas(given: Mapping[str, float] | None) -> dict[str, float]:
-    chosen = DEFAULT_LAMBDAS | dict(given or {})
+def fuse_files(
+    files: Sequence[str],
+    out: str | os.PathLike[str],
+    *,
+    weights: Sequence[float] | None = None,
+    lambdas: Mapping[str, float] | None = None,
+    tune: Table | None = None,
+    split: str | None = None,
+    seed: int = 0,
+) -> str:
+    """Fuses files into a file whose provenance names sources and weights, as the verb `fuse` does.
+
+    Args:
+        files: Single-task files, then the multi-task one; any with `weights`.
+        out: The predictions file to write.
+        weights: As for `mean`; takes the place of λ.
+        lambdas: As for `fuse`.
+        tune: Labels to tune λ on, as for `tune_fusion`.
+        split: Of `tune`.
+        seed: Of `tune`'s folds.
+
+    Returns:
+        What was done, for people.
+
+    Raises:
+        InputError: As `fuse`, `mean` and `tune_fusion`, or the options exclude each other.
+    """
+    if (weights is not None) + bool(lambdas) + (tune is not None) > 1:
+        raise InputError("give weights, λ or an index to tune on, not two of them")
+    if len(files) < 2:
+        raise InputError(f"{files[0]}: nothing to fuse it with; name single-task files, then the multi-task one")
+    how: dict[str, Any] = {"sources": {str(file): provenance(file) for file in files}}
+    lines = []
+    if weights is not None:
+        fused = mean(files, weights)
+        how["weights"] = list(weights)
+        lines.append("weighted mean: " + ", ".join(f"{w:g} {file}" for w, file in zip(weights, files, strict=True)))
+    else:
+        tables, names = _sides(files[:-1], files[-1])
+        if tune is not None:
+            lambdas, tuning = tune_fusion(tables[:-1], tables[-1], tune, split=split, seed=seed)
+            how |= {"tuned_on": str(tune), "split": split, "folds": tuning.folds, "seed": seed}
+            lines += [tuning.table(), ""]
+        shares = _shares(tables, lambdas)
+        how["lambdas"] = {task: 1.0 - (row[-1] or 0.0) for task, row in shares.items()}
+        fused = _blend(tables, names, shares)
+        for task, row in shares.items():
+            parts = [f"{share:.2f} {name}" for share, name in zip(row, names, strict=True) if share is not None]
+            lines.append(f"{TASK_NAMES[task]}: {' + '.join(parts)}")
+    save_predictions(fused, out, {"fusion": how})
+    return "\n".join([*lines, f"{os.fspath(out)}: {fused.height:,} images"])
+
+
+def _shares(tables: Sequence[pl.DataFrame], lambdas: Mapping[str, float] | None) -> dict[str, list[float | None]]:
+    """Task -> the weight of every table, None where it has no part in the task; the multi-task table is the last."""
+    chosen = DEFAULT_LAMBDAS | dict(lambdas or {})
     for task, share in chosen.items():
         if task not in TASKS or not 0 <= share <= 1:
             raise InputError(f"λ of {task}: {share} is not between 0 and 1 for one of {', '.join(TASKS)}")
-    return chosen
+    shares: dict[str, list[float | None]] = {}
+    for task in TASKS:
+        *single, multi = (task in tasks_of(table) for table in tables)
+        share = chosen[task] if multi and any(single) else float(any(single))
+        if multi or any(single):
+            shares[task] = [*(share if holds else None for holds in single), 1 - share if multi else None]
+    return shares
 
 
 def _names(tables: Sequence[Table]) -> list[str]:

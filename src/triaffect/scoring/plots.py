@@ -33,6 +33,7 @@ __all__ = [
     "lambda_curves",
     "missing_rates",
     "save_figure",
+    "statistics_figures",
     "training_curves",
     "va_density",
     "va_scatter",
@@ -132,6 +133,30 @@ def va_density(histograms: Mapping[str, ArrayLike]) -> Figure:
         bar.ax.tick_params(length=0, which="both", labelsize=8, labelcolor=SOFT)
         bar.set_label("frames a cell", fontsize=8, color=SOFT)
     return figure
+
+
+def statistics_figures(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:
+    """The pictures of an index.
+
+    Args:
+        found: From `annotations.statistics.statistics`.
+
+    Returns:
+        `expressions`, `action_units`, `va_density` (each where a split has the labels) and `missing`.
+    """
+    figures = {}
+    if counts := {split: [row["frames"] for row in of["expr"].values()] for split, of in found.items() if "expr" in of}:
+        figures["expressions"] = expression_balance(counts)
+    if rates := {split: [row["rate"] for row in of["au"].values()] for split, of in found.items() if "au" in of}:
+        figures["action_units"] = au_prevalence(rates)
+    if densities := {split: of["va"]["density"] for split, of in found.items() if "va" in of}:
+        figures["va_density"] = va_density(densities)
+    missing = {split: dict(of["missing"]) for split, of in found.items()}
+    if all(len({row[unit] for unit in ACTION_UNITS}) == 1 for row in missing.values()):
+        for row in missing.values():  # one line for twelve alike
+            row["action units"] = max(row.pop(unit) for unit in ACTION_UNITS)
+    figures["missing"] = missing_rates(missing)
+    return figures
 
 
 def va_scatter(pred: ArrayLike, target: ArrayLike) -> Figure:

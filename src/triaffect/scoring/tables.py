@@ -44,7 +44,7 @@ def scores_text(scores: Scores) -> str:
             rows += [(name, [f"  {name}", number(scores.va[name]), "", f"{scores.labelled[name]:,}"]) for name in VA]
     total = "total" if len(scores.tasks) == 3 else f"total ({' + '.join(scores.tasks)} only)"
     rows.append(("total", [total, number(scores.total), number(scores.floor["total"]), ""]))
-    parts = [table(["", "score", "floor", "frames"], rows)]
+    parts = [table(["task", "score", "floor", "frames"], rows)]
     if scores.expr:
         rows = [(name, [name, number(f1), f"{scores.positives[name]:,}"]) for name, f1 in scores.expr.items()]
         parts.append(table(["expression", "F1", "frames"], rows))
