@@ -112,7 +112,8 @@ def read_survey(
     for path in found.lists:
         rows = read_list(path).with_columns(pl.lit("test").alias("split"))
         listed.append(rows.filter(~pl.col("image").is_in([i for t in listed for i in t["image"]])))
-    jobs = [] if layout == "mtl" else _jobs(found, notices)
+    framed = {video for table in listed for video in table["video"]}
+    jobs = [] if layout == "mtl" else _jobs(found, framed, notices)
 
     videos = {video for _, video, _, _ in jobs}
     folders = videos.union(*(table["image"].str.extract(FOLDER) for table in parts + listed))
@@ -121,23 +122,21 @@ def read_survey(
     if parts or listed:
         rows = pl.concat([pl.DataFrame(schema=SCHEMA), *parts, *listed], how="diagonal_relaxed")
         tables.append((mark(rows, images) if images else rows).select(INDEX_COLUMNS).cast(SCHEMA))
-    index = pl.concat(tables) if tables else pl.DataFrame(schema=SCHEMA)
-    if found.video_lists and len(tables) > 1:  # a video that one list names and another lists frame by frame
-        index = index.filter((pl.col("split") != "test") | pl.col("image").is_first_distinct())
-    return index, images
+    return pl.concat([pl.DataFrame(schema=SCHEMA), *tables], rechunk=False), images
 
 
 _Job = tuple[str | None, str, dict[str, Path], int | None]  # split, video, task -> file, frames where a list tells them
 
 
-def _jobs(found: Survey, notices: Notices) -> list[_Job]:
+def _jobs(found: Survey, framed: set[str], notices: Notices) -> list[_Job]:
+    """What to read, in order; a video of a test list that another lists frame by frame is left to that."""
     jobs: list[_Job] = []
     for split in sorted(found.videos, key=_order):
         jobs += [(split, video, files, 0) for video, files in sorted(found.videos[split].items())]
     listed: dict[str, int | None] = {}
     for path in found.video_lists:
         listed |= {video: count for video, count in read_videos(path).items() if count or video not in listed}
-    jobs += [("test", video, {}, count) for video, count in listed.items()]
+    jobs += [("test", video, {}, count) for video, count in listed.items() if video not in framed]
     splits: dict[str, set[str | None]] = {}
     for split, video, *_ in jobs:
         splits.setdefault(video, set()).add(split)
