@@ -94,9 +94,8 @@ def _short(name: str) -> str:
 def _words(task: str, row: Mapping[str, Any]) -> list[str]:
     """What is annotated, in a line or two."""
     if task == "va":
-        return [
-            "   ".join(f"{name[0].upper()} {'–' if row[name] is None else format(row[name], '+.2f')}" for name in VA)
-        ]
+        values = ("–" if row[name] is None else f"{row[name]:+.2f}".replace("-", "−") for name in VA)
+        return ["   ".join(f"{name[0].upper()} {value}" for name, value in zip(VA, values, strict=True))]
     if task == "expr":
         return ["expression –" if row["expression"] is None else EXPRESSIONS[row["expression"]]]
     known = [unit for unit in ACTION_UNITS if row[unit] is not None]

@@ -16,7 +16,7 @@ PAPER, INK, SOFT, GRID = "#ffffff", "#24292f", "#66707a", "#e3e6e9"
 SERIES = ("#2b6496", "#dc8a2a", "#5aa79a", "#8c5b95")
 """Told apart with every kind of colour vision, and in grey by their lightness."""
 
-SEQUENTIAL = LinearSegmentedColormap.from_list("triaffect", ["#f3f7fa", "#bcd4e6", "#6ea3cb", "#2b6496", "#12304d"])
+SEQUENTIAL = LinearSegmentedColormap.from_list("triaffect", ["#e4eef5", "#b4cfe3", "#6ea3cb", "#2b6496", "#12304d"])
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
