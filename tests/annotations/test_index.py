@@ -219,6 +219,14 @@ def test_files_that_are_no_annotations_are_passed_over(video_file: Write, text_f
     assert reading.notices == {"no annotation file: passed over": [str(readme)]}
 
 
+@pytest.mark.parametrize("name", ["training_set_annotations.txt", "MTL_Challenge/train_set.txt", "MTL.txt"])
+def test_a_file_with_an_official_name_is_never_passed_over(text_file: Write, tmp_path: Path, name: str) -> None:
+    text_file("s/validation_set_annotations.txt", MTL, f"v/00001.jpg,0,0,0,{ZEROS}")
+    path = text_file(f"s/{name}", "im\u00e2ge;valence", f"v/00001.jpg,0,0,0,{ZEROS}")
+    with pytest.raises(InputError, match=re.escape(f"{path}:1: ")):
+        build_index(tmp_path / "s")
+
+
 def test_empty_and_wholly_missing_files(video_file: Write, text_file: Write) -> None:
     video_file("a", "expr", ["-1", "-1"])
     root = video_file("a", "va", ["-5,-5"])

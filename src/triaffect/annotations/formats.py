@@ -103,18 +103,26 @@ def read_list(path: StrPath) -> pl.DataFrame:
     """Reads the images of a test release list: the first field of every line, in order, duplicates kept.
 
     Args:
-        path: A text file with or without a header; commas and values after the image are ignored.
+        path: A text file with or without a header; what stands after the image (a sample submission's values) is
+            ignored, but must be the same number of values in every row.
 
     Returns:
         `image`, `video`, `frame`.
 
     Raises:
-        InputError: Naming file and line of what is no `video/00001.jpg`.
+        InputError: Naming file and line of what is no `video/00001.jpg`, or of a row unlike the first.
     """
     lines = read_lines(read_bytes(path), path)
     lines = lines[bool(lines) and names_image(lines[0][1][0]) :]
     table = pl.DataFrame({"image": [fields[0] for _, fields in lines]}, schema={"image": pl.String})
-    return _keyed(table, path, [number for number, _ in lines])
+    table = _keyed(table, path, [number for number, _ in lines])
+    for number, fields in lines:
+        given, first = (sum(map(bool, row[1:])) for row in (fields, lines[0][1]))
+        if given != first:
+            raise InputError(
+                f"{path}:{number}: has {given} values after the image, the first row {first}; mend the line"
+            )
+    return table
 
 
 def read_videos(path: StrPath) -> dict[str, int | None]:

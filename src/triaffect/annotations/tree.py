@@ -7,6 +7,7 @@ selection from them. `--format mtl` reads the other.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.annotations.crops import FOLDER, crop_numbers, find_places, is_crop, mark
-from triaffect.annotations.formats import Notices, no_labels, read_list, read_rows, read_video, read_videos, sniff
+from triaffect.annotations.formats import Kind, Notices, no_labels, read_list, read_rows, read_video, read_videos, sniff
 from triaffect.files import InputError
 from triaffect.labels import INDEX_COLUMNS, LABEL_COLUMNS, SPLITS, TASKS
 
@@ -70,7 +71,7 @@ def survey(root: Path, notices: Notices) -> Survey:
         folders = [part.lower() for part in reversed(path.absolute().parent.parts)]
         task = next((TASK_FOLDERS[name] for name in folders if name in TASK_FOLDERS), None)
         split = next((SPLIT_FOLDERS[name] for name in folders if name in SPLIT_FOLDERS), None)
-        kind = task if task and split else sniff(path)
+        kind = task if task and split else _kind(path)
         named = split or next((s for s in SPLITS if s in path.stem.lower()), None)
         if kind in TASKS and (split or path.parent == root or alone):
             files = found.videos.setdefault(split, {}).setdefault(path.stem, {})
@@ -239,6 +240,16 @@ def _texts(folder: Path) -> Iterator[Path]:
     yield from sorted(files)
     for below in sorted(inner):
         yield from _texts(below)
+
+
+def _kind(path: Path) -> Kind | None:
+    """What a file is by its content; a file with an official name is read as what it should be, to say what ails it."""
+    name, kind = path.stem.lower(), sniff(path)
+    if re.match("(train|training|val|validation)_set", name):
+        return "rows"
+    if name == "mtl" and kind != "rows":  # ABAW7's release list
+        return "list"
+    return "videos" if kind is None and "test_set_release" in name else kind
 
 
 def _once(path: Path, other: Path | None) -> None:
