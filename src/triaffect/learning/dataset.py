@@ -191,6 +191,8 @@ def loader(
         collate_fn=_as_is,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        # Its own, so that starting a loader does not move the seeded one that dropout draws from.
+        generator=torch.Generator(),
     )
 
 

@@ -32,6 +32,7 @@ def load_model(path: str | Path) -> AffectModel:
     raise InputError(f"{folder}: holds no model (config.json and model.safetensors); name a run or a model folder")
 
 
+@torch.inference_mode()
 def predict(
     model: AffectModel | str | Path,
     index: pl.DataFrame,
@@ -41,6 +42,7 @@ def predict(
     batch: int = 128,
     workers: int = 2,
     device: str = "auto",
+    half: bool = True,
     progress: bool = True,
 ) -> pl.DataFrame:
     """Predicts every image of an index once.
@@ -54,6 +56,7 @@ def predict(
         batch: Images a step.
         workers: Processes that decode.
         device: `auto`, `cpu`, `cuda` and the like.
+        half: Compute in bfloat16 where the device does.
         progress: Show a progress bar.
 
     Returns:
@@ -64,7 +67,7 @@ def predict(
     dataset = FrameDataset(wanted, Path(images), network.size)
     rows: list[np.ndarray] = []
     outputs: dict[str, list[np.ndarray]] = {task: [] for task in network.tasks}
-    for number, features in _features(network, dataset, batch, workers, device, progress, "predict"):
+    for number, features in _features(network, dataset, batch, workers, device, half, progress, "predict"):
         rows.append(number)
         for task, value in probabilities(network.predict_from_features(features)).items():
             outputs[task].append(value.cpu().numpy())
@@ -79,6 +82,7 @@ def predict(
     return wanted.select("image").join(found, on="image", how="inner", maintain_order="left")
 
 
+@torch.inference_mode()
 def features(
     model: AffectModel | str | Path,
     index: pl.DataFrame,
@@ -97,22 +101,28 @@ def features(
     network = model if isinstance(model, AffectModel) else load_model(model)
     dataset = FrameDataset(index.unique("image", keep="first", maintain_order=True), Path(images), network.size)
     rows, values = [], []
-    for number, part in _features(network, dataset, batch, workers, device, progress, "features"):
+    for number, part in _features(network, dataset, batch, workers, device, True, progress, "features"):
         rows.append(number)
         values.append(part.half().cpu().numpy())
     names = [dataset.name(int(row)) for part in rows for row in part]
     return names, np.concatenate(values) if values else np.zeros((0, network.width), np.float16)
 
 
-@torch.inference_mode()
 def _features(
-    network: AffectModel, dataset: FrameDataset, batch: int, workers: int, device: str, progress: bool, verb: str
+    network: AffectModel,
+    dataset: FrameDataset,
+    batch: int,
+    workers: int,
+    device: str,
+    half: bool,
+    progress: bool,
+    verb: str,
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """Row numbers and features, batch by batch; images that cannot be read are named once, together."""
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     network.eval().to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     bad: list[tuple[str, str]] = []
-    half = precision("auto", place.type) == "bf16-mixed"
+    half = half and precision("auto", place.type) == "bf16-mixed"
     with (
         tqdm(total=len(dataset), desc=verb, unit="image", disable=not progress) as bar,
         torch.autocast(place.type, torch.bfloat16, enabled=half),

@@ -39,6 +39,9 @@ SCORES = {"va": va_score, "expr": expr_score, "au": au_score}
 CHECK_EVERY = 50
 """Steps between two looks at the losses on the host, where a NaN is found; looking at each step would stall a GPU."""
 
+REDRAW_EVERY = 30.0
+"""Seconds between two drawings of the curves."""
+
 
 class AffectTraining(lightning.LightningModule):
     """Steps, rates and the official measures after each epoch.
@@ -76,6 +79,7 @@ class AffectTraining(lightning.LightningModule):
         self._judged: list[dict[str, Tensor]] = []
         self._started = 0.0
         self._total_steps = 1
+        self._drawn = -math.inf
         if config.model.frozen:
             model.backbone.requires_grad_(False)
         self.average: AveragedModel | None = None
@@ -192,7 +196,8 @@ class AffectTraining(lightning.LightningModule):
     # Judging ------------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets the last epoch's predictions."""
+        """Looks for NaN before it is judged, and forgets the last epoch's predictions."""
+        self._stop_on_nan()
         self._judged = []
 
     def validation_step(self, batch: Batch, number: int) -> None:
@@ -222,7 +227,8 @@ class AffectTraining(lightning.LightningModule):
             table = pl.DataFrame(self.history)
             with replacing(self.run / "metrics.csv") as beside:
                 table.write_csv(beside)
-            save_figure(training_curves(table), self.run / "curves.png")
+            if time.perf_counter() - self._drawn > REDRAW_EVERY:
+                self.draw()
             if self.logger is not None:
                 self.logger.log_metrics(metrics, step=self.current_epoch)
             if self.progress:
@@ -233,6 +239,11 @@ class AffectTraining(lightning.LightningModule):
                     f"{metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} images/s",
                     file=sys.stderr,
                 )
+
+    def draw(self) -> None:
+        """Writes the curves so far."""
+        save_figure(training_curves(pl.DataFrame(self.history)), self.run / "curves.png")
+        self._drawn = time.perf_counter()
 
     def _gathered(self) -> dict[str, np.ndarray]:
         """Every process's predictions, each row once, in the order of the index."""
@@ -293,10 +304,6 @@ class AffectTraining(lightning.LightningModule):
         for name, value in checkpoint["triaffect"].items():
             setattr(self, name, value)
 
-    def on_train_epoch_end(self) -> None:
-        """A last look for NaN."""
-        self._stop_on_nan()
-
 
 class _Bar(TQDMProgressBar):
     """A bar of the epoch's batches at a terminal, without a version number and without one for the validation split."""
@@ -349,6 +356,7 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
     if trainer.is_global_zero:
+        module.draw()
         runs.close_run(
             run,
             module.history,
