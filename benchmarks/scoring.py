@@ -2,7 +2,7 @@
 
     python benchmarks/scoring.py [frames] [videos]
 
-Both tables lie shuffled against each other; the time is that of `score` on frames in memory, all included.
+The tables lie shuffled against each other; the time is that of `score` on tables in memory, everything included.
 """
 
 from __future__ import annotations

@@ -290,6 +290,7 @@ def test_paired_bootstrap_needs_two_videos(make):
     found = paired_bootstrap(a, b, index)
     assert found.intervals == {}
     assert found.p["total"] is None
+    assert f"{found.difference['total']:+.4f}" in found.table()
     assert paired_bootstrap(a, a, index).p["total"] == 1.0
 
 

@@ -85,12 +85,14 @@ def aligned(
     """
     labels = LABEL_COLUMNS[task]
     known = index.select(pl.any_horizontal(pl.col(labels).is_not_null())).to_series()
-    rows, places = index.filter(known), places.filter(known)
+    places = places.filter(known)
     if places.null_count():
+        rows = index.filter(known)
         try:
             refuse_lacking(rows["image"], predictions, f"predictions of {task}")
         except InputError as error:
             raise InputError(f"{error}{', or name one split' if rows['split'].n_unique() > 1 else ''}") from None
+    rows = index.select("unit", *labels).filter(known)
     missing = float("nan") if task == "va" else -1
     pred = [predictions[name].gather(places).to_numpy() for name in PREDICTION_COLUMNS[task]]
     target = [rows[name].fill_null(missing).to_numpy() for name in labels]

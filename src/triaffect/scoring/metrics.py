@@ -98,6 +98,12 @@ class Comparison:
     p: dict[str, float | None]
     signature: str
 
+    def table(self) -> str:
+        """Aligned text for people."""
+        from triaffect.scoring.tables import comparison_text
+
+        return comparison_text(self)
+
 
 @dataclass
 class _Collected:
