@@ -57,16 +57,23 @@ def sums(
     if task == "va":
         return np.stack([_moments(p, t, group, groups) for p, t in zip(pred, target, strict=True)], axis=1)
     if task == "expr":
-        valid = target[0] >= 0
-        best = np.stack([column[valid] for column in pred]).argmax(0)
-        cell = (group[valid] * 8 + target[0][valid].astype(np.intp)) * 8 + best
-        return np.bincount(cell, minlength=groups * 64).reshape(groups, 8, 8).astype(float)
-    counts = []
-    for p, t, threshold in zip(pred, target, np.broadcast_to(np.asarray(thresholds, float), 12), strict=True):
-        valid = t >= 0  # false for NaN and for -1
-        cell = group[valid] * 4 + t[valid].astype(np.intp) * 2 + (p[valid] >= threshold)
-        counts.append(np.bincount(cell, minlength=groups * 4).reshape(groups, 4))
-    return np.stack(counts, axis=1).astype(float)
+        best = np.stack(pred).argmax(0)
+        return _count(group, groups, target[0], 8, best, 8).astype(float)
+    cuts = np.broadcast_to(np.asarray(thresholds, float), 12)
+    counts = [_count(group, groups, t, 2, p >= cut, 2) for p, t, cut in zip(pred, target, cuts, strict=True)]
+    return np.stack(counts, axis=1).reshape(groups, 12, 4).astype(float)
+
+
+def _count(
+    group: NDArray, groups: int, truth: NDArray, truths: int, guess: NDArray, guesses: int
+) -> NDArray[np.integer]:
+    """(groups, truths, guesses) counts; the missing (NaN, -1) get a row of their own, which is dropped."""
+    cell = group * (truths + 1)
+    cell += np.where(truth >= 0, truth, -1).astype(np.intp) + 1
+    cell *= guesses
+    cell += guess
+    size = groups * (truths + 1) * guesses
+    return np.bincount(cell, minlength=size).reshape(groups, truths + 1, guesses)[:, 1:]
 
 
 def _check(name: str, pred: NDArray, target: NDArray) -> None:
