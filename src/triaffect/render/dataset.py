@@ -143,7 +143,7 @@ def read_ranges(path: str | os.PathLike[str] | None) -> Ranges:
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
     changes: dict[str, Any] = {}
-    for name, value in given.items() if isinstance(given, dict) else [(given, None)]:
+    for name, value in given.items() if isinstance(given, dict) else [(str(given), None)]:
         pair = isinstance(known.get(name), tuple)
         numbers = value if pair and isinstance(value, list) and len(value) == 2 else [value]
         if name not in known or len(numbers) != 1 + pair or not all(isinstance(n, int | float) for n in numbers):

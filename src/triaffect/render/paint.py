@@ -43,11 +43,11 @@ FURROWS: dict[str, tuple[list[list[tuple[float, float]]], float, float]] = {
     "glabella": ([[(0.62, 4.7), (0.5, 5.5), (0.68, 6.5)], [(0.0, 4.35), (0.75, 4.25)]], 0.15, 0.3),
     # AU6: crow's feet, and the furrow under the eye pushed up by the cheek
     "crows_feet": (
-        [[(4.95, 3.75), (5.9, 4.5)], [(5.05, 3.4), (6.2, 3.55)], [(4.95, 3.05), (6.0, 2.5)], [(4.8, 2.8), (5.6, 1.9)]],
+        [[(5.1, 3.85), (6.0, 4.5)], [(5.15, 3.4), (6.3, 3.55)], [(5.0, 3.0), (6.0, 2.5)], [(5.0, 2.6), (5.7, 1.9)]],
         0.12,
         0.2,
     ),
-    "under_eye": ([[(1.75, 2.75), (2.5, 2.15), (3.5, 1.95), (4.5, 2.4)]], 0.16, 0.22),
+    "under_eye": ([[(1.75, 2.6), (2.5, 1.95), (3.4, 1.7), (4.2, 1.9)]], 0.16, 0.22),
     # AU7: the lower lid tightens into a roll close to the lashes
     "lower_lid": ([[(1.95, 2.95), (2.6, 2.62), (3.4, 2.55), (4.3, 2.92)]], 0.09, 0.2),
     # AU9 (unlabelled): across the bridge of the nose

@@ -25,7 +25,7 @@ class Ranges:
         freckles: Chance of freckles.
         stubble: Chance of stubble.
         beard: Chance of a beard.
-        lipstick: Chance of painted lips.
+        lipstick: Chance of painted lips (faces without beard or stubble).
         bald: Chance of no hair on the head.
         covering: Chance of a cap or scarf in place of hair.
         long_hair: Chance that hair hangs beside the face.
@@ -111,7 +111,7 @@ class Ranges:
     sway: float = 0.06
     gaze: float = 0.16
     distance: Pair = (45.0, 140.0)
-    zoom: Pair = (0.84, 1.1)
+    zoom: Pair = (0.88, 1.2)
     shift: float = 0.018
     tilt: float = 0.05
     fill: Pair = (0.2, 0.75)

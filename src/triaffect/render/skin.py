@@ -82,8 +82,8 @@ def paint(
     canvas = _Canvas(atlas, rng, linear(between(TONES, tone) * rng.uniform(0.96, 1.04, 3)))
     blood = rng.uniform(*ranges.redness)
     canvas.complexion(blood, tone, ranges.freckles)
-    canvas.beard(linear(hair), ranges)
-    canvas.lips(blood, rng.random() < ranges.lipstick)
+    shaven = canvas.beard(linear(hair), ranges)
+    canvas.lips(blood, shaven and rng.random() < ranges.lipstick)
     brows = _brows(atlas, rng, rng.uniform(*ranges.brow))
     canvas.cover(linear(hair * (0.8 if hair.mean() < 110 else 0.55)), brows * rng.uniform(0.75, 0.97))
     canvas.tint((0.12, 0.1, 0.1), _lashes(atlas, rng.uniform(0.5, 1.6)))
@@ -143,11 +143,11 @@ class _Canvas:
             cv2.circle(mole, (int(column), int(row)), 2, 255, -1, cv2.LINE_AA)
             self.tint((0.45, 0.35, 0.32), mole / np.float32(255) * rng.uniform(0.3, 0.9))
 
-    def beard(self, colour: Floats, ranges: Ranges) -> None:
-        """Grown or shaven, under a line from the sideburns over the cheek to the moustache, or none."""
+    def beard(self, colour: Floats, ranges: Ranges) -> bool:
+        """Beard or stubble, under a line from the sideburns over the cheek to the moustache; True if there is none."""
         grown = self.rng.random()
         if grown > ranges.beard + ranges.stubble:
-            return
+            return True
         cheek = np.interp(self.x, [0, 2.4, 3.2, 4.5, 6.5, 7.5], [-1.5, -1.7, -2.6, -3.0, 0.0, 2.5])
         where = step(cheek - self.y, 0, 0.8) * step(self.y, -10, -8) * step(self.atlas.lip, -0.05, -0.3)
         where *= self.atlas.face * step(self.atlas.z, 0, 2.5)
@@ -157,6 +157,7 @@ class _Canvas:
         else:
             dense = self.rng.uniform(0.1, 0.4)
             self.cover(colour * 0.7 + self.skin * 0.2, where * np.clip(dense * (1 + 0.8 * hairs), 0, 0.7))
+        return False
 
     def lips(self, blood: float, painted: bool) -> None:
         """Rosier and darker than the skin, striped, with a border that is soft by under a millimetre."""

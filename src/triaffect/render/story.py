@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 from triaffect.render.model import Floats, f32
@@ -58,6 +59,9 @@ SINGLES: dict[str, float] = {
     **dict.fromkeys(("AU15", "AU26"), 1.5),
     **dict.fromkeys(("AU23", "AU24"), 2.5),
 }
+
+TELLING = ACTION_UNITS.index("AU25")
+"""The action units before this one tell an expression; lips and jaw (AU25, AU26) also move in speech."""
 
 STRAY = ("AU5", "AU9", "AU14", "AU17", "AU18", "AU20", "AU22", "cheek puff", "jaw left", "jaw right")
 MOUTH_SHUT = ("AU23", "AU24")
@@ -152,9 +156,11 @@ def tell(rng: np.random.Generator, ranges: Ranges, frames: int, seconds: float) 
         actions["AU45"] = np.maximum(actions["AU45"], _course(times, start, [0.09, 0.06, 0.13]))
 
     seen = occurrence(shown, ranges.visible)
-    expression = np.where(seen == 1, label, np.where(seen == 0, 0, -1)).astype(np.int8)
     intensity = np.stack([actions[name] for name in ACTION_UNITS], 1)
-    affect += 0.02 * _wander(rng, times, 2, 1.5)
+    # Neutral is also the absence of what would show one.
+    quiet = (seen == 0) & (occurrence(intensity[:, :TELLING], ranges.visible) == 0).all(1)
+    expression = np.where(seen == 1, label, np.where(quiet, 0, -1)).astype(np.int8)
+    affect = gaussian_filter1d(affect, 0.25 / seconds, axis=0) + 0.02 * _wander(rng, times, 2, 1.5)
     return Story(
         actions=actions,
         intensity=intensity,
@@ -195,11 +201,11 @@ def _episode(rng: np.random.Generator, ranges: Ranges) -> tuple[int, list[str]]:
 
 def _reads_as(movements: set[str]) -> int:
     """Other where no prototype is half there; Neutral where only lips and jaw move; else missing."""
-    telling = movements - {"AU25", "AU26"}
+    telling = movements.intersection(ACTION_UNITS[:TELLING])
     if not telling:
         return 0
     for prototype in PROTOTYPES.values():
-        core = {m for m, chance in prototype.items() if chance >= 0.5 and m in ACTION_UNITS} - {"AU25", "AU26"}
+        core = {m for m, chance in prototype.items() if chance >= 0.5 and m in ACTION_UNITS[:TELLING]}
         if len(core & telling) / len(core) > 0.4:
             return -1
     return EXPRESSIONS.index("Other")
