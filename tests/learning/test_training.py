@@ -17,7 +17,7 @@ from triaffect.annotations.index import load_index
 from triaffect.cli import main
 from triaffect.files import InputError
 from triaffect.labels import LABEL_COLUMNS, TASKS
-from triaffect.learning import training
+from triaffect.learning import judging, training
 from triaffect.learning.config import TrainConfig
 from triaffect.learning.inference import load_model, predict
 from triaffect.learning.losses import TaskLosses
@@ -219,7 +219,7 @@ def test_bad_images_are_counted_and_named_once_or_stop_the_run(frames, tmp_path)
 
 
 def test_early_stop_and_plateau(frames, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SCORES", dict.fromkeys(TASKS, lambda p, t: {"va": 0.0, "expr": 0.0, "au": 0.0}))
+    monkeypatch.setattr(judging, "SCORES", dict.fromkeys(TASKS, lambda p, t: {"va": 0.0, "expr": 0.0, "au": 0.0}))
     changes = {
         "training__epochs": 9,
         "training__early_stop": 4,
@@ -298,3 +298,20 @@ def test_wrong_recipes_are_told_with_exit_code_2(tmp_path, capsys, text):
         code = caught.code
     assert code == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_report_the_score_of_one(frames, tmp_path):
+    index = tmp_path / "odd.parquet"  # 47 and 23 rows: neither can be dealt evenly
+    table = pl.read_parquet(frames[0])
+    table.filter(~pl.col("image").is_in(["v00/00001.jpg", "v09/00003.jpg"])).write_parquet(index)
+    # A frozen backbone and no learning rate: the same weights in both.
+    still = {"model__frozen": True, "training__lr": 1e-12, "training__epochs": 1, "training__batch": 8}
+    one = training.train(config((index, frames[1]), **still), tmp_path / "one", progress=False)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(settings((index, frames[1]), **still, training__devices=2)))
+    command = [sys.executable, "-m", "triaffect.cli", "train", "--config", str(recipe), "--out", str(tmp_path / "two")]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    columns = ["val/total", "val/va", "val/expr", "val/au", "val/loss"]
+    for name in columns:
+        assert history(tmp_path / "two")[name][0] == pytest.approx(history(one)[name][0], abs=1e-6)
+    assert len(history(tmp_path / "two")) == 1

@@ -225,5 +225,11 @@ def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path
         if rows.is_empty():
             raise InputError(f"{name}: no image with a label of {', '.join(config.model.tasks)} in split {split!r}")
         found.append(rows)
+    select = config.training.select
+    if (
+        select != "total"
+        and not found[1].select(pl.any_horizontal(pl.col(LABEL_COLUMNS[select]).is_not_null().any())).item()
+    ):
+        raise InputError(f"{name}: no label of {select} in split {data.val!r}, which training.select judges by")
     train_rows = subset(found[0], data.fraction, data.fraction_by, config.training.seed)
     return train_rows, found[1], image_root(name, data.images)

@@ -68,9 +68,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def close_run(
-    run: Path, history: list[dict[str, float]], select: str, parameters: int, bad: dict[str, str], seconds: float
-) -> None:
+def close_run(run: Path, history: list[dict[str, float]], select: str, parameters: int, bad: dict[str, str]) -> None:
     """Writes `summary.json`, which marks the run as finished."""
     best = max(history, key=lambda row: row[f"val/{select}"])
     summary = {
@@ -78,7 +76,6 @@ def close_run(
         "best": best,
         "parameters": parameters,
         "seconds": round(sum(row["seconds"] for row in history), 3),
-        "seconds_of_last_start": round(seconds, 3),
         "skipped_images": bad,
     }
     write_text(run / "summary.json", json.dumps(summary, indent=2) + "\n")

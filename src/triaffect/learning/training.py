@@ -21,6 +21,7 @@ import polars as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -29,13 +30,12 @@ from triaffect.files import InputError, replacing
 from triaffect.learning import runs
 from triaffect.learning.config import TrainConfig
 from triaffect.learning.dataset import Batch, FrameDataset, augmentation, loader, training_rows
+from triaffect.learning.judging import gather, judge
 from triaffect.learning.losses import TaskLosses
-from triaffect.learning.models import AffectModel, load_backbone_weights, probabilities
-from triaffect.scoring.measures import au_score, expr_score, va_score
+from triaffect.learning.models import AffectModel, load_backbone_weights
 from triaffect.scoring.plots import training_curves
 from triaffect.scoring.style import save_figure
 
-SCORES = {"va": va_score, "expr": expr_score, "au": au_score}
 CHECK_EVERY = 50
 """Steps between two looks at the losses on the host, where a NaN is found; looking at each step would stall a GPU."""
 
@@ -77,7 +77,7 @@ class AffectTraining(lightning.LightningModule):
         self._sums: Tensor | None = None
         self._steps = 0
         self._judged: list[dict[str, Tensor]] = []
-        self._started = 0.0
+        self._started = self._trained = 0.0
         self._total_steps = 1
         self._drawn = -math.inf
         if config.model.frozen:
@@ -197,6 +197,7 @@ class AffectTraining(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Looks for NaN before it is judged, and forgets the last epoch's predictions."""
+        self._trained = time.perf_counter()
         self._stop_on_nan()
         self._judged = []
 
@@ -210,7 +211,7 @@ class AffectTraining(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Judges the whole split by the official measures, keeps the best model and writes the metrics."""
         training = self.config.training
-        metrics = self._metrics(self._gathered())
+        metrics = self._metrics()
         score = metrics["val/total" if training.select == "total" else f"val/{training.select}"]
         improved = score > self.best
         self.stalled = 0 if improved else self.stalled + 1
@@ -245,35 +246,19 @@ class AffectTraining(lightning.LightningModule):
         save_figure(training_curves(pl.DataFrame(self.history)), self.run / "curves.png")
         self._drawn = time.perf_counter()
 
-    def _gathered(self) -> dict[str, np.ndarray]:
-        """Every process's predictions, each row once, in the order of the index."""
-        own = {k: torch.cat([batch[k] for batch in self._judged]).cpu().numpy() for k in self._judged[0]}
-        parts: list[Any] = [own]
-        if self.trainer.world_size > 1:
-            parts = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, own)
-        joined = {k: np.concatenate([part[k] for part in parts]) for k in own}
-        _, first = np.unique(joined["row"], return_index=True)
-        return {k: values[first] for k, values in joined.items()}
-
-    def _metrics(self, judged: dict[str, np.ndarray]) -> dict[str, float]:
-        tasks = self.model.tasks
-        raw = {task: torch.from_numpy(judged[f"raw_{task}"]).to(self.device) for task in tasks}
-        targets = {task: torch.from_numpy(judged[task]).to(self.device) for task in tasks}
-        predictions = {task: value.cpu().numpy() for task, value in probabilities(raw).items()}
-        scores = {task: SCORES[task](predictions[task], judged[task])[task] for task in tasks}
+    def _metrics(self) -> dict[str, float]:
         metrics: dict[str, float] = {"epoch": self.current_epoch + 1}
         if self._sums is not None:
             means = (self._sums / max(1, self._steps)).tolist()
-            metrics |= {"train/loss": means[0]} | {f"train/loss_{t}": v for t, v in zip(tasks, means[1:], strict=True)}
-        losses = self.losses(raw, targets)
-        metrics |= {"val/loss": self.losses.total(losses).item()}
-        metrics |= {f"val/loss_{task}": value.item() for task, value in losses.items()}
-        metrics |= {"val/total": float(sum(scores.values()))} | {f"val/{task}": float(v) for task, v in scores.items()}
-        seconds = time.perf_counter() - self._started
+            names = ["train/loss", *(f"train/loss_{task}" for task in self.model.tasks)]
+            metrics |= dict(zip(names, means, strict=True))
+        metrics |= judge(gather(self._judged, self.trainer.world_size), self.losses, self.device)
         images = self._steps * self.config.training.batch * self.trainer.world_size
-        metrics |= {"lr": self._learning_rate(), "seconds": seconds, "images_per_second": images / max(seconds, 1e-9)}
-        return metrics
+        return metrics | {
+            "lr": self._learning_rate(),
+            "seconds": time.perf_counter() - self._started,
+            "images_per_second": images / max(self._trained - self._started, 1e-9),
+        }
 
     def _save_model(self, metrics: dict[str, float]) -> None:
         if not self.trainer.is_global_zero:
@@ -334,10 +319,10 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
         InputError: The data does not fit the configuration, a loss became NaN, or the folder is already taken.
     """
     run = Path(out)
-    runs.open_run(run, config, resume)
+    if rank_zero_only.rank == 0:
+        runs.open_run(run, config, resume)
     if runs.finished(run):
         return run
-    started = time.time()
     torch.set_flush_denormal(True)  # denormals slow optimiser steps on a CPU several times
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
@@ -357,14 +342,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
             raise KeyboardInterrupt from None
     if trainer.is_global_zero:
         module.draw()
-        runs.close_run(
-            run,
-            module.history,
-            config.training.select,
-            sum(p.numel() for p in module.model.parameters()),
-            module.bad,
-            time.time() - started,
-        )
+        parameters = sum(p.numel() for p in module.model.parameters())
+        runs.close_run(run, module.history, config.training.select, parameters, module.bad)
     return run
 
 

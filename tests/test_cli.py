@@ -1,0 +1,75 @@
+"""The command line itself: help, typing errors, exit codes, and verbs whose extra is not installed."""
+
+import builtins
+import inspect
+
+import pytest
+
+from triaffect import cli
+
+
+def test_help_lists_every_verb(capsys):
+    assert cli.main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {verb} " in text for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_tells_its_options(verb, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([verb, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for name in inspect.signature(getattr(cli, f"{verb}_")).parameters:
+        assert name in text
+
+
+def test_every_verb_has_a_function_and_no_function_is_without_a_verb():
+    functions = {name[:-1] for name, value in vars(cli).items() if name.endswith("_") and inspect.isfunction(value)}
+    assert functions == set(cli.VERBS)
+    assert set(cli.EXTRAS) <= set(cli.VERBS)
+
+
+def test_a_misspelt_verb_is_told_the_right_one(capsys):
+    assert cli.main(["scor"]) == 2
+    assert "did you mean score?" in capsys.readouterr().err
+
+
+def test_the_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip()[0].isdigit()
+
+
+@pytest.mark.parametrize("verb", ["train", "predict", "render"])
+def test_a_verb_without_its_extra_says_which_one(verb, capsys, monkeypatch, tmp_path, frames):
+    plain = builtins.__import__
+
+    def bare(name, *rest, **options):
+        if name.split(".")[0] in ("torch", "trimesh", "embreex") or name == "triaffect.learning.training":
+            raise ModuleNotFoundError(
+                f"No module named {name!r}", name=name.split(".")[0].replace("triaffect", "torch")
+            )
+        return plain(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", bare)
+    for module in [
+        m for m in list(__import__("sys").modules) if m.startswith(("triaffect.learning", "triaffect.render"))
+    ]:
+        monkeypatch.delitem(__import__("sys").modules, module)
+    words = {
+        "train": ["--data.index", str(frames[0]), "--out", str(tmp_path / "run")],
+        "predict": [str(tmp_path), str(frames[0])],
+        "render": ["--out", str(tmp_path / "r"), "--model", str(tmp_path)],
+    }[verb]
+    assert cli.main([verb, *words]) == 2
+    assert f"pip install 'triaffect[{cli.EXTRAS[verb]}]'" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
+    def stopped(folder):
+        raise KeyboardInterrupt
+
+    stopped.__annotations__ = {"folder": str}
+    monkeypatch.setattr(cli, "sample_", stopped)
+    assert cli.main(["sample", "x"]) == 130
+    assert capsys.readouterr().err == "triaffect sample: stopped\n"
