@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from triaffect.files import InputError, write_text
-from triaffect.learning.config import TrainConfig
+from triaffect.learning.config import TrainConfig, TrainingConfig
 
 PACKAGES = (
     "triaffect",
@@ -92,6 +92,16 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in nested.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
+
+
+def optimizer(training: TrainingConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser that a configuration names, over some parameters."""
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, training.lr, momentum=training.momentum, weight_decay=training.weight_decay, fused=True
+        )
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
+    return kind(parameters, training.lr, weight_decay=training.weight_decay, fused=True)
 
 
 def precision(asked: str, accelerator: str = "auto") -> str:

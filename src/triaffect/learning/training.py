@@ -184,14 +184,7 @@ class AffectTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser; its rate is set before each step, so a resumed run needs no scheduler's memory."""
-        training = self.config.training
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        if training.optimizer == "sgd":
-            return torch.optim.SGD(
-                parameters, training.lr, momentum=training.momentum, weight_decay=training.weight_decay, fused=True
-            )
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
-        return kind(parameters, training.lr, weight_decay=training.weight_decay, fused=True)
+        return runs.optimizer(self.config.training, [p for p in self.parameters() if p.requires_grad])
 
     # Judging ------------------------------------------------------------------------------------------------------
 
