@@ -231,17 +231,17 @@ def stats_(index: str, split: str | None = None, json: bool = False, plots: str 
     from json import dumps
 
     from triaffect.annotations.index import load_index
-    from triaffect.annotations.statistics import leak_lines, statistics, tables
+    from triaffect.annotations.statistics import leak_lines, leaks, statistics, tables
 
     rows = load_index(index, split)
-    found, leaks = statistics(rows), leak_lines(rows)
-    print(dumps({"splits": found, "leaks": leaks}, indent=1) if json else tables(found))
+    found = statistics(rows)
+    print(dumps({"splits": found, "leaks": leaks(rows)}, indent=1) if json else tables(found))
     if plots is not None:
         from triaffect.scoring.plots import save_figure, statistics_figures
 
         for name, figure in statistics_figures(found).items():
             save_figure(figure, Path(plots) / f"{name}.png")
-    for line in [] if json else leaks:
+    for line in [] if json else leak_lines(rows):
         print(f"warning: {line}")
 
 

@@ -252,7 +252,7 @@ def spelled(task: str, rows: list[tuple[float, ...]], dialect: dict[str, bool | 
 
 
 @pytest.mark.parametrize("task", ["va", "expr", "au"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data(), dialect=DIALECT)
 def test_every_dialect_reads_as_the_values_that_were_written(
     one_file: Path, task: str, data: st.DataObject, dialect: dict
@@ -303,7 +303,7 @@ def test_one_wrong_byte_in_an_au_file_is_never_read_over(fields: list[str], plac
 ROW = st.tuples(st.integers(1, 120_000), VALUES["va"], VALUES["expr"], VALUES["au"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=6), st.booleans())
 def test_rows_read_alike_by_both_paths(one_file: Path, rows: list, header: bool) -> None:
     lines = [f"v/{n:05d}.jpg,{v},{a},{e[0]},{','.join(map(str, au))}" for n, (v, a), e, au in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from raw_layout import FOLDERS, MTL, ZEROS
@@ -213,10 +214,11 @@ def test_left_and_right_are_two_videos_of_one_source(video_file: Write, crops: W
 def test_files_that_are_no_annotations_are_passed_over(video_file: Write, text_file: Write) -> None:
     root = video_file("a", "va", ["0,0"])
     readme = text_file("annotations/ReadMe.txt", "This is Aff-Wild2, the database.", "Cite us.")
+    other = text_file("annotations/my_submission.txt", MTL, f"v/00001.jpg,0,0,0,{ZEROS}")
     text_file("annotations/VA_Estimation_Challenge/Train_Set/._a.txt", data=b"\x00\x05\x16\x07")  # macOS
     reading = read_annotations(root)
     assert reading.index["video"].to_list() == ["a"]
-    assert reading.notices == {"no annotation file: passed over": [str(readme)]}
+    assert reading.notices == {"no annotations of a known split: passed over": [str(readme), str(other)]}
 
 
 @pytest.mark.parametrize("name", ["training_set_annotations.txt", "MTL_Challenge/train_set.txt", "MTL.txt"])
@@ -225,6 +227,21 @@ def test_a_file_with_an_official_name_is_never_passed_over(text_file: Write, tmp
     path = text_file(f"s/{name}", "im\u00e2ge;valence", f"v/00001.jpg,0,0,0,{ZEROS}")
     with pytest.raises(InputError, match=re.escape(f"{path}:1: ")):
         build_index(tmp_path / "s")
+
+
+def test_release_lists_inside_a_tasks_test_folder(video_file: Write, text_file: Write) -> None:
+    root = video_file("a", "va", ["0,0"])
+    text_file("annotations/VA_Estimation_Challenge/Test_Set/names/VA_Challenge_test_set_release.txt", "t,1")
+    assert build_index(root).select("image", "split").rows() == [("a/00001.jpg", "train"), ("t/00001.jpg", "test")]
+
+
+def test_a_file_name_that_is_no_utf8(video_file: Write) -> None:
+    root = video_file("a", "va", ["0,0"])
+    name = os.fsencode(root / "VA_Estimation_Challenge" / "Train_Set") + b"/\xe9.txt"
+    with open(name, "wb") as file:
+        file.write(b"0,0\n")
+    with pytest.raises(InputError, match="the file's name is not UTF-8"):
+        build_index(root)
 
 
 def test_empty_and_wholly_missing_files(video_file: Write, text_file: Write) -> None:
@@ -362,6 +379,7 @@ def test_leaks_name_both_sides() -> None:
     assert find_leaks(a, pl.DataFrame({"video": ["5"]})).height == 0
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.floats(0.01, 1), st.integers(0, 5))
 def test_subset_draws_by_frame_or_by_video(videos: list[int], fraction: float, seed: int) -> None:
     index = pl.DataFrame({"video": [str(v) for v in videos], "row": range(len(videos))})

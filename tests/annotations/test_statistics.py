@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from triaffect.annotations.statistics import class_weights, leak_lines, statistics, summary, tables
+from triaffect.annotations.statistics import class_weights, leak_lines, leaks, statistics, summary, tables
 from triaffect.annotations.tree import SCHEMA
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 
@@ -102,4 +102,7 @@ def test_leaks_between_the_splits_are_named() -> None:
     leaking = index.with_columns(video=pl.col("video").replace("3", "8_right"))
     (line,) = leak_lines(leaking)
     assert "train and val share 1 source videos" in line
-    assert line.endswith("8_right / 8_left")
+    assert line.endswith(": 8_right / 8_left")
+    assert leaks(leaking) == [
+        {"splits": ["train", "val"], "source": "8", "videos_a": ["8_right"], "videos_b": ["8_left"]}
+    ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from raw_layout import HEADERS, MTL, ZEROS
@@ -121,6 +121,9 @@ def test_an_index_serves_as_the_list(text_file: Write, tmp_path: Path) -> None:
     build_index(truth).write_parquet(tmp_path / "index.parquet")
     write_submission(ONE, tmp_path / "index.parquet", tmp_path / "again.txt", "va")
     assert (tmp_path / "again.txt").read_text() == (tmp_path / "out.txt").read_text()
+    text_file("MTL.txt", "v/00002.jpg,")
+    write_submission(ONE, tmp_path, tmp_path / "test.txt", "va")  # the tree has a test split
+    assert (tmp_path / "test.txt").read_text().splitlines()[1:] == ["v/00002.jpg,0.500000,-0.500000"]
 
 
 def test_thresholds(text_file: Write, tmp_path: Path) -> None:
@@ -166,6 +169,7 @@ def test_of_a_repeated_image_the_first_row_is_kept(text_file: Write) -> None:
     assert read_submission(path)["valence"].to_list() == [0.5, 0.3]
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.floats(-1, 1), st.floats(-1, 1))
 def test_no_value_is_ever_written_with_an_exponent(
     tmp_path_factory: pytest.TempPathFactory, v: float, a: float

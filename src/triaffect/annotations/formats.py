@@ -176,7 +176,8 @@ def _first_line(data: bytes, task: str) -> tuple[Shape | None, bytes]:
     """The shape that the first line tells, and the lines that hold data."""
     first, _, body = data.partition(b"\n")
     shape = shape_of(split_line(first.decode("utf-8", "replace")), task)
-    return shape, (body if shape and shape.header else data).rstrip() + b"\n"
+    body = (body if shape and shape.header else data).rstrip() + b"\n"
+    return shape, body.replace(b",\n", b"\n") if b",\n" in body else body
 
 
 def _careful(data: bytes, task: str, path: StrPath, notices: Notices) -> tuple[Shape, list[Line]]:

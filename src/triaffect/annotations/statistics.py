@@ -95,15 +95,22 @@ def _unit(column: pl.Series) -> dict[str, Any]:
     }
 
 
+def leaks(index: pl.DataFrame) -> list[dict[str, Any]]:
+    """Source videos that two splits share, as plain data: `splits` (the two), `source`, `videos_a`, `videos_b`."""
+    shared = split_leaks(index).items()
+    return [{"splits": list(splits), **row} for splits, table in shared for row in table.iter_rows(named=True)]
+
+
 def leak_lines(index: pl.DataFrame) -> list[str]:
     """A warning for every two splits of an index that share a source video, naming the videos."""
-    lines = []
-    for (one, other), leaks in split_leaks(index).items():
-        named = ", ".join(
-            " / ".join(dict.fromkeys([*row["videos_a"], *row["videos_b"]])) for row in leaks.iter_rows(named=True)
-        )
-        lines.append(f"{one} and {other} share {leaks.height:,} source videos, so scores on {other} leak: {named}")
-    return lines
+    named: dict[tuple[str, str], list[str]] = {}
+    for leak in leaks(index):
+        one, other = leak["splits"]
+        named.setdefault((one, other), []).append(" / ".join(dict.fromkeys(leak["videos_a"] + leak["videos_b"])))
+    return [
+        f"{one} and {other} share {len(videos):,} source videos, so scores on {other} leak: {', '.join(videos)}"
+        for (one, other), videos in named.items()
+    ]
 
 
 def summary(found: dict[str, Any]) -> str:

@@ -41,9 +41,9 @@ def write_submission(
 
     Args:
         predictions: A predictions table or file; rows marked `filled` are allowed, and counted.
-        release_list: The organisers' list of images, or an index, whose images are then the list. For `...-videos`
-            also their list of videos, each with its number of lines after a comma if it is known (the video's frames
-            + 1); without one, a video has lines up to its last predicted frame.
+        release_list: The organisers' list of images; or an index, whose test split (all of it, where it has none) is
+            then the list. For `...-videos` also their list of videos, each with its number of lines after a comma if
+            it is known (the video's frames + 1); without one, a video has lines up to its last predicted frame.
         out: The text file to write; for `...-videos`, the folder.
         track: One of `TRACKS`.
         thresholds: An AU is written as 1 where its probability reaches this: one number, twelve, or by name; 0.5 where
@@ -136,6 +136,8 @@ def _expected(release_list: Path, predictions: pl.DataFrame, by_video: bool) -> 
         counts = read_videos(release_list)
     else:
         rows = read_list(release_list) if kind in ("rows", "list") else load_index(release_list)
+        if "split" in rows.columns and (rows["split"] == "test").any():
+            rows = rows.filter(split="test")
         if not by_video:
             return rows.select("image", "video")
         counts = dict(rows.group_by("video", maintain_order=True).agg(pl.col("frame").max()).iter_rows())

@@ -71,21 +71,21 @@ def survey(root: Path, notices: Notices) -> Survey:
         folders = [part.lower() for part in reversed(path.absolute().parent.parts)]
         task = next((TASK_FOLDERS[name] for name in folders if name in TASK_FOLDERS), None)
         split = next((SPLIT_FOLDERS[name] for name in folders if name in SPLIT_FOLDERS), None)
-        kind = task if task and split else _kind(path)
+        kind = task if task and split in ("train", "val") else _kind(path)  # release lists lie in test folders
         named = split or next((s for s in SPLITS if s in path.stem.lower()), None)
         if kind in TASKS and (split or path.parent == root or alone):
             files = found.videos.setdefault(split, {}).setdefault(path.stem, {})
             _once(path, files.get(kind))
             files[kind] = path
-        elif kind == "rows" and (named != "test" or alone):
+        elif kind == "rows" and (named in ("train", "val") or alone):
             _once(path, found.rows.get(named))
             found.rows[named] = path
-        elif kind in ("rows", "list"):
+        elif kind == "list" or (kind == "rows" and named == "test"):
             found.lists.append(path)
         elif kind == "videos" and (named == "test" or alone):
             found.video_lists.append(path)
         else:
-            notices.setdefault("no annotation file: passed over", []).append(os.fspath(path))
+            notices.setdefault("no annotations of a known split: passed over", []).append(os.fspath(path))
     return found
 
 
@@ -236,6 +236,8 @@ def _texts(folder: Path) -> Iterator[Path]:
             if entry.is_dir() and not entry.name.startswith("."):
                 inner.append(folder / entry.name)
             elif entry.name.lower().endswith(".txt") and not entry.name.startswith("."):
+                if not entry.name.isprintable():
+                    raise InputError(f"{entry.path!a}: the file's name is not UTF-8; rename it")
                 files.append(folder / entry.name)
     yield from sorted(files)
     for below in sorted(inner):
