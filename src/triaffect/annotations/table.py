@@ -14,7 +14,7 @@ from triaffect.annotations.tree import SCHEMA
 from triaffect.files import InputError
 from triaffect.labels import INDEX_COLUMNS, SPLITS
 
-ESCAPES = r"^[/\\]|^.?:|\\|(^|/)\.\.(/|$)"
+ESCAPES = r"^[/\\]|^.{0,2}:|\\|(^|/)\.\.(/|$)"
 """What an image that leaves its root looks like."""
 
 RANGES = {"valence": (-1, 1), "arousal": (-1, 1), "expression": (0, 7), "frame": (0, 2**31 - 1)}
@@ -43,25 +43,17 @@ def read_table(path: StrPath) -> pl.DataFrame:
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"{path}: cannot be read as a table ({str(error).splitlines()[0]})") from None
     if "image" not in table.columns:
-        raise InputError(
-            f"{path}: has no column 'image' (only {', '.join(table.columns[:8])}); name the images' column so"
-        )
+        held = ", ".join(table.columns[:8])
+        raise InputError(f"{path}: has no column 'image' (only {held}); name the images' column so")
     _refuse(path, table, "image", pl.col("image").is_null() | (pl.col("image") == ""), "write the image's path")
     table = table.with_columns(pl.col("image").cast(pl.String))
-    _refuse(
-        path, table, "image", pl.col("image").str.contains(ESCAPES), "use a path relative to the image root, with /"
-    )
+    _refuse(path, table, "image", pl.col("image").str.contains(ESCAPES), "use a path relative to the image root")
     for name in INDEX_COLUMNS:
         if name in table.columns and SCHEMA[name].is_numeric():
             table = _numeric(path, table, name)
     if "split" in table.columns:
-        _refuse(
-            path,
-            table,
-            "split",
-            ~pl.col("split").cast(pl.String).is_in(SPLITS),
-            f"write {', '.join(SPLITS)} or nothing",
-        )
+        unknown = ~pl.col("split").cast(pl.String).is_in(SPLITS)
+        _refuse(path, table, "split", unknown, f"write {', '.join(SPLITS)} or nothing")
     if "exists" in table.columns:
         table = table.with_columns(pl.col("exists").cast(pl.String).str.to_lowercase().is_in(["true", "1"]))
     return _complete(table)
@@ -85,9 +77,7 @@ def _numeric(path: StrPath, table: pl.DataFrame, name: str) -> pl.DataFrame:
     if table.schema[name] == pl.String:
         cell = pl.when(cell.str.strip_chars() != "").then(cell.str.strip_chars())
     value = cell.cast(pl.Float64, strict=False)
-    low, high = {"valence": (-1, 1), "arousal": (-1, 1), "expression": (0, 7), "frame": (0, 2**31 - 1)}.get(
-        name, (0, 1)
-    )
+    low, high = RANGES.get(name, (0, 1))
     whole = SCHEMA[name].is_integer()
     legal = value.is_between(low, high) & ((value == value.floor()) | (not whole))
     wrong = cell.is_not_null() & ~(legal | value.is_nan()).fill_null(False)
