@@ -2,6 +2,8 @@
 
     python examples/ferplus.py ferplus_trainval.npz work/ferplus
     triaffect train --config recipes/ferplus.yaml --out work/ferplus/run
+    triaffect predict work/ferplus/run work/ferplus/index.csv --split val --images work/ferplus/images --out p.parquet
+    python examples/ferplus.py --check p.parquet ferplus_trainval.npz work/ferplus
 
 The .npz holds `images` (N, 48, 48), `votes` (N, 10) of the crowd, `split` and `labels`. FER+'s contempt becomes Other;
 images whose winner is "unknown" or "not a face" are left out. An image is kept where more than half of its votes agree
@@ -15,10 +17,21 @@ import numpy as np
 import polars as pl
 import simplejpeg
 
+from triaffect.annotations.index import load_index
+from triaffect.annotations.predictions import load_predictions
 from triaffect.files import replacing
-from triaffect.labels import EXPRESSIONS
+from triaffect.labels import EXPRESSIONS, PREDICTION_COLUMNS
 
 OURS = {name.lower(): code for code, name in enumerate(EXPRESSIONS)} | {"contempt": EXPRESSIONS.index("Other")}
+
+
+def accuracy(predictions: Path, index: Path) -> str:
+    """FER+ is reported by accuracy; `triaffect score` prints the F1 of each class."""
+    said = load_predictions(predictions)
+    rows = load_index(index, "val").join(said, on="image", how="inner")
+    winner = rows.select(PREDICTION_COLUMNS["expr"]).to_numpy().argmax(1)
+    right = winner == rows["expression"].to_numpy()
+    return f"accuracy {right.mean():.4f} on {len(rows)} validation images"
 
 
 def main() -> None:
@@ -26,7 +39,11 @@ def main() -> None:
     parser.add_argument("npz", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--all", action="store_true", help="train on every image with a leading class")
+    parser.add_argument("--check", type=Path, help="print the accuracy of these predictions instead")
     arguments = parser.parse_args()
+    if arguments.check:
+        print(accuracy(arguments.check, arguments.out / "index.csv"))
+        return
 
     data = np.load(arguments.npz, allow_pickle=False)
     images, votes = data["images"], data["votes"].astype(int)

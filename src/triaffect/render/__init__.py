@@ -1,1 +1,1 @@
-"""Rendered faces with exact labels (trimesh, embreex)."""
+"""Rendered faces with exact labels (embreex)."""
