@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 VERBS: dict[str, str] = {
     "train": "train a single-task or a multi-task model",
     "predict": "predict the images of an index with a trained model",
+    "features": "compute a backbone's features once, for heads that train in seconds",
+    "study": "run a recipe: many trainings, their fusions and comparison, one report",
+    "demo": "the main job on the bundled sample, in minutes",
     "sample": "copy out the bundled sample of rendered faces",
     "render": "make faces with exact labels, in the layout of Aff-Wild2",
     "index": "read annotations in any layout into one table, a row a frame",
@@ -59,7 +62,8 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
             a for h in (hint, *typing.get_args(hint)) if typing.get_origin(h) is list for a in typing.get_args(h)
         ]
         if elements:
-            default: dict[str, Any] = {"default": None} if option else {}  # a positional one must have none
+            # Repeating an option adds to it; a positional one must have neither default nor action.
+            default: dict[str, Any] = {"default": None, "action": "extend"} if option else {}
             parser.add_argument(*(option or [name]), nargs="+", type=elements[0], help=_help(function, name), **default)
         elif hint is bool:
             parser.add_argument(f"--{name}", action="store_true", help=_help(function, name))
@@ -432,6 +436,77 @@ def predict_(
     save_predictions(found, out, source)
     missing = rows["image"].n_unique() - len(found)
     print(f"{out}: {len(found)} images" + (f"; {missing} without a prediction (see --fill)" if missing else ""))
+
+
+def features_(
+    run: str,
+    index: str,
+    out: str = "features",
+    split: str | None = None,
+    images: str | None = None,
+    batch: int = 128,
+    workers: int = 2,
+    device: str = "auto",
+) -> None:
+    """Computes the backbone's features of every image once; a stopped call goes on where it was.
+
+    Args:
+        run: A run folder or a model folder.
+        index: The index, or a generic table with its columns.
+        out: The folder to make: features.npy (float16) and images.parquet, in the same order.
+        split: Only the frames of train, val or test.
+        images: The folder of the images, where the index does not know it.
+        batch: Images a step.
+        workers: Processes that decode.
+        device: auto, cpu, cuda and the like.
+    """
+    from triaffect.annotations.index import load_index
+
+    rows = load_index(index, split)
+    from triaffect.learning.dataset import image_root
+    from triaffect.learning.features import extract_features, load_features
+
+    root = image_root(index, images)
+    extract_features(run, rows, root, out, batch=batch, workers=workers, device=device)
+    found = load_features(out)[1]
+    print(f"{out}: {found.shape[0]:,} images, {found.shape[1]:,} features each")
+
+
+def study_(
+    recipe: str,
+    index: str = "index.parquet",
+    images: str | None = None,
+    out: str = "study",
+    set: list[str] | None = None,  # noqa: A002
+    jobs: int = 1,
+    search: int = 0,
+) -> int:
+    """Runs a recipe: trains, predicts, fuses, scores, compares, and writes report.html; a stopped study goes on.
+
+    Args:
+        recipe: A YAML file, or the name of a bundled recipe (chang2022, asim2024, demo ...).
+        index: The index that every run reads.
+        images: The folder of the images, where the index does not know it.
+        out: The study folder to make, or to go on with.
+        set: Keys of the recipe to change, such as base.model.backbone=resnet18 runs.va.training.lr=1e-4.
+        jobs: Runs at once, each on a GPU of its own where there are several.
+        search: Trials of the recipe's hyper-parameter search, in all.
+    """
+    from triaffect.learning.study import study
+
+    return 1 if study(recipe, index, images, out, changes=set or (), jobs=jobs, search=search)["failures"] else 0
+
+
+def demo_(out: str = "demo", set: list[str] | None = None) -> int:  # noqa: A002
+    """Goes from the bundled sample's raw annotations to models, fusion, scores and a report; a stopped demo goes on.
+
+    Args:
+        out: The folder for everything.
+        set: Keys of the recipe to change, such as base.training.epochs=3.
+    """
+    from triaffect.learning.demo import demo
+
+    return 1 if demo(out, changes=set or ())["failures"] else 0
 
 
 if __name__ == "__main__":
