@@ -27,11 +27,13 @@ def decode(path: Path) -> NDArray[np.uint8]:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             _check(width, height)
             return simplejpeg.decode_jpeg(data, "RGB")
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "GIF", "TIFF", "WEBP")) as picture:
             _check(*picture.size)
             return np.asarray(picture.convert("RGB"))
-    except Image.UnidentifiedImageError:
+    except (Image.UnidentifiedImageError, SyntaxError):
         raise ValueError("not a picture") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from None
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
 

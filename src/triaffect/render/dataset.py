@@ -10,8 +10,9 @@ import os
 import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -204,8 +205,15 @@ def _set_up(model: str, ranges: Ranges) -> None:
 
     global _studio
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Where the run is killed, its workers must not draw on into a folder that another run has taken over.
+    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     cv2.setNumThreads(1)
     _studio = Studio(load_model(model), ranges)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _film(out: Path, plan: Plan, video: int) -> None:

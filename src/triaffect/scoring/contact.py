@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image  # matplotlib brings it
 
 from triaffect.files import InputError, inside
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS, VA
+from triaffect.pictures import decode
 from triaffect.scoring.style import INK, SOFT, page
-
-MAX_PIXELS = 50_000_000
-"""Larger pictures are not decoded."""
 
 
 def contact_sheet(
@@ -106,13 +104,9 @@ def _words(task: str, row: Mapping[str, Any]) -> list[str]:
     return [f"AU {' '.join(active) or 'none'}{lacking}"]
 
 
-def _picture(path: os.PathLike[str]) -> NDArray[np.uint8] | None:
-    """Pixels, or None where the file is no sound JPEG or PNG; its size is looked at before it is decoded."""
+def _picture(path: Path) -> NDArray[np.uint8] | None:
+    """Pixels, or None where the file is no sound picture."""
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                return None
-            picture.draft("RGB", (256, 256))
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return decode(path)
+    except ValueError:
         return None
