@@ -23,6 +23,7 @@ VERBS: dict[str, str] = {
     "predict": "predict the images of an index with a trained model",
     "features": "compute a backbone's features once, for heads that train in seconds",
     "study": "run a recipe: many trainings, their fusions and comparison, one report",
+    "report": "make the page of a study again",
     "demo": "the main job on the bundled sample, in minutes",
     "sample": "copy out the bundled sample of rendered faces",
     "render": "make faces with exact labels, in the layout of Aff-Wild2",
@@ -495,6 +496,17 @@ def study_(
     from triaffect.learning.study import study
 
     return 1 if study(recipe, index, images, out, changes=set or (), jobs=jobs, search=search)["failures"] else 0
+
+
+def report_(study: str) -> None:
+    """Makes the page of a study again: one HTML file with scores, tests, figures and the commands that redo it.
+
+    Args:
+        study: The folder that `triaffect study` made.
+    """
+    from triaffect.scoring.report import report
+
+    print(report(study))
 
 
 def demo_(out: str = "demo", set: list[str] | None = None) -> int:  # noqa: A002

@@ -1,0 +1,127 @@
+"""A study as one self-contained page: what was asked, what came out, and what it rests on."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from triaffect.files import write_text
+from triaffect.labels import EXPRESSIONS, TASK_NAMES
+from triaffect.scoring import exhibits, sections
+from triaffect.scoring.evidence import Study
+from triaffect.scoring.figures import CLASS_COLOURS
+
+TITLES = {
+    "scores": "Scores",
+    "comparisons": "Is the difference real?",
+    "paper": "Beside the paper",
+    "cost": "Cost",
+    "va": "Valence and arousal",
+    "expr": "Expressions",
+    "au": "Action units",
+    "timelines": "Time lines",
+    "images": "Worst and best frames",
+    "fusion": "Fusion",
+    "training": "Training",
+    "search": "Search",
+    "data": "Data",
+    "failures": "Failures",
+    "making": "How this was made",
+}
+"""Section -> heading, in the order of the page."""
+
+
+def report(study: str | os.PathLike[str]) -> Path:
+    """Writes the page of a study, `report.html`: one file that needs no network, the same bytes for the same folder.
+
+    Args:
+        study: The folder that `triaffect study` made. A section whose data is missing is left out.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: The folder holds no results of a study.
+    """
+    found = Study.read(study)
+    parts: dict[str, Any] = {
+        "scores": sections.scores(found),
+        "comparisons": sections.comparisons(found),
+        "paper": sections.paper(found),
+        "cost": sections.cost(found),
+        **{task: sections.values(found, task) for task in TASK_NAMES},
+        "timelines": exhibits.timelines(found),
+        "images": exhibits.images(found),
+        "fusion": sections.fusion(found),
+        "training": exhibits.training(found),
+        "search": sections.search(found),
+        "data": sections.data(found),
+        "failures": found.results.get("failures"),
+        "making": sections.making(found),
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "score": _score,
+        "signed": _signed,
+        "count": _count,
+        "percent": _percent,
+        "share": _share,
+        "time": _time,
+    }
+    page = environment.get_template("report.html").render(
+        results=found.results,
+        study=found,
+        parts=parts,
+        titles={name: title for name, title in TITLES.items() if parts[name]},
+        classes=list(zip(EXPRESSIONS, CLASS_COLOURS, strict=True)),
+        notes=list(dict.fromkeys(found.notes)),
+    )
+    path = found.folder / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _known(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _score(value: Any) -> str:
+    return f"{value:.3f}".replace("-", "−") if _known(value) else "–"
+
+
+def _signed(value: Any) -> str:
+    return f"{value:+.3f}".replace("-", "−") if _known(value) else "–"
+
+
+def _count(value: Any) -> str:
+    """Whole numbers with separators, others with three digits that count."""
+    if not _known(value):
+        return "–"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.1f} %" if _known(value) else "–"
+
+
+def _share(value: Any) -> str:
+    return f"{value:.2f}" if _known(value) else "–"
+
+
+def _time(seconds: Any) -> str:
+    if not _known(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
