@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,15 @@ def test_the_record_holds_every_range(clean):
     record = json.loads((clean / "render.json").read_text())
     assert record["seed"] == 7
     assert record["ranges"].keys() == Ranges.__dataclass_fields__.keys()
+
+
+def test_without_embree_the_verb_says_what_to_install(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "embreex", None)  # as if it were not installed
+    assert main(["render", "--model", str(tiny), "--out", str(tmp_path / "faces")]) == 2
+    assert "pip install 'triaffect[render]'" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_model_is_told_before_any_worker_starts(tmp_path, capsys):
+    assert main(["render", "--model", str(tmp_path), "--out", str(tmp_path / "faces")]) == 2
+    assert "generic_neutral_mesh.obj" in capsys.readouterr().err
+    assert not (tmp_path / "faces").exists()

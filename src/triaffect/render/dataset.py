@@ -110,8 +110,7 @@ def render(
     from triaffect.render.model import load_model
 
     path = os.fspath(model or os.environ.get("TRIAFFECT_ICT", ""))
-    if not path or not Path(path).exists():
-        load_model(path)  # raises what to do
+    load_model(path)  # before any worker: what is wrong with it, or not installed, is told once and plainly
     said = json.dumps(asdict(plan), indent=1)  # tuples become lists
     record = out / "render.json"
     if record.exists() and record.read_text(encoding="utf-8").strip() != said:
