@@ -158,11 +158,10 @@ class Study:
         """The `metrics.csv` of a model's run, where it has one."""
         if not model.get("run"):
             return None
-        path = inside(self.folder, model["run"]) / "metrics.csv"
         try:
-            table = pl.read_csv(path, infer_schema_length=None)
-        except (OSError, pl.exceptions.PolarsError):
-            self.notes.append(f"{path} cannot be read; the run's curves are left out.")
+            table = pl.read_csv(inside(self.folder, model["run"]) / "metrics.csv", infer_schema_length=None)
+        except (InputError, OSError, pl.exceptions.PolarsError):
+            self.notes.append(f"{model['run']}/metrics.csv cannot be read; the run's curves are left out.")
             return None
         return table if table.height and "epoch" in table.columns else None
 

@@ -29,7 +29,7 @@ def svg(figure: Figure, label: str) -> Markup:
     """
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(file, format="svg", transparent=True, dpi=200, metadata={"Date": None})
     text = file.getvalue()
     size = re.search(r'viewBox="[^"]*"', text)
     text = text[text.index(">", text.index("<svg")) + 1 :]
