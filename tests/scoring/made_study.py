@@ -178,7 +178,7 @@ def make_study(
     ]
     halves = [
         {"name": "fusion", "task": task, "single": row["single"], "multi": row["multi"], "tuned": row["cross_fitted"]}
-        | {"tuned_on": f"{half} half", "scored_on": f"{other} half"}
+        | {"lambda": lambdas[task], "tuned_on": f"{half} half", "scored_on": f"{other} half"}
         for task, row in told.items()
         for half, other in (("first", "second"), ("second", "first"))
     ]

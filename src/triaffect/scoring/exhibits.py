@@ -49,7 +49,7 @@ def va_figures(study: Study, models: Sequence[Model]) -> list[dict[str, Any]]:
         for value in VA:
             rows = table.select(value, PREFIX + value).drop_nulls()
             told = model["scores"]["va"].get(value)
-            label = f"{name}: {value}, prediction against label, {rows.height} frames, CCC {told or 0:.3f}"
+            label = f"{name}: {value}, prediction against label, {rows.height:,} frames, CCC {told or 0:.3f}"
             figure = figures.va_agreement(rows[PREFIX + value], rows[value], value)
             found.append(exhibit(figure, label, f"{name}: {value}"))
         if len(cloud) == 3:
@@ -95,7 +95,7 @@ def timelines(study: Study) -> Section:
                 guess = np.where(np.isnan(guess), 0, guess >= 0.5)
             predicted[task] = guess
         error = rows.select(pl.col("error").mean()).item()
-        what = f"{video}: {rows.height} frames, mean error {error:.3f}"
+        what = f"{video}: {rows.height:,} frames, mean error {error:.3f}"
         figure = figures.timeline(rows["frame"].to_numpy(), label, predicted)
         found.append(exhibit(figure, f"Time line of label and prediction, {what}", what, wide=True))
     return {"models": _best_words(study), "figures": found, "tasks": tasks} if found else None

@@ -62,7 +62,7 @@ def va_agreement(pred: ArrayLike, target: ArrayLike, name: str) -> Figure:
     figure = _panel(3.1)
     axes = figure.subplots()
     _square(axes, f"{name}, label", f"{name}, prediction")
-    axes.plot([-1, 1], [-1, 1], color=SERIES[1], linewidth=1.2)
+    axes.plot([-1, 1], [-1, 1], color=SERIES[1], linewidth=1.2, zorder=4)
     opacity = float(np.clip(12 / np.sqrt(max(1, len(t))), 0.05, 0.5))
     axes.scatter(t, p, 9, SERIES[0], alpha=opacity, linewidths=0, rasterized=True, zorder=3)
     return figure
