@@ -154,6 +154,7 @@ def timeline(
         _ribbons(axes, code, [(SOFT, 0.08), (SERIES[0], 0.35), (SERIES[1], 1), (SERIES[0], 1)], edges)
         axes.set_yticks(range(12), ACTION_UNITS, fontsize=8)
     axes.set_xlabel("frame", fontsize=9, color=SOFT)
+    axes.set_xlim(edges)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     figure.align_ylabels()
     return figure
@@ -173,7 +174,7 @@ def _ribbons(axes: Axes, code: NDArray[np.float64], colours: Sequence[Any], edge
     for shape, (colour, alpha) in zip(shapes, colours, strict=True):
         if shape:
             axes.add_patch(PathPatch(Outline.make_compound_path(*shape), facecolor=colour, alpha=alpha, linewidth=0))
-    axes.set(xlim=edges, ylim=(rows - 0.5, -0.5))
+    axes.set_ylim(rows - 0.5, -0.5)
 
 
 def progress(runs: Sequence[tuple[ArrayLike, ArrayLike, int | None]]) -> Figure:
