@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from triaffect import cli
+from triaffect import cli, verbs
 
 
 def test_help_lists_every_verb(capsys):
@@ -20,12 +20,12 @@ def test_every_verb_tells_its_options(verb, capsys):
         cli.main([verb, "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for name in inspect.signature(getattr(cli, f"{verb}_")).parameters:
+    for name in inspect.signature(getattr(verbs, verb)).parameters:
         assert name in text
 
 
 def test_every_verb_has_a_function_and_no_function_is_without_a_verb():
-    functions = {name[:-1] for name, value in vars(cli).items() if name.endswith("_") and inspect.isfunction(value)}
+    functions = {name for name, value in vars(verbs).items() if inspect.isfunction(value) and name[0] != "_"}
     assert functions == set(cli.VERBS)
     assert set(cli.EXTRAS) <= set(cli.VERBS)
 
@@ -58,6 +58,6 @@ def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     stopped.__annotations__ = {"folder": str}
-    monkeypatch.setattr(cli, "sample_", stopped)
+    monkeypatch.setattr(verbs, "sample", stopped)
     assert cli.main(["sample", "x"]) == 130
     assert capsys.readouterr().err == "triaffect sample: stopped\n"

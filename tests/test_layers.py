@@ -11,7 +11,7 @@ import triaffect
 
 PACKAGE = Path(triaffect.__file__).parent
 # Lower layers first; a module imports its own layer and the ones before it.
-ORDER = ["ground", "annotations", "sample", "scoring", "learning", "media", "render", "cli"]
+ORDER = ["ground", "annotations", "sample", "scoring", "learning", "media", "render", "verbs", "cli"]
 GROUND = {"labels", "files", "pictures", "__init__"}
 
 

@@ -1,8 +1,9 @@
-"""The command line: one plain function a verb, heavy imports inside it; nothing imports this module.
+"""The command line: finds a verb, reads its options, runs it; nothing imports this module.
 
-A verb's signature is its options: required parameters are positional, lists take several values, booleans are switches.
-jsonargparse reads types and docstrings; the few lines in `_parser` add what its auto_cli lacks for people at a prompt
-(several positional values, bare switches), and every verb but the called one stays unparsed, so that help is instant.
+The verbs are the plain functions of `verbs`. A signature is the options: required parameters are positional, lists take
+several values, booleans are switches. jsonargparse reads types and docstrings; the few lines in `_parser` add what its
+auto_cli lacks for people at a prompt (several positional values, bare switches), and every verb but the called one
+stays unread, so that help is instant.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from triaffect.files import InputError
 
@@ -18,22 +19,22 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 # Verb -> what `triaffect --help` says of it; the order is the order of the work.
-VERBS: dict[str, str] = {
+VERBS = {
+    "index": "read annotations in any layout into one table, a row a frame",
+    "stats": "count an index: splits, missing labels, balance, weights, leaks",
+    "show": "draw random crops with their labels, to check data by eye",
+    "leaks": "find source videos that stand in two indexes",
     "train": "train a single-task or a multi-task model",
     "predict": "predict the images of an index with a trained model",
     "features": "compute a backbone's features once, for heads that train in seconds",
+    "fuse": "fuse single-task with multi-task predictions, or average any number",
+    "score": "score predictions by the official measures, with floors and intervals",
+    "submit": "write predictions as an ABAW submission",
     "study": "run a recipe: many trainings, their fusions and comparison, one report",
     "report": "make the page of a study again",
     "demo": "the main job on the bundled sample, in minutes",
     "sample": "copy out the bundled sample of rendered faces",
     "render": "make faces with exact labels, in the layout of Aff-Wild2",
-    "index": "read annotations in any layout into one table, a row a frame",
-    "stats": "count an index: splits, missing labels, balance, weights, leaks",
-    "leaks": "find source videos that stand in two indexes",
-    "fuse": "fuse single-task with multi-task predictions, or average any number",
-    "score": "score predictions by the official measures, with floors and intervals",
-    "show": "draw random crops with their labels, to check data by eye",
-    "submit": "write predictions as an ABAW submission",
 }
 
 # Verb -> the extra that its heavy imports need.
@@ -75,14 +76,19 @@ def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
     return parser
 
 
-def _train_parser() -> ArgumentParser:
+def _train_parser(function: Callable[..., Any]) -> ArgumentParser:
     from triaffect.learning.config import config_parser
 
-    parser = config_parser(prog="triaffect train", description=(train_.__doc__ or "").split("\n\n")[0])
+    parser = config_parser(prog="triaffect train", description=(function.__doc__ or "").split("\n\n")[0])
     parser.add_argument("--config", action="config", help="A recipe: YAML with any of the keys below.")
-    parser.add_argument("--out", type=str, required=True, help=_help(train_, "out"))
-    parser.add_argument("--resume", action="store_true", help=_help(train_, "resume"))
+    parser.add_argument("--out", type=str, required=True, help=_help(function, "out"))
+    parser.add_argument("--resume", action="store_true", help=_help(function, "resume"))
     return parser
+
+
+def _own_config(run: str) -> list[str]:
+    path = Path(run, "config.yaml")
+    return ["--config", str(path)] if path.exists() else []
 
 
 def _help(function: Callable[..., Any], name: str) -> str:
@@ -126,10 +132,15 @@ def main(args: list[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else "triaffect --help lists them"
         print(f"triaffect: no verb {verb!r}; {hint}", file=sys.stderr)
         return 2
-    function = globals()[f"{verb}_"]
+    from triaffect import verbs
+
+    function = getattr(verbs, verb)
     try:
-        parser = _train_parser() if verb == "train" else _parser(verb, function)
+        parser = _train_parser(function) if verb == "train" else _parser(verb, function)
         values = parser.parse_args(words[1:])
+        if verb == "train" and values.resume and not values.config:
+            # The run's own configuration; what else was given stands on top, and is refused there if it differs.
+            values = parser.parse_args([*_own_config(values.out), *words[1:]])
         return int(function(**vars(parser.instantiate(values))) or 0)
     except InputError as error:
         print(f"triaffect {verb}: {error}", file=sys.stderr)
@@ -142,383 +153,6 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"triaffect {verb}: stopped", file=sys.stderr)
         return 130
-
-
-def sample_(folder: str) -> None:
-    """Copies out the bundled sample: 1,188 rendered faces in the raw layout of Aff-Wild2.
-
-    Args:
-        folder: New or empty folder to put it in.
-    """
-    from triaffect.sample import sample
-
-    print(f"{sample(folder)}: now `triaffect index {folder} --out index.parquet`")
-
-
-def render_(
-    model: str | None = None,
-    out: str = "renders",
-    videos: int = 40,
-    frames: int = 60,
-    seed: int = 0,
-    size: int = 112,
-    seconds: float = 0.15,
-    val: float = 0.25,
-    irregular: list[str] | None = None,
-    ranges: str | None = None,
-    layout: str = "both",
-    processes: int = 1,
-    pack: str | None = None,
-) -> None:
-    """Renders videos of made-up faces with exact labels, in the layout of Aff-Wild2; a stopped run is resumed.
-
-    Args:
-        model: ICT-FaceKit: its folder of OBJ files or the packed file; the variable TRIAFFECT_ICT where left out.
-        out: Folder of the data set.
-        videos: Number of videos, each of another person.
-        frames: Frames a video.
-        seed: Decides everything.
-        size: Side of a crop in pixels.
-        seconds: Time between two frames.
-        val: Part of the videos in the validation split.
-        irregular: Faults of the real set to have: annotations, crops, tasks, lengths, pair, or all.
-        ranges: YAML file of the ranges to change (docs/rendering.md lists them).
-        layout: affwild2 (a file for each video and task), s-affwild2 (a file for each split), or both.
-        processes: How many videos are rendered at once.
-        pack: Only pack the folder of OBJ files into this file.
-    """
-    from triaffect.render.dataset import FAULTS, Plan, read_ranges, render
-
-    if pack:
-        from triaffect.render.model import pack_model
-
-        print(pack_model(model, pack))
-        return
-    faults = tuple(FAULTS) if irregular == ["all"] else tuple(irregular or ())
-    plan = Plan(videos, frames, seed, size, seconds, val, faults, read_ranges(ranges))
-    print(render(model, out, plan, processes=processes, layout=layout))
-
-
-def index_(
-    root: str,
-    images: str | None = None,
-    out: str = "index.parquet",
-    format: str = "auto",  # noqa: A002
-) -> None:
-    """Reads annotations in any layout into one table with a row a frame.
-
-    Args:
-        root: The folder of the annotations, or one file: s-Aff-Wild2, a release list, a CSV or Parquet table.
-        images: The folder that holds the crops' folders; where left out, they are looked for beside the annotations.
-        out: The index to write, Parquet.
-        format: What to read: auto, per-video, mtl (s-Aff-Wild2, ABAW3), list or table.
-    """
-    from triaffect.annotations.index import read_annotations, save_index
-    from triaffect.annotations.statistics import leak_lines, statistics, summary
-
-    reading = read_annotations(root, images, format)
-    save_index(reading.index, out, root=root, images=reading.images, format=reading.format)
-    print(summary(statistics(reading.index)))
-    for line in reading.notice_lines() + leak_lines(reading.index):
-        print(f"note: {line}")
-    print(f"{out}: {reading.index.height:,} rows, format {reading.format}, images {reading.images or 'unknown'}")
-
-
-def stats_(index: str, split: str | None = None, json: bool = False, plots: str | None = None) -> None:
-    """Counts an index: splits, missing labels, class and AU balance, weights, V-A, leaks between its splits.
-
-    Args:
-        index: An index file, a table, or annotations.
-        split: Only this split.
-        json: Print everything as JSON, with the V-A density.
-        plots: Also draw it: the folder for the pictures (expressions, action units, V-A density, missing labels).
-    """
-    from json import dumps
-
-    from triaffect.annotations.index import load_index
-    from triaffect.annotations.statistics import leak_lines, leaks, statistics, tables
-
-    rows = load_index(index, split)
-    found = statistics(rows)
-    print(dumps({"splits": found, "leaks": leaks(rows)}, indent=1) if json else tables(found))
-    if plots is not None:
-        from triaffect.scoring.plots import save_figure, statistics_figures
-
-        for name, figure in statistics_figures(found).items():
-            save_figure(figure, Path(plots) / f"{name}.png")
-    for line in [] if json else leak_lines(rows):
-        print(f"warning: {line}")
-
-
-def leaks_(a: str, b: str, split_a: str | None = None, split_b: str | None = None) -> int:
-    """Finds source videos that stand in two indexes, also as the other person (_left, _right) of the same video.
-
-    Args:
-        a: An index file, a table, or annotations.
-        b: Another.
-        split_a: Only this split of the first.
-        split_b: Only this split of the second.
-    """
-    from triaffect.annotations.index import find_leaks, load_index
-
-    leaks = find_leaks(load_index(a, split_a), load_index(b, split_b))
-    for source, here, there in leaks.iter_rows():
-        print(f"{source}: {', '.join(here)} | {', '.join(there)}")
-    print(f"{leaks.height:,} source videos stand on both sides")
-    return 1 if leaks.height else 0
-
-
-def fuse_(
-    files: list[str],
-    out: str = "fused.parquet",
-    weights: list[float] | None = None,
-    lambda_va: float | None = None,
-    lambda_expr: float | None = None,
-    lambda_au: float | None = None,
-    tune: str | None = None,
-    split: str | None = None,
-    seed: int = 0,
-) -> None:
-    """Fuses single-task with multi-task predictions, λ·single + (1-λ)·multi, or averages any number of models.
-
-    Args:
-        files: Predictions: single-task files, each task in one of them, and the multi-task file last.
-        out: The predictions file to write.
-        weights: Take the weighted mean of the files instead, one weight a file.
-        lambda_va: λ of valence-arousal; the first paper's 0.4 where left out.
-        lambda_expr: λ of expression; 0.6 where left out.
-        lambda_au: λ of action units; 0.6 where left out.
-        tune: An index (or annotations) to tune λ on.
-        split: With tune, only this split of it.
-        seed: With tune, of the folds.
-    """
-    from triaffect.scoring.fusion import fuse_files
-
-    given = {"va": lambda_va, "expr": lambda_expr, "au": lambda_au}
-    lambdas = {task: share for task, share in given.items() if share is not None}
-    print(fuse_files(files, out, weights=weights, lambdas=lambdas, tune=tune, split=split, seed=seed))
-
-
-def score_(
-    predictions: str,
-    index: str,
-    split: str | None = None,
-    json: bool = False,
-    by: str | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> None:
-    """Scores predictions by the official measures, with floors of trivial predictors and intervals over videos.
-
-    Args:
-        predictions: A predictions file, or an ABAW submission in text.
-        index: An index file, or an ABAW annotation file or tree.
-        split: Only this split of the index.
-        json: Print JSON.
-        by: Also score each group of this index column (sex, skin tone, video), with the worst group and the gap.
-        resamples: Resamples of the videos behind the 95 % intervals; 0 for none.
-        seed: Of the resamples.
-    """
-    from json import dumps
-
-    from triaffect.scoring.metrics import score
-
-    found = score(predictions, index, split=split, by=by, resamples=resamples, seed=seed)
-    print(dumps(found.to_dict(), indent=1) if json else found.table())
-
-
-def show_(
-    index: str,
-    images: str | None = None,
-    out: str = "sheet.png",
-    n: int = 20,
-    task: Literal["va", "expr", "au"] | None = None,
-    split: str | None = None,
-    seed: int = 0,
-) -> None:
-    """Draws random crops with video, frame and annotations beside them, to check data and labels by eye.
-
-    Args:
-        index: An index file, a table, or annotations.
-        images: The folder of the images; the one the index was made with where left out.
-        out: The picture to write.
-        n: How many crops.
-        task: Only frames labelled for this task, and only its labels.
-        split: Only this split.
-        seed: Another seed draws other crops.
-    """
-    from triaffect.annotations.index import index_info, load_index
-    from triaffect.scoring.plots import contact_sheet, save_figure
-
-    root = images or index_info(index).get("images")
-    if not root or not Path(root).is_dir():
-        raise InputError(f"{root or index}: no folder of images; name it with --images")
-    save_figure(contact_sheet(load_index(index), root, n, task, split, seed), out)
-    print(out)
-
-
-def submit_(
-    predictions: str,
-    release_list: str,
-    track: str = "mtl",
-    out: str = "submission.txt",
-    thresholds: list[float] | None = None,
-) -> None:
-    """Writes predictions as an ABAW submission, in the order of the organisers' list.
-
-    Args:
-        predictions: The predictions file.
-        release_list: The organisers' list of images (or of videos, for the per-video tracks), or an index.
-        track: mtl, va, expr, au, or one text file a video: va-videos, expr-videos, au-videos.
-        out: The text file to write; the folder, for the per-video tracks.
-        thresholds: Of the AU probabilities, one or twelve; 0.5 where left out.
-    """
-    from triaffect.annotations.submission import write_submission
-
-    counts = write_submission(predictions, release_list, out, track, thresholds)
-    print(f"{out}: {counts['rows']:,} rows of {counts['videos']:,} videos, {counts['filled']:,} of them filled")
-
-
-def train_(out: str, resume: bool = False, **config: Any) -> None:
-    """Trains a single-task or a multi-task model and judges it by the official measures after each epoch.
-
-    Args:
-        out: The run folder to make.
-        resume: Continue the run in that folder, with the configuration that it holds.
-        **config: What the options and the recipe make of `TrainConfig`.
-    """
-    from triaffect.learning.config import TrainConfig
-
-    recipe, settings = config.pop("config"), TrainConfig(**config)
-    known = Path(out, "config.yaml")
-    if resume and not recipe and known.exists():
-        settings = TrainConfig.load(known)
-    settings.checked()
-    from triaffect.learning.training import train
-
-    train(settings, out, resume)
-    print(f"{out}: model in {out}/model, scores in {out}/metrics.csv, curves in {out}/curves.png")
-
-
-def predict_(
-    run: str,
-    index: str,
-    out: str = "predictions.parquet",
-    split: str | None = None,
-    images: str | None = None,
-    fill: Literal["none", "nearest"] = "none",
-    batch: int = 128,
-    workers: int = 2,
-    device: str = "auto",
-) -> None:
-    """Predicts the images of an index with a trained model.
-
-    Args:
-        run: A run folder or a model folder.
-        index: The index, or a generic table with its columns.
-        out: The predictions file to write.
-        split: Only the frames of train, val or test.
-        images: The folder of the images, where the index does not know it.
-        fill: nearest repeats the nearest predicted frame of the video where there is no crop, and marks it.
-        batch: Images a step.
-        workers: Processes that decode.
-        device: auto, cpu, cuda and the like.
-    """
-    from triaffect.annotations.index import load_index
-    from triaffect.annotations.predictions import save_predictions
-
-    rows = load_index(index, split)
-    from triaffect.learning.dataset import image_root
-    from triaffect.learning.inference import load_model, predict
-
-    model, root = load_model(run), image_root(index, images)
-    found = predict(model, rows, root, fill=fill, batch=batch, workers=workers, device=device)
-    source = {"model": str(run), "index": str(index), "split": split, "fill": fill, "trained": model.provenance}
-    save_predictions(found, out, source)
-    missing = rows["image"].n_unique() - len(found)
-    print(f"{out}: {len(found)} images" + (f"; {missing} without a prediction (see --fill)" if missing else ""))
-
-
-def features_(
-    run: str,
-    index: str,
-    out: str = "features",
-    split: str | None = None,
-    images: str | None = None,
-    batch: int = 128,
-    workers: int = 2,
-    device: str = "auto",
-) -> None:
-    """Computes the backbone's features of every image once; a stopped call goes on where it was.
-
-    Args:
-        run: A run folder or a model folder.
-        index: The index, or a generic table with its columns.
-        out: The folder to make: features.npy (float16) and images.parquet, in the same order.
-        split: Only the frames of train, val or test.
-        images: The folder of the images, where the index does not know it.
-        batch: Images a step.
-        workers: Processes that decode.
-        device: auto, cpu, cuda and the like.
-    """
-    from triaffect.annotations.index import load_index
-
-    rows = load_index(index, split)
-    from triaffect.learning.dataset import image_root
-    from triaffect.learning.features import extract_features, load_features
-
-    root = image_root(index, images)
-    extract_features(run, rows, root, out, batch=batch, workers=workers, device=device)
-    found = load_features(out)[1]
-    print(f"{out}: {found.shape[0]:,} images, {found.shape[1]:,} features each")
-
-
-def study_(
-    recipe: str,
-    index: str = "index.parquet",
-    images: str | None = None,
-    out: str = "study",
-    set: list[str] | None = None,  # noqa: A002
-    jobs: int = 1,
-    search: int = 0,
-) -> int:
-    """Runs a recipe: trains, predicts, fuses, scores, compares, and writes report.html; a stopped study goes on.
-
-    Args:
-        recipe: A YAML file, or the name of a bundled recipe (chang2022, asim2024, demo ...).
-        index: The index that every run reads.
-        images: The folder of the images, where the index does not know it.
-        out: The study folder to make, or to go on with.
-        set: Keys of the recipe to change, such as base.model.backbone=resnet18 runs.va.training.lr=1e-4.
-        jobs: Runs at once, each on a GPU of its own where there are several.
-        search: Trials of the recipe's hyper-parameter search, in all.
-    """
-    from triaffect.learning.study import study
-
-    return 1 if study(recipe, index, images, out, changes=set or (), jobs=jobs, search=search)["failures"] else 0
-
-
-def report_(study: str) -> None:
-    """Makes the page of a study again: one HTML file with scores, tests, figures and the commands that redo it.
-
-    Args:
-        study: The folder that `triaffect study` made.
-    """
-    from triaffect.scoring.report import report
-
-    print(report(study))
-
-
-def demo_(out: str = "demo", set: list[str] | None = None) -> int:  # noqa: A002
-    """Goes from the bundled sample's raw annotations to models, fusion, scores and a report; a stopped demo goes on.
-
-    Args:
-        out: The folder for everything.
-        set: Keys of the recipe to change, such as base.training.epochs=3.
-    """
-    from triaffect.learning.demo import demo
-
-    return 1 if demo(out, changes=set or ())["failures"] else 0
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class AffectTraining(lightning.LightningModule):
         self._judged: list[dict[str, Tensor]] = []
         self._started = self._trained = 0.0
         self._total_steps = 1
-        self._drawn = -math.inf
+        self._drawn = time.perf_counter()  # a short run is drawn once, at its end
         if config.model.frozen:
             model.backbone.requires_grad_(False)
         self.average: AveragedModel | None = None
@@ -312,7 +312,7 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
         InputError: The data does not fit the configuration, a loss became NaN, or the folder is already taken.
     """
     run = Path(out)
-    if rank_zero_only.rank == 0:
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         runs.open_run(run, config, resume)
     if runs.finished(run):
         return run
@@ -324,8 +324,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
     checkpoint = run / "last.ckpt"
     with warnings.catch_warnings():
         # Lightning's hints on workers, hardware and its own checkpoints are not for our users.
-        for hint in (r".*does not have many workers.*", r".*Checkpoint directory .* exists.*", r".*GPU available.*"):
-            warnings.filterwarnings("ignore", hint)
+        for hint in ("does not have many workers", "Checkpoint directory .* exists", "GPU available", "sync_dist=True"):
+            warnings.filterwarnings("ignore", f".*{hint}.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         trainer = _trainer(config, run, progress)
@@ -337,6 +337,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
         module.draw()
         parameters = sum(p.numel() for p in module.model.parameters())
         runs.close_run(run, module.history, config.training.select, parameters, module.bad)
+        if progress:
+            print(f"{run}: model in {run}/model, scores in {run}/metrics.csv, curves in {run}/curves.png")
     return run
 
 
