@@ -111,7 +111,7 @@ def _tensors(folder: str | Path, rows: pl.DataFrame, images: Path, place: torch.
     found = torch.from_numpy(np.asarray(values[at.to_numpy()]))
     readable = torch.isfinite(found).all(1)
     targets = FrameDataset(rows, images, 1).targets
-    kept = {"features": found, **{task: torch.from_numpy(target) for task, target in targets.items()}}
+    kept = {"features": found, **{task: torch.from_numpy(target.copy()) for task, target in targets.items()}}
     return {name: tensor[readable].to(place) for name, tensor in kept.items()}
 
 

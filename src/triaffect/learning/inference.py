@@ -154,7 +154,9 @@ def fill_nearest(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.DataFrame
     columns = [c for c in predictions.columns if c != "image"]
     order = index.select("image", "video", "frame").with_row_index("order")
     known = order.join(predictions, on="image", how="inner").sort("frame")
-    nearest = order.sort("frame").join_asof(known.drop("image", "order"), on="frame", by="video", strategy="nearest")
+    nearest = order.sort("frame").join_asof(
+        known.drop("image", "order"), on="frame", by="video", strategy="nearest", check_sortedness=False
+    )
     own = pl.col("image").is_in(predictions["image"].implode())
     return (
         nearest.sort("order")

@@ -21,6 +21,7 @@ from triaffect.learning.runs import flat
 KEYS = (
     "title", "question", "base", "runs", "heads", "joined", "fusions", "means", "compare", "seeds", "paper", "search",
 )  # fmt: skip
+GROUPS = ("data", "model", "losses", "training")
 ENTRY_KEYS = {
     "heads": ("name", "features", "joint", "model", "losses", "training"),
     "joined": ("name", "members"),
@@ -149,10 +150,12 @@ def _changed(raw: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
         node: Any = raw
         *parts, last = key.split(".")
         for part in parts:
-            named = node if isinstance(node, dict) else {entry.get("name"): entry for entry in node}
-            node = named.setdefault(part, {})
+            if isinstance(node, list):
+                node = next((entry for entry in node if isinstance(entry, dict) and entry.get("name") == part), None)
+            else:
+                node = node.setdefault(part, {})
             if not isinstance(node, dict | list):
-                raise InputError(f"--set {change}: {part} has no keys below it")
+                raise InputError(f"--set {change}: there is nothing below {part}")
         if not isinstance(node, dict):
             raise InputError(f"--set {change}: name a key of one entry of {parts[-1]}")
         node[last] = yaml.safe_load(value)
@@ -198,6 +201,8 @@ def _resolve(raw: dict[str, Any], index: str, images: str | None, check_files: b
         except InputError as error:
             raise InputError(f"{where}: {str(error).removeprefix('configuration: ')}") from None
 
+    for where, groups in {"base": raw["base"], **{f"run {name}": run for name, run in raw["runs"].items()}}.items():
+        _known(where, groups, GROUPS)
     recipe = Recipe(raw.get("title") or "Study", raw.get("question") or "", {}, raw=raw)
     seeds = raw.get("seeds") or [None]
     for seed in seeds:

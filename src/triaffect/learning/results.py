@@ -16,7 +16,7 @@ from triaffect.annotations.predictions import load_predictions, save_predictions
 from triaffect.files import InputError, replacing, write_text
 from triaffect.labels import LABEL_COLUMNS, TASKS
 from triaffect.learning.recipe import Fusion, Recipe
-from triaffect.scoring.fusion import fuse, mean, tune_fusion
+from triaffect.scoring.fusion import DEFAULT_LAMBDAS, fuse, mean, tune_fusion
 from triaffect.scoring.metrics import Comparison, Scores, paired_bootstrap, score
 
 Attempt = Callable[..., Any]
@@ -70,9 +70,10 @@ def combine(recipe: Recipe, folder: Path, attempt: Attempt) -> tuple[list[dict[s
             lambdas = tuning[pair]["lambdas"]
             found = fuse(single, multi, lambdas) if fused is None else fused
         else:
-            lambdas = fusion.lambdas if isinstance(fusion.lambdas, dict) else None
+            given = fusion.lambdas if isinstance(fusion.lambdas, dict) else {}
+            lambdas = {task: float(given.get(task, DEFAULT_LAMBDAS[task])) for task in tuning[pair]["lambdas"]}
             found = fuse(single, multi, lambdas)
-        save(name, found, {"fusion": [*pair], "lambdas": lambdas or fusion.lambdas})
+        save(name, found, {"fusion": [*pair], "lambdas": lambdas})
 
     for name, members in recipe.joined.items():
         attempt(name, join, name, members)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -52,6 +53,13 @@ def open_run(run: Path, config: TrainConfig, resume: bool) -> None:
         raise InputError(f"{run}: exists and holds no run; name an empty or a new folder")
     write_text(known, yaml.safe_dump(config.to_dict(), sort_keys=False))
     write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def begin(run: Path, config: TrainConfig) -> None:
+    """`open_run` for a folder that is ours alone: what a kill left before the run had begun is cleared away."""
+    if run.exists() and not (run / "config.yaml").exists():
+        shutil.rmtree(run)
+    open_run(run, config, resume=True)
 
 
 def environment() -> dict[str, Any]:

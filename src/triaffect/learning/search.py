@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from triaffect.files import InputError
+from triaffect.learning import runs
 from triaffect.learning.config import TrainConfig
 from triaffect.learning.recipe import Recipe, merged, nested
 
@@ -39,10 +40,15 @@ def run_search(plan: Recipe, folder: Path, trials: int) -> dict[str, Any] | None
     study = optuna.create_study(storage=storage, study_name="search", direction="maximize", load_if_exists=True)
 
     def values(trial: Trial) -> dict[str, Any]:
-        return {
-            key: trial.suggest_categorical(key, space) if isinstance(space, list) else _between(trial, key, **space)
-            for key, space in keys.items()
-        }
+        found = {}
+        for place, (key, space) in enumerate(keys.items()):
+            # Seeded for each value, so that one that was drawn before a stop does not move the next.
+            seed = 1000 * (base.training.seed + trial.number) + place
+            study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, multivariate=False)
+            found[key] = (
+                trial.suggest_categorical(key, space) if isinstance(space, list) else _between(trial, key, **space)
+            )
+        return found
 
     while True:
         open_trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -78,6 +84,7 @@ def _score(config: TrainConfig, run: Path) -> tuple[float | None, str]:
     from triaffect.learning.training import train
 
     try:
+        runs.begin(run, config)
         train(config, run, resume=True)
     except Exception as error:
         return None, str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -6,7 +6,6 @@ import contextlib
 import os
 import queue
 import shlex
-import shutil
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,9 @@ from triaffect.learning.config import TrainConfig
 from triaffect.learning.dataset import image_root, training_rows
 from triaffect.learning.recipe import Recipe, read_recipe
 from triaffect.scoring.answer import answer, plain_table
+
+LOCK = ".lock"
+"""In every study folder from its first moment."""
 
 # A run of several at once: `triaffect train`, which ends when the study that started it ends (its standard input).
 CHILD = (
@@ -75,14 +77,14 @@ def study(
         raise InputError(f"{recipe}: has no key search, so there is nothing to search; add one or leave --search out")
     root = str(image_root(index, images))
     sizes = {name: tuple(map(len, training_rows(run)[:2])) for name, run in plan.runs.items()}
-    if folder.exists() and not (folder / "recipe.yaml").exists() and any(p.name[0] != "." for p in folder.glob("*")):
+    if folder.exists() and not (folder / LOCK).exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and holds no study; name a new folder")
     failures: dict[str, str] = {}
     with alone(folder):
         for name, run in plan.runs.items():
-            _prepare(folder / "runs" / name, run)
+            runs.begin(folder / "runs" / name, run)
         write_text(folder / "recipe.yaml", yaml.safe_dump(plan.raw, sort_keys=False, allow_unicode=True))
-        print(plan_text(plan, sizes, folder, jobs, search))
+        print(plan_text(plan, sizes, folder, jobs, search), flush=True)
         words = _command(folder, index, images, jobs, search)
         try:
             train_all({name: folder / "runs" / name for name in plan.runs}, plan.runs, jobs, failures)
@@ -90,13 +92,8 @@ def study(
         except KeyboardInterrupt:
             print(f"\nstopped; go on with: {words}", file=sys.stderr)
             raise
-        found |= {
-            "recipe": str(folder / "recipe.yaml"),
-            "index": index,
-            "images": root,
-            "seconds": time.time() - started,
-        }
-        found |= {"commands": _commands(plan, folder, found["models"], index, words)}
+        found |= {"recipe": str(folder / "recipe.yaml"), "index": index, "images": root}
+        found |= {"seconds": time.time() - started, "commands": _commands(plan, folder, found["models"], index, words)}
         results.write_results(folder, found)
         from triaffect.scoring.report import report
 
@@ -107,12 +104,6 @@ def study(
         print(f"failed: {failure['name']}: {failure['reason']}", file=sys.stderr)
     print(f"\n{page}")
     return found
-
-
-def _prepare(run: Path, config: TrainConfig) -> None:
-    if run.exists() and not (run / "config.yaml").exists():
-        shutil.rmtree(run)  # killed before it had begun
-    runs.open_run(run, config, resume=True)
 
 
 def _command(folder: Path, index: str, images: str | None, jobs: int, search: int) -> str:
@@ -126,7 +117,7 @@ def _command(folder: Path, index: str, images: str | None, jobs: int, search: in
 def alone(folder: Path) -> Iterator[None]:
     """Keeps a second study out of the folder; the lock ends with the process, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / LOCK).open("w") as file:
         try:
             import fcntl
 
@@ -175,7 +166,7 @@ def plan_text(plan: Recipe, sizes: Mapping[str, tuple[int, ...]], folder: Path, 
             f"{plan.title}: {len(plan.runs)} runs" + (f", a search of {search} trials" if search else ""),
             text_table(["run", "tasks", "backbone", "size", "epochs × images", "about"], rows),
             *also,
-            f"cost: about {_span(left / at_once)} here, an estimate from {basis}",
+            f"cost: about {_span(left / at_once)} here, an estimate from {basis}" if left else "nothing left to train",
             "",
         ]
     )
@@ -233,7 +224,8 @@ def train_all(
             environment["CUDA_VISIBLE_DEVICES"] = _device(job % devices)
         words = [sys.executable, "-c", CHILD, "train", "--out", str(todo[name]), "--resume"]
         pipe = subprocess.PIPE
-        child = subprocess.Popen(
+        last = ""
+        with subprocess.Popen(
             words,
             stdin=pipe,
             stdout=subprocess.DEVNULL,
@@ -241,14 +233,14 @@ def train_all(
             text=True,
             env=environment,
             start_new_session=True,
-        )
-        children.append(child)
-        last = ""
-        for line in child.stderr or ():
-            last = line.strip() or last
-            sys.stderr.write(line)
-        if child.wait():
-            failures[name] = last.removeprefix("triaffect train: ") or f"ended with code {child.returncode}"
+        ) as child:
+            children.append(child)
+            for line in child.stderr or ():
+                last = line.strip() or last
+                sys.stderr.write(line)
+            code = child.wait()
+        if code:
+            failures[name] = last.removeprefix("triaffect train: ") or f"ended with code {code}"
         free.put(job)
 
     with ThreadPoolExecutor(jobs) as pool:
