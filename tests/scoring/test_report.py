@@ -342,6 +342,18 @@ def test_pairs_are_turned_to_the_one_ahead(change):
     assert (part["count"], part["real"]) == (2, 1)
 
 
+def test_paths_of_the_folder_the_study_ran_in(study, tmp_path, monkeypatch):
+    above = study.parent.parent
+    results = json.loads((study / "results.json").read_text())
+    results |= {name: os.path.relpath(results[name], above) for name in ("index", "images")}
+    (study.parent / "other").mkdir()
+    (study.parent / "other" / "results.json").write_text(json.dumps(results))
+    monkeypatch.chdir(tmp_path)
+    found = Study.read(study.parent / "other")
+    assert found.index.height == 36 * 24
+    assert found.images.samefile(study.parent / "images")
+
+
 def test_missing_predictions_leave_a_note(study, tmp_path, change):
     found = Study.read(change(index=str(study.parent / "index.parquet")))
     assert found.shown() is None

@@ -87,8 +87,8 @@ class Study:
             self.notes.append(f"The images {images!r} are not there any more; frames are shown without them.")
 
     def _found(self, name: str) -> Path | None:
-        """A path that was given to `triaffect study`, perhaps from another folder than ours."""
-        places = (Path(), self.folder, self.folder.parent)
+        """A path as it was given to `triaffect study`, which ran here or in a folder above its own."""
+        places = (Path(), self.folder, *self.folder.resolve().parents)
         return next((place / name for place in places if name and (place / name).exists()), None)
 
     @property
