@@ -1,5 +1,6 @@
 """Studies on small coloured pictures: both papers' recipes, stopping and going on, failures, wrong recipes, search."""
 
+import itertools
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from triaffect.annotations.predictions import load_predictions
 from triaffect.cli import main
 from triaffect.files import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
-from triaffect.learning import heads, training
+from triaffect.learning import heads, runs, training
 from triaffect.learning.recipe import read_recipe
 from triaffect.learning.results import split_halves
 from triaffect.learning.study import same_data, study
@@ -380,7 +381,9 @@ def test_every_bundled_recipe_is_whole():
         read_recipe("initialisation", "i.parquet")
 
 
-def test_seeds_repeat_everything(frames, tmp_path, capsys):
+def test_seeds_repeat_everything_and_energy_is_told(frames, tmp_path, monkeypatch):
+    counter = itertools.count()
+    monkeypatch.setattr(runs, "joules", lambda: 5.0 * next(counter))  # read before and after each epoch
     text = "runs: {a: {model.tasks: [va]}, b: {model.tasks: [va], losses.va: mse}}\nseeds: [0, 1]\ncompare: [[a, b]]\n"
     recipe = write_recipe(tmp_path / "r.yaml", text)
     found = study(recipe, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
@@ -389,6 +392,7 @@ def test_seeds_repeat_everything(frames, tmp_path, capsys):
     assert any(line.startswith("Over 2 seeds a scores") for line in found["answer"])
     scores = [model["scores"]["total"] for model in found["models"]]
     assert scores[0] != scores[2]
+    assert [model["energy_joules"] for model in found["models"]] == [5.0] * 4
 
 
 def test_heads_stand_in_a_study(frames, tmp_path):

@@ -241,7 +241,7 @@ def test_contact_sheet_refuses(crops):
 
 def test_a_crop_of_absurd_size_is_not_decoded(crops, monkeypatch):
     index, root = crops
-    monkeypatch.setattr("triaffect.scoring.contact.MAX_PIXELS", 112 * 100 - 1)
+    monkeypatch.setattr("triaffect.pictures.MAX_PIXELS", 112 * 100 - 1)
     figure = plots.contact_sheet(index, root, 5)
     assert sum(word.startswith("cannot be decoded") for word in words(figure)) == 5
 
