@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -87,6 +88,24 @@ def close_run(run: Path, history: list[dict[str, float]], select: str, parameter
         "skipped_images": bad,
     }
     write_text(run / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def joules() -> float | None:
+    """Energy that the GPUs in use and the CPU packages have counted so far; None where none of them counts.
+
+    GPUs through NVML, where the package nvidia-ml-py is there; CPUs through Linux's powercap, where it may be read.
+    """
+    found = []
+    for file in Path("/sys/class/powercap").glob("intel-rapl:[0-9]/energy_uj"):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int(file.read_text()) / 1e6)
+    for device in range(torch.cuda.device_count()):
+        with contextlib.suppress(Exception):  # no package, no driver, no counter
+            import pynvml
+
+            handle = torch.cuda._get_pynvml_handler(device)
+            found.append(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
+    return sum(found) if found else None
 
 
 def finished(run: Path) -> bool:

@@ -98,7 +98,8 @@ def study(
         from triaffect.scoring.report import report
 
         page = report(folder)
-    print(f"\n{plain_table(found)}\n")
+    if found["models"]:
+        print(f"\n{plain_table(found)}\n")
     print("\n".join(found["answer"]))
     for failure in found["failures"]:
         print(f"failed: {failure['name']}: {failure['reason']}", file=sys.stderr)
@@ -185,8 +186,8 @@ def estimate(config: TrainConfig, train: int, val: int) -> float:
         parameters = 25_000_000
     # ResNets do .16 multiplications a parameter and pixel of 224 x 224; 1.5e11 a second is a CPU's bfloat16, measured.
     operations = 160 * parameters * (model.size / 224) ** 2
-    rate = 1e13 if torch.cuda.is_available() and config.training.accelerator != "cpu" else 1.5e11
-    each = max(operations / rate, 2e-4)
+    gpu = torch.cuda.is_available() and config.training.accelerator != "cpu"
+    each = max(operations / (1e13 if gpu else 1.5e11), 5e-5 if gpu else 1e-3)  # small networks wait for other things
     return config.training.epochs * ((1 if model.frozen else 3) * train + val) * each
 
 

@@ -78,6 +78,7 @@ class AffectTraining(lightning.LightningModule):
         self._steps = 0
         self._judged: list[dict[str, Tensor]] = []
         self._started = self._trained = 0.0
+        self._joules: float | None = None
         self._total_steps = 1
         self._drawn = time.perf_counter()  # a short run is drawn once, at its end
         if config.model.frozen:
@@ -133,7 +134,7 @@ class AffectTraining(lightning.LightningModule):
         state = np.random.SeedSequence((self.config.training.seed, self.current_epoch, self.global_rank))
         torch.manual_seed(int(state.generate_state(1)[0]))
         self._sums, self._steps, self._recent = None, 0, []
-        self._started = time.perf_counter()
+        self._started, self._joules = time.perf_counter(), runs.joules()
         if self.config.model.frozen:
             self.model.backbone.eval()
 
@@ -204,7 +205,9 @@ class AffectTraining(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Judges the whole split by the official measures, keeps the best model and writes the metrics."""
         training = self.config.training
-        metrics = self._metrics()
+        metrics, joules = self._metrics(), runs.joules()
+        if joules is not None and self._joules is not None and joules >= self._joules:
+            metrics["energy_joules"] = joules - self._joules
         score = metrics["val/total" if training.select == "total" else f"val/{training.select}"]
         improved = score > self.best
         self.stalled = 0 if improved else self.stalled + 1
