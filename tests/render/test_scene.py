@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
+from triaffect.pictures import TEMPLATE, similarity
 from triaffect.render.model import SKIN, f32
 from triaffect.render.person import make_person
 from triaffect.render.props import make_background
 from triaffect.render.ranges import Ranges
 from triaffect.render.renderer import _frame
-from triaffect.render.scene import TEMPLATE, Light, Scene, rotation, similarity
+from triaffect.render.scene import Light, Scene, rotation
 from triaffect.render.skin import hair_cover
 
 PLAIN = Ranges(glasses=0, covering=0, bald=1, beard=0, stubble=0, lipstick=0, lopsided=0, asymmetry=0, identity=0.2)

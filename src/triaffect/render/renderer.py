@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from triaffect.pictures import TEMPLATE, similarity
 from triaffect.render.model import EYE_LEFT, EYE_RIGHT, MOUTH, SKIN, TEETH, FaceModel, Floats, f32, trace
 from triaffect.render.paint import TILE, Atlas
 from triaffect.render.person import Person, linear
 from triaffect.render.props import draw_glasses, draw_occluder, hang_hair
-from triaffect.render.scene import TEMPLATE, Scene, develop, rotation, similarity
+from triaffect.render.scene import Scene, develop, rotation
 
 PIVOT = f32([0, 0.5, 4.0])
 """The head turns about this point of the neutral mesh."""

@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 
 from triaffect.render.model import Floats, f32
 
-# Where a 112 px aligned crop has the eyes, the tip of the nose and the corners of the mouth.
-TEMPLATE = f32([(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)])
-
 
 @dataclass
 class Light:
@@ -86,14 +83,6 @@ def rotation(yaw: float, pitch: float, roll: float) -> Floats:
     about_x = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
     about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
     return f32(about_y @ about_x @ about_z)
-
-
-def similarity(source: Floats, target: Floats) -> Floats:
-    """(2, 3) rotation, scale and shift that bring `source` nearest to `target` (Umeyama 1991, without reflection)."""
-    a, b = source - source.mean(0), target - target.mean(0)
-    turn = complex((a * b).sum(), (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / float((a**2).sum())
-    matrix = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
-    return f32(np.c_[matrix, target.mean(0) - matrix @ source.mean(0)])
 
 
 def develop(picture: Floats, scene: Scene, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
