@@ -1,4 +1,4 @@
-"""The bundled sample: 1,188 rendered faces of 36 invented people, in the raw layout of Aff-Wild2.
+"""The bundled sample: 1,584 rendered faces of 48 invented people, in the raw layout of Aff-Wild2.
 
 Nobody real is in it. It was drawn by `triaffect render` with ICT-FaceKit (MIT, University of Southern California,
 Institute for Creative Technologies) and may be used and passed on under the MIT licence; `data/README.md` has the
