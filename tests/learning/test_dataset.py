@@ -8,9 +8,19 @@ import torch
 from PIL import Image
 
 from triaffect.annotations.index import load_index
+from triaffect.annotations.predictions import save_predictions
 from triaffect.files import InputError
-from triaffect.learning.config import DataConfig
-from triaffect.learning.dataset import Augmentation, EpochSampler, FrameDataset, augmentation, image_root, loader
+from triaffect.labels import PREDICTION_COLUMNS
+from triaffect.learning.config import DataConfig, TrainConfig
+from triaffect.learning.dataset import (
+    Augmentation,
+    EpochSampler,
+    FrameDataset,
+    augmentation,
+    image_root,
+    loader,
+    training_rows,
+)
 from triaffect.pictures import decode, fit
 
 NONE = Augmentation(0, 0, 0, 0, 0)
@@ -160,3 +170,57 @@ def test_the_image_root_is_asked_for_where_it_is_not_known(frames, tmp_path):
         image_root(frames[0], None)
     with pytest.raises(InputError, match="no such folder"):
         image_root(frames[0], tmp_path / "nowhere")
+
+
+def test_a_worse_camera_and_a_covered_patch_leave_shape_and_follow_from_the_draw():
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    worse = Augmentation(0, 0, 0, 0, 0, degrade=1.0, erase=1.0)
+    twice = [worse(pixels, np.random.default_rng(seed)) for seed in (3, 3, 4)]
+    assert twice[0].shape == pixels.shape
+    assert twice[0].dtype == np.uint8
+    assert (twice[0] == twice[1]).all()
+    assert (twice[0] != twice[2]).any()
+    covered = Augmentation(0, 0, 0, 0, 0, erase=1.0)(pixels, np.random.default_rng(1))
+    changed = (covered != pixels).any(2)
+    assert 0.01 <= changed.mean() <= 0.26
+    assert len(np.unique(covered[changed], axis=0)) == 1
+
+
+def soft_files(folder, images):
+    n = len(images)
+    votes = np.full((n, 8), 0.125)
+    expr = {name: votes[:, i] for i, name in enumerate(PREDICTION_COLUMNS["expr"])}
+    save_predictions(pl.DataFrame({"image": images, **expr}), folder / "votes.parquet")
+    au = {name: np.full(n, 0.25) for name in PREDICTION_COLUMNS["au"]}
+    save_predictions(pl.DataFrame({"image": images, **au}), folder / "teacher.parquet")
+    return [str(folder / "votes.parquet"), str(folder / "teacher.parquet")]
+
+
+def test_soft_labels_stand_in_for_missing_ones_only(frames, tmp_path):
+    index = load_index(frames[0])
+    inside_train = index.filter((pl.col("split") == "train") & pl.col("exists"))
+    softs = soft_files(tmp_path, inside_train["image"].unique(maintain_order=True))
+    config = TrainConfig(DataConfig(str(frames[0]), str(frames[1]), soft=softs))
+    train, val, images = training_rows(config)
+    hard = FrameDataset(inside_train, images, 8)
+    rows = inside_train.with_row_index("at").join(train.select("image"), on="image", how="semi")["at"].to_numpy()
+    soft = FrameDataset(train, images, 8)
+    assert len(soft) == len(inside_train)  # each has a label now
+    for i, row in enumerate(rows):
+        code = hard.targets["expr"][row]
+        expected = np.full(8, 0.125) if code < 0 else np.eye(8)[code]
+        np.testing.assert_allclose(soft.targets["expr"][i], expected)
+    known = ~np.isnan(hard.targets["au"][rows])
+    np.testing.assert_array_equal(soft.targets["au"][known], hard.targets["au"][rows][known])
+    assert (soft.targets["au"][~known] == 0.25).all()
+    assert FrameDataset(val, images, 8).targets["expr"].ndim == 1  # judged by labels alone
+
+
+def test_two_soft_files_of_one_task_are_refused(frames, tmp_path):
+    softs = soft_files(tmp_path, load_index(frames[0], "train")["image"].unique(maintain_order=True))
+    with pytest.raises(InputError, match=r"votes.parquet: \w+ stands in another file"):
+        training_rows(TrainConfig(DataConfig(str(frames[0]), str(frames[1]), soft=[softs[0], softs[0]])))
+    foreign = str(tmp_path / "foreign.parquet")
+    save_predictions(pl.DataFrame({"image": ["x.jpg"], "valence": [0.0], "arousal": [0.0]}), foreign)
+    with pytest.raises(InputError, match="none of the images"):
+        training_rows(TrainConfig(DataConfig(str(frames[0]), str(frames[1]), soft=[foreign])))

@@ -15,6 +15,7 @@ from triaffect.learning.losses import (
     binary_cross_entropy,
     ccc_loss,
     cross_entropy,
+    expression_focal,
     expression_weights,
     mse,
 )
@@ -144,3 +145,21 @@ def test_total_is_the_weighted_sum():
     module = losses(weights={"va": 2.0, "expr": 0.5})
     each = module(raw, targets)
     assert module.total(each).item() == pytest.approx((2 * each["va"] + 0.5 * each["expr"] + each["au"]).item())
+
+
+def test_a_distribution_as_target_is_the_formula_and_a_one_hot_is_the_code():
+    rng = np.random.default_rng(0)
+    raw, weights = rng.normal(size=(6, 8)), rng.uniform(0.5, 2, 8)
+    target = rng.dirichlet(np.ones(8), 6)
+    log_p = raw - np.log(np.exp(raw).sum(1, keepdims=True))
+    expected = (-(target * log_p).sum(1) * (target @ weights))[:4].mean()
+    holed = torch.from_numpy(np.where(np.arange(6)[:, None] < 4, target, np.nan))
+    got = cross_entropy(torch.from_numpy(raw), holed, torch.from_numpy(weights))
+    assert got.item() == pytest.approx(expected)
+    codes = torch.tensor([0, 3, -1, 7, 7, 1])
+    one_hot = torch.where(codes[:, None] < 0, torch.nan, F.one_hot(codes.clamp(min=0), 8).float())
+    logits = torch.from_numpy(raw).float()
+    assert cross_entropy(logits, one_hot, None, 0.1).item() == pytest.approx(
+        cross_entropy(logits, codes, None, 0.1).item()
+    )
+    assert expression_focal(logits, one_hot, 2.0).item() == pytest.approx(expression_focal(logits, codes, 2.0).item())

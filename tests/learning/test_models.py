@@ -77,6 +77,15 @@ def test_normalisation_is_part_of_the_model(model):
     assert torch.allclose(model.features(pixels), model.backbone(by_hand), atol=1e-5)
 
 
+def test_a_grey_model_sees_brightness_only(tmp_path):
+    model = AffectModel("resnet10t", size=48, grey=True).eval()
+    colour = images().float()
+    grey = (colour * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    model.save_pretrained(tmp_path / "m")
+    for network in (model, AffectModel.from_pretrained(tmp_path / "m")):
+        torch.testing.assert_close(network(colour)["va"], network(grey)["va"], rtol=1e-4, atol=1e-4)
+
+
 def test_predictions_are_in_range():
     raw = {"va": torch.tensor([[3.0, -0.5]]), "expr": torch.randn(1, 8), "au": torch.randn(1, 12) * 9}
     found = probabilities(raw)

@@ -31,6 +31,10 @@ class DataConfig:
         scale: Largest relative change of size, as 0.1 for 0.9 to 1.1.
         shift: Largest shift along either axis, as a share of the image size.
         jitter: Largest relative change of brightness, contrast and saturation.
+        degrade: Probability of a worse camera: fewer pixels, blur, grain, another gamma, coarse JPEG, each drawn.
+        erase: Probability of a covered patch (Zhong et al. 2020), up to a quarter of the image.
+        soft: Predictions files, of a teacher or with a crowd's votes: their values are the targets where the index
+            has no label of its own; each fills in the tasks it has.
         on_bad_image: What a corrupt or vanished image does: it is named and skipped, or it stops the run.
         workers: Processes that decode.
     """
@@ -46,6 +50,9 @@ class DataConfig:
     scale: float = 0.0
     shift: float = 0.0
     jitter: float = 0.0
+    degrade: float = 0.0
+    erase: float = 0.0
+    soft: list[str] = field(default_factory=list)
     on_bad_image: Literal["skip", "error"] = "skip"
     workers: int = 2
 
@@ -64,6 +71,7 @@ class ModelConfig:
         size: Side of the square input, in pixels.
         pretrained: `false`, `true` (timm's weights, from its hub), a model folder of ours, or a local weights file
             (.safetensors, or a .pth without code in it).
+        grey: See brightness only, for training on images some of which have no colour.
         frozen: Train the heads only.
     """
 
@@ -75,6 +83,7 @@ class ModelConfig:
     size: int = 112
     pretrained: bool | str = True
     frozen: bool = False
+    grey: bool = False
 
 
 @dataclass
@@ -194,6 +203,8 @@ class TrainConfig:
         limits: dict[str, tuple[float, float, float]] = {
             "data.fraction": (self.data.fraction, 1e-9, 1.0),
             "data.flip": (self.data.flip, 0.0, 1.0),
+            "data.degrade": (self.data.degrade, 0.0, 1.0),
+            "data.erase": (self.data.erase, 0.0, 1.0),
             "data.workers": (self.data.workers, 0, 1024),
             "model.size": (self.model.size, 16, 2048),
             "model.dropout": (self.model.dropout, 0.0, 0.99),

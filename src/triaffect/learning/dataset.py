@@ -1,12 +1,13 @@
 """From index rows to batches: decoding, augmentation, order. A batch is decoded and warped in one call.
 
 A batch holds uint8 images (N, 3, size, size), RGB; normalisation is the model's own first layer, so that training,
-inference and exported models cannot differ in it. Missing targets are NaN (va, au) and -1 (expr).
+inference and exported models cannot differ in it. Missing targets are NaN (va, au) and -1 (expr); with soft labels
+expressions are distributions (N, 8), missing rows NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,22 @@ from typing import Any
 import cv2
 import numpy as np
 import polars as pl
+import simplejpeg
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from triaffect.annotations.index import index_info, load_index, subset
+from triaffect.annotations.predictions import load_predictions
 from triaffect.files import InputError, inside
-from triaffect.labels import LABEL_COLUMNS
+from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS
 from triaffect.learning.config import DataConfig, TrainConfig
 from triaffect.pictures import decode, fit
 
 HAS_CROP = pl.col("exists").fill_null(True)
 """Rows with a crop; a generic table that does not say is taken at its word, and what is not there is named later."""
+
+SOFT = "soft/"
+"""Before the names of prediction columns that stand in for missing labels (`data.soft`)."""
 
 Batch = dict[str, Any]
 
@@ -47,7 +53,7 @@ def image_root(index: str | Path, images: str | Path | None) -> Path:
 class Augmentation:
     """Flip, rotation, scale, shift as one affine warp, and brightness, contrast, saturation as one colour matrix.
 
-    Every image of a batch has its own draw.
+    Every image of a batch has its own draw. `degrade` and `erase` are what a worse camera and a hand make of a face.
     """
 
     flip: float
@@ -55,6 +61,8 @@ class Augmentation:
     scale: float
     shift: float
     jitter: float
+    degrade: float = 0.0
+    erase: float = 0.0
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Augments one picture (size, size, 3), uint8; its border is repeated where the warp looks outside."""
@@ -77,7 +85,34 @@ class Augmentation:
             colour[:, :3] = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
             colour[:, 3] = (1 - contrast) * 127.5
             pixels = cv2.transform(pixels, colour)
+        if self.degrade and rng.random() < self.degrade:
+            pixels = _degrade(pixels, rng)
+        if self.erase and rng.random() < self.erase:
+            height, width = (rng.uniform(0.1, 0.5, 2) * size).astype(int)
+            top, left = rng.integers(0, size - height), rng.integers(0, size - width)
+            pixels = np.array(pixels)
+            pixels[top : top + height, left : left + width] = rng.integers(0, 256, 3)
         return pixels
+
+
+def _degrade(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    size = pixels.shape[0]
+    fewer, blur, grain, gamma, jpeg = rng.random(5) < 0.5
+    if gamma:
+        curve = 255 * np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.7, 0.7))
+        pixels = cv2.LUT(pixels, curve.astype(np.uint8))
+    if fewer:
+        side = int(size * rng.uniform(0.3, 0.9))
+        pixels = cv2.resize(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), (size, size))
+    if blur:
+        pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.2, 1.4) * size / 112)
+    if grain:
+        noise = rng.standard_normal((size, size, 1), dtype=np.float32) * rng.uniform(1, 12)
+        pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+    if jpeg:
+        data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), int(rng.integers(20, 90)))
+        pixels = simplejpeg.decode_jpeg(data, "RGB")
+    return pixels
 
 
 class FrameDataset(Dataset[Batch]):
@@ -104,13 +139,22 @@ class FrameDataset(Dataset[Batch]):
         self.targets = {task: self._target(task) for task in LABEL_COLUMNS}
 
     def _target(self, task: str) -> np.ndarray:
-        columns = [
-            self.index[name] if name in self.index.columns else pl.Series(name, [None] * len(self.index), pl.Float32)
-            for name in LABEL_COLUMNS[task]
-        ]
-        if task == "expr":
-            return columns[0].cast(pl.Int64).fill_null(-1).to_numpy()
-        return np.stack([column.cast(pl.Float32).fill_null(float("nan")).to_numpy() for column in columns], 1)
+        labels, soft = self._columns(LABEL_COLUMNS[task]), self._columns([SOFT + c for c in PREDICTION_COLUMNS[task]])
+        if task != "expr":
+            return np.where(np.isnan(labels), soft, labels)
+        codes = np.nan_to_num(labels[:, 0], nan=-1).astype(np.int64)
+        if np.isnan(soft).all():
+            return codes
+        return np.where(codes[:, None] < 0, soft, np.eye(soft.shape[1], dtype=np.float32)[codes])
+
+    def _columns(self, names: Sequence[str]) -> np.ndarray:
+        """(N, len(names)) float32, NaN where there is nothing."""
+        hole = pl.lit(None, pl.Float32)
+        held = set(self.index.columns)
+        return self.index.select(
+            (pl.col(name) if name in held else hole.alias(name)).cast(pl.Float32).fill_null(float("nan"))
+            for name in names
+        ).to_numpy()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -202,7 +246,9 @@ def _as_is(batch: Any) -> Any:
 
 def augmentation(config: DataConfig) -> Augmentation:
     """The augmentation that a configuration asks for."""
-    return Augmentation(config.flip, config.rotation, config.scale, config.shift, config.jitter)
+    return Augmentation(
+        config.flip, config.rotation, config.scale, config.shift, config.jitter, config.degrade, config.erase
+    )
 
 
 def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path]:
@@ -215,7 +261,10 @@ def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path
     if not name:
         raise InputError("data.index is not set; name the index that `triaffect index` wrote")
     index = load_index(name)
-    columns = [c for task in config.model.tasks for c in LABEL_COLUMNS[task] if c in index.columns]
+    for path in data.soft:
+        index = _with_soft(index, path, data.train)
+    named = [c for t in config.model.tasks for c in (*LABEL_COLUMNS[t], *(SOFT + p for p in PREDICTION_COLUMNS[t]))]
+    columns = [c for c in named if c in index.columns]
     if not columns:
         raise InputError(f"{name}: has no label of {', '.join(config.model.tasks)}")
     usable = HAS_CROP & pl.any_horizontal(pl.col(columns).is_not_null())
@@ -233,3 +282,16 @@ def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path
         raise InputError(f"{name}: no label of {select} in split {data.val!r}, which training.select judges by")
     train_rows = subset(found[0], data.fraction, data.fraction_by, config.training.seed)
     return train_rows, found[1], image_root(name, data.images)
+
+
+def _with_soft(index: pl.DataFrame, path: str, split: str) -> pl.DataFrame:
+    """The index with a predictions file's values beside the labels, for one split."""
+    said = load_predictions(path).drop("filled", strict=False)
+    said = said.rename({c: SOFT + c for c in said.columns if c != "image"})
+    if twice := set(said.columns) & set(index.columns) - {"image"}:
+        raise InputError(f"{path}: {min(twice).removeprefix(SOFT)} stands in another file of data.soft, too; keep one")
+    images = index.filter(pl.col("split") == split).select("image").unique()
+    said = said.join(images, on="image", how="semi")
+    if said.is_empty():
+        raise InputError(f"{path}: has none of the images of split {split!r}; name predictions of this index")
+    return index.join(said, on="image", how="left", maintain_order="left")

@@ -1,7 +1,8 @@
 """What each task minimises. Every loss takes a batch as it is and is zero, with a graph, where nothing is labelled.
 
-Raw outputs are (N, 2) for va, (N, 8) for expr, (N, 12) for au; missing targets are NaN, -1 and NaN. Sums over labelled
-entries are divided by their number; no value leaves the device.
+Raw outputs are (N, 2) for va, (N, 8) for expr, (N, 12) for au; missing targets are NaN, -1 and NaN. Expressions are
+codes (N,) or, where a teacher or a crowd speaks, distributions (N, 8) with rows of NaN. Sums over labelled entries are
+divided by their number; no value leaves the device.
 """
 
 from __future__ import annotations
@@ -50,16 +51,25 @@ def cross_entropy(raw: Tensor, target: Tensor, weights: Tensor | None = None, sm
 
     The mean divides by the number of rows, as in the paper; `F.cross_entropy(weight=w)` would divide by the sum of w.
     """
-    values = F.cross_entropy(raw, target.clamp(min=0), reduction="none", label_smoothing=smoothing)
+    known, mask = _known(target)
+    values = F.cross_entropy(raw, known, reduction="none", label_smoothing=smoothing)
     if weights is not None:
-        values = values * weights[target.clamp(min=0)]
-    return masked_mean(values, target >= 0)
+        values = values * (weights[known] if known.ndim == 1 else known @ weights)
+    return masked_mean(values, mask)
+
+
+def _known(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Expression targets without holes, and where there were none."""
+    if target.ndim == 1:
+        return target.clamp(min=0), target >= 0
+    return target.nan_to_num(), ~torch.isnan(target).any(1)
 
 
 def expression_focal(raw: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Cross-entropy times (1 - p_y)^gamma (Lin et al. 2017)."""
-    values = F.cross_entropy(raw, target.clamp(min=0), reduction="none")
-    return masked_mean((1 - torch.exp(-values)) ** gamma * values, target >= 0)
+    known, mask = _known(target)
+    values = F.cross_entropy(raw, known, reduction="none")
+    return masked_mean((1 - torch.exp(-values)) ** gamma * values, mask)
 
 
 def binary_cross_entropy(raw: Tensor, target: Tensor, pos_weight: Tensor | None = None) -> Tensor:

@@ -53,6 +53,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         dropout: Dropout before each head's last layer.
         size: Side of the square input, in pixels.
         pretrained: Load timm's weights from its hub. Loading a saved model never does.
+        grey: See brightness only (ITU-R BT.601), in all three channels.
 
     Raises:
         InputError: An unknown backbone, task or head; weights that cannot be fetched.
@@ -67,6 +68,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         dropout: float = 0.0,
         size: int = 112,
         pretrained: bool = False,
+        grey: bool = False,
     ) -> None:
         super().__init__()
         if unknown := set(tasks) - set(TASKS):
@@ -79,12 +81,15 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
             "hidden": hidden,
             "dropout": dropout,
             "size": size,
+            "grey": grey,
         }
         self.provenance: dict[str, Any] = {}
         self.backbone = _backbone(backbone, size, pretrained)
         self.mean: Tensor
         self.std: Tensor
         self._normalise_by(timm.data.resolve_model_data_config(self.backbone))
+        self.luma: Tensor
+        self.register_buffer("luma", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1), persistent=False)
         self.width = self._width(size)
         self.heads = nn.ModuleDict(
             {task: _head(head, self.width, OUTPUTS[task], hidden, dropout) for task in self.tasks}
@@ -106,7 +111,10 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
 
     def features(self, images: Tensor) -> Tensor:
         """The backbone's pooled features (N, width) of RGB images (N, 3, size, size), 0..255, uint8 or float."""
-        return self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
+        pixels = images.to(self.mean.dtype)
+        if self.settings["grey"]:
+            pixels = (pixels * self.luma).sum(1, keepdim=True)
+        return self.backbone((pixels - self.mean) / self.std)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The raw output of each task: (N, 2), (N, 8), (N, 12); see `features` for the images."""
