@@ -1,0 +1,1 @@
+"""Using models on the world: find faces in photos, videos and cameras, and describe them."""
