@@ -113,7 +113,7 @@ def test_tuning_finds_a_known_optimum(make):
 
 def test_tuned_scores_are_official_scores_of_the_fused(pair):
     single, multi, index = pair
-    lambdas, tuning = tune_fusion(single, multi, index, grid=[0, 0.3, 0.6, 1])
+    _, tuning = tune_fusion(single, multi, index, grid=[0, 0.3, 0.6, 1])
     assert tuning.curves.height == 12
     for share in (0, 0.3, 0.6, 1):
         tasks = score(fuse(single, multi, dict.fromkeys(TASKS, share)), index, resamples=0).tasks
@@ -121,14 +121,48 @@ def test_tuned_scores_are_official_scores_of_the_fused(pair):
             row = tuning.curves.filter(pl.col("task") == task, (pl.col("lambda") - share).abs() < 1e-9)
             assert row["score"].item() == pytest.approx(expected, abs=1e-12)
     rows = {row["task"]: row for row in tuning.scores.to_dicts()}
-    for name, table in (
-        ("single", single),
-        ("multi", multi),
-        ("fixed", fuse(single, multi)),
-        ("in_sample", fuse(single, multi, lambdas)),
-    ):
+    for name, table in (("single", single), ("multi", multi), ("fixed", fuse(single, multi))):
         tasks = score(table, index, resamples=0).tasks
         assert {task: row[name] for task, row in rows.items()} == pytest.approx(tasks, abs=1e-12)
+    best = tuning.curves.group_by("task").agg(pl.col("score").max())
+    assert {task: row["in_sample"] for task, row in rows.items()} == dict(best.rows())
+
+
+@pytest.mark.parametrize("worse", [0, 1])
+def test_a_clear_optimum_is_found_and_an_unclear_one_leaves_the_papers(make, worse):
+    """A side that is noise gets next to no weight, whichever it is; two sides of one strength stay near the paper's."""
+    base, index = make(5, videos=10, frames=60, missing=False)
+    rng, truth = np.random.default_rng(worse), index.select("valence", "arousal").to_numpy()
+
+    def side(sd: float) -> pl.DataFrame:
+        valence, arousal = (truth + rng.normal(0, sd, truth.shape)).clip(-1, 1).T
+        return base.select("image", valence=pl.Series(valence), arousal=pl.Series(arousal))
+
+    good, bad = side(0.05), side(2.0)
+    sides = (good, bad) if worse else (bad, good)
+    assert tune_fusion(*sides, index)[0]["va"] == pytest.approx(worse, abs=0.1)
+    assert tune_fusion(side(0.3), side(0.3), index)[0]["va"] == pytest.approx(0.4, abs=0.1)
+
+
+def test_on_few_videos_the_rule_is_steadier_than_the_best_of_the_curve(make):
+    """Two models of one strength, each good on some people and poor on others: who leads among six says little."""
+    chosen: list = []
+    greedy: list = []
+    for seed in range(12):
+        base, index = make(seed, videos=12, frames=15, missing=False)
+        rng, truth = np.random.default_rng(seed), index.select("valence", "arousal").to_numpy()
+        video = index["video"].rank("dense").to_numpy() - 1
+        sides = []
+        for _ in range(2):
+            spread = rng.choice([0.1, 1.5], (12, 1))[video]
+            va = (truth + rng.normal(0, 1, truth.shape) * spread).clip(-1, 1)
+            sides.append(base.select("image", valence=pl.Series(va[:, 0]), arousal=pl.Series(va[:, 1])))
+        seen, held = (index.filter(pl.Series(video < 6)), index.filter(pl.Series(video >= 6)))
+        lambdas, tuning = tune_fusion(*sides, seen)
+        best = tuning.curves["lambda"][tuning.curves["score"].arg_max()]
+        for share, found in ((lambdas["va"], chosen), (best, greedy)):
+            found.append(score(fuse(*sides, {"va": share}), held, resamples=0).total)
+    assert np.mean(chosen) > np.mean(greedy) + 0.005
 
 
 def test_tuning_does_not_leak(make):
