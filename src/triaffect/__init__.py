@@ -32,6 +32,7 @@ _HOMES = {
     "TrainConfig": "learning.config",
     "train": "learning.training",
     "predict": "learning.inference",
+    "Analyzer": "media.analyzer",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -16,6 +16,7 @@ import av
 import av.error
 import cv2
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from triaffect.files import InputError
@@ -27,7 +28,7 @@ _TICKS = 90_000  # a second; the clock of MPEG, fine enough for every frame rate
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame: its number from 0, its time in seconds from the first frame, its RGB uint8 pixels (height, width, 3)."""
+    """One frame: its number from 0, its time in seconds from the first one, its RGB uint8 pixels (height, width, 3)."""
 
     number: int
     time: float
@@ -56,11 +57,11 @@ def frames(path: Path, every: int = 1, fps: float | None = None) -> Generator[Fr
             raise InputError(f"{path}: {system or 'not a photo or video that can be read'}") from None
         except (av.error.FFmpegError, ValueError, UnicodeError):
             raise InputError(f"{path}: not a photo or video that can be read") from None
-        if not container.streams.video:
-            raise InputError(
-                f"{path}: holds no pictures, only {container.streams[0].type if container.streams else 'air'}"
-            )
-        stream = container.streams.video[0]
+        # The cover picture of a song is no video.
+        moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not moving:
+            raise InputError(f"{path}: holds no moving pictures; give a video")
+        stream = moving[0]
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAX_PIXELS:
             raise InputError(f"{path}: {width}x{height} pixels, more than {MAX_PIXELS:,}")
@@ -193,7 +194,7 @@ def ahead(source: Generator[T], depth: int = 4) -> Generator[T]:
 
 
 class Writer:
-    """Writes RGB frames (height, width, 3) with their times as H.264 in an MP4 file; the first one's size is everyone's.
+    """Writes RGB frames (height, width, 3) with their times as H.264 in an MP4 file, all in the size of the first.
 
     Odd sizes lose their last row or column, which the format cannot hold. Sound is not copied.
     """
