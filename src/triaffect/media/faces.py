@@ -39,7 +39,10 @@ class Face:
     @property
     def five(self) -> NDArray[np.float32]:
         """(5, 2) landmarks, or where the box says that they are."""
-        return FIVE * self.box[2:] + np.float32(self.box[:2]) if self.landmarks is None else self.landmarks
+        if self.landmarks is not None:
+            return self.landmarks
+        x, y, w, h = self.box
+        return FIVE * np.array([w, h], np.float32) + np.array([x, y], np.float32)
 
 
 class Detector(Protocol):
@@ -130,7 +133,7 @@ class YuNet:
             points = np.tile(cell, 5) + marks[0, at]
             found.append(np.c_[np.c_[corner, extent, points] * stride, score[at]])
         rows = np.concatenate(found)
-        rows[:, :14] /= np.tile(np.float32([w / width, h / height]), 7)
+        rows[:, :14] /= np.tile([w / width, h / height], 7)
         return rows
 
 
