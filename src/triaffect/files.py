@@ -68,3 +68,23 @@ def inside(root: str | os.PathLike[str], relative: str) -> Path:
     if relative.startswith(("/", "\\")) or ".." in relative.replace("\\", "/").split("/") or ":" in relative[:3]:
         raise InputError(f"{relative!r}: leaves the image root; use a path relative to {os.fspath(root)}")
     return Path(root, relative)
+
+
+BASE = "triaffect-base"
+"""The name of the bundled model."""
+
+
+def model_folder(model: str | os.PathLike[str]) -> Path:
+    """The folder with `config.json` of a model.
+
+    Args:
+        model: `triaffect-base`, a run folder or a model folder.
+
+    Raises:
+        InputError: There is no model there.
+    """
+    folder = Path(__file__).with_name("media") / "base" if os.fspath(model) == BASE else Path(model)
+    for candidate in (folder / "model", folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise InputError(f"{model}: holds no model (config.json); name {BASE}, a run folder or a model folder")

@@ -177,6 +177,20 @@ def index_info(path: StrPath) -> dict[str, Any]:
     return parquet_info(path)
 
 
+def image_root(index: str | Path, images: str | Path | None) -> Path:
+    """The folder that the column `image` is relative to: the one given, else the one the index was made with.
+
+    Raises:
+        InputError: Neither is known, or the folder does not exist.
+    """
+    root = images or index_info(index).get("images")
+    if not root:
+        raise InputError(f"{index}: does not say where its images are; name the folder with --images")
+    if not Path(root).is_dir():
+        raise InputError(f"{root}: no such folder of images; name it with --images")
+    return Path(root)
+
+
 def parquet_info(path: StrPath) -> dict[str, Any]:
     """The JSON under `METADATA` of a Parquet file; empty where there is none."""
     try:

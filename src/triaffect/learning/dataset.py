@@ -19,7 +19,7 @@ import simplejpeg
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from triaffect.annotations.index import index_info, load_index, subset
+from triaffect.annotations.index import image_root, load_index, subset
 from triaffect.annotations.predictions import load_predictions
 from triaffect.files import InputError, inside
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS
@@ -33,20 +33,6 @@ SOFT = "soft/"
 """Before the names of prediction columns that stand in for missing labels (`data.soft`)."""
 
 Batch = dict[str, Any]
-
-
-def image_root(index: str | Path, images: str | Path | None) -> Path:
-    """The folder that the column `image` is relative to: the one given, else the one the index was made with.
-
-    Raises:
-        InputError: Neither is known, or the folder does not exist.
-    """
-    root = images or index_info(index).get("images")
-    if not root:
-        raise InputError(f"{index}: does not say where its images are; name the folder with --images")
-    if not Path(root).is_dir():
-        raise InputError(f"{root}: no such folder of images; name it with --images")
-    return Path(root)
 
 
 @dataclass(frozen=True)

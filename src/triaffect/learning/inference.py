@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from tqdm import tqdm
 
-from triaffect.files import InputError
+from triaffect.files import InputError, model_folder
 from triaffect.labels import PREDICTION_COLUMNS
 from triaffect.learning.dataset import FrameDataset, loader
 from triaffect.learning.models import AffectModel, probabilities
@@ -20,16 +20,12 @@ from triaffect.learning.runs import precision
 
 
 def load_model(path: str | Path) -> AffectModel:
-    """The model of a run folder or a model folder.
+    """The model of a run folder or a model folder, or the bundled one by its name.
 
     Raises:
         InputError: There is no model there.
     """
-    folder = Path(path)
-    for candidate in (folder / "model", folder):
-        if (candidate / "config.json").is_file():
-            return AffectModel.from_pretrained(candidate)
-    raise InputError(f"{folder}: holds no model (config.json and model.safetensors); name a run or a model folder")
+    return AffectModel.from_pretrained(model_folder(path))
 
 
 @torch.inference_mode()

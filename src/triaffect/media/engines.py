@@ -1,0 +1,272 @@
+"""A model behind ONNX Runtime, OpenVINO or torch: uint8 crops in, predictions out; and the choice of the fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from triaffect.files import BASE, InputError, inside, model_folder
+from triaffect.labels import OUTPUTS, PREDICTION_COLUMNS, TASKS
+from triaffect.pictures import decode, fit
+
+ENGINES = ("auto", "onnx", "openvino", "torch")
+FEW = 2000
+"""Faces below which `auto` does not wait for an engine that takes longer to load than ONNX Runtime does."""
+TOLERANCE = 0.03
+"""Largest difference of a prediction that half precision may make."""
+
+Crops = NDArray[np.uint8]
+Outputs = dict[str, NDArray[np.float32]]
+
+
+class Engine(Protocol):
+    """Anything that describes crops: the engines here, and the peers."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+
+    @property
+    def size(self) -> int:
+        """Side of the crops, in pixels."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Its descriptors, in the order of `labels.TASKS`."""
+
+    def __call__(self, crops: Crops) -> Outputs:
+        """Predictions of aligned crops (N, size, size, 3), RGB.
+
+        Returns:
+            `va` (N, 2) in [-1, 1]; `expr` (N, 8) and `au` (N, 12), probabilities; those of its tasks.
+        """
+
+
+@dataclass(slots=True)
+class Network:
+    """An engine made of a function from crops to arrays, which it calls with `batch` crops at most."""
+
+    name: str
+    size: int
+    tasks: tuple[str, ...]
+    run: Callable[[Crops], Sequence[NDArray[np.float32]]]
+    batch: int = 32
+
+    def __call__(self, crops: Crops) -> Outputs:
+        """Predictions of crops; see `Engine`."""
+        if crops.shape[1:] != (self.size, self.size, 3) or crops.dtype != np.uint8:
+            raise ValueError(f"crops {crops.shape} {crops.dtype}: expected (N, {self.size}, {self.size}, 3) uint8")
+        parts = [self.run(crops[i : i + self.batch]) for i in range(0, len(crops), self.batch)]
+        if not parts:
+            return {task: np.zeros((0, OUTPUTS[task]), np.float32) for task in self.tasks}
+        return {task: np.concatenate([part[i] for part in parts]) for i, task in enumerate(self.tasks)}
+
+
+def open_engine(
+    model: str | Path = BASE, engine: str = "auto", threads: int | None = None, faces: int | None = None
+) -> Network:
+    """Loads a model to describe crops with.
+
+    Args:
+        model: `triaffect-base`, a run or model folder, or a file that `export` wrote (`.onnx`, `.xml`).
+        engine: `onnx` (ONNX Runtime), `openvino` (in bfloat16 where the processor has it and predictions move by less
+            than `TOLERANCE`), `torch` (on a GPU where there is one), or `auto`: the fastest that is installed, by a
+            self-test of at most two seconds whose outcome is kept in the user's cache folder.
+        threads: Threads of the engine; where left out `auto` finds the best number, the others take one.
+        faces: About how many faces will come. For a few, `auto` takes ONNX Runtime, which loads in a tenth of a
+            second, and tests nothing.
+
+    Raises:
+        InputError: There is no such engine or model, or the model is not in a form that the engine reads.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r}: there are {', '.join(ENGINES)}")
+    file = _file(model)
+    if engine == "auto":
+        if file is None:
+            return _torch(model, threads)
+        if file.suffix == ".xml":
+            return _openvino(file, threads)
+        if faces is not None and faces < FEW:
+            return _onnx(file, threads)
+        from triaffect.media.fastest import fastest
+
+        return fastest(file, threads)
+    if engine == "torch":
+        return _torch(model, threads)
+    if file is None:
+        raise InputError(f"{model}: holds no model.onnx; write one: triaffect export {model} --out {model}/model.onnx")
+    return open_file(file, engine, threads)
+
+
+def open_file(file: Path, engine: str, threads: int | None = None, precision: str | None = None) -> Network:
+    """Loads an exported file with `onnx` or `openvino`; `precision` (bf16, f32) settles what OpenVINO else checks."""
+    if engine == "openvino":
+        return _openvino(file, threads, precision)
+    if file.suffix != ".onnx":
+        raise InputError(f"{file}: ONNX Runtime reads .onnx; take the engine openvino")
+    return _onnx(file, threads)
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported, without importing it."""
+    return find_spec(package) is not None
+
+
+def _file(model: str | Path) -> Path | None:
+    """The exported file that a model's name stands for, if any."""
+    path = Path(model)
+    if path.suffix in (".onnx", ".xml"):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        return path
+    file = model_folder(model) / "model.onnx"
+    return file if file.is_file() else None
+
+
+def _network(file: Path, engine: str, threads: int, shape: Sequence[Any], outputs: Sequence[str], run: Any) -> Network:
+    tasks = tuple(task for task in TASKS if task in outputs)
+    if len(shape) != 4 or shape[3] != 3 or not tasks or list(outputs) != list(tasks):
+        raise InputError(f"{file}: is no model of triaffect; write one with triaffect export")
+    called = BASE if file == model_folder(BASE) / "model.onnx" else file.stem
+    return Network(f"{called} ({engine}, {_threads(threads)})", int(shape[1]), tasks, run)
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'s' if number > 1 else ''}"
+
+
+def _onnx(file: Path, threads: int | None) -> Network:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # One pool, and no thread that spins: detection and decoding want the other cores between two calls.
+    options.intra_op_num_threads = threads or 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library's own kinds share no other base
+        raise InputError(f"{file}: ONNX Runtime cannot load it ({str(error).splitlines()[0][:160]})") from None
+    given = session.get_inputs()[0]
+    outputs = [output.name for output in session.get_outputs()]
+    return _network(
+        file, "onnx", threads or 1, given.shape, outputs, lambda crops: session.run(None, {given.name: crops})
+    )
+
+
+def _openvino(file: Path, threads: int | None, precision: str | None = None) -> Network:
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        raise InputError("the engine openvino is not installed: pip install 'triaffect[openvino]'") from None
+    core = openvino.Core()
+    if precision is None:
+        precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        if precision == "bf16":
+            half, full = (_openvino(file, threads, kind) for kind in ("bf16", "f32"))
+            return half if difference(half, full) < TOLERANCE else full
+    hints = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads or 1,
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        model = core.compile_model(file, "CPU", hints)
+    except Exception as error:
+        raise InputError(f"{file}: OpenVINO cannot load it ({str(error).splitlines()[0][:160]})") from None
+    request = model.create_infer_request()
+
+    def run(crops: Crops) -> list[NDArray[np.float32]]:
+        # The request writes into the same memory each time.
+        return [np.array(value) for value in request.infer([np.ascontiguousarray(crops)]).values()]
+
+    shape = [side.get_length() if side.is_static else None for side in model.inputs[0].partial_shape]
+    outputs = [output.get_any_name() for output in model.outputs]
+    return _network(file, f"openvino {precision}", threads or 1, shape, outputs, run)
+
+
+def _torch(model: str | Path, threads: int | None) -> Network:
+    if Path(model).suffix in (".onnx", ".xml"):
+        raise InputError(f"{model}: torch reads model folders; take the engine onnx or openvino")
+    try:
+        import torch
+
+        from triaffect.learning.inference import load_model
+        from triaffect.learning.models import probabilities
+    except ModuleNotFoundError as error:
+        raise InputError(f"the engine torch needs {error.name}: pip install 'triaffect[train]'") from None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if threads:
+        torch.set_num_threads(threads)  # torch has one setting for the whole process
+    network = load_model(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def run(crops: Crops) -> list[NDArray[np.float32]]:
+        images = torch.from_numpy(np.ascontiguousarray(crops)).to(device).permute(0, 3, 1, 2)
+        return [value.cpu().numpy() for value in probabilities(network(images)).values()]
+
+    name = f"{Path(model).name} (torch, {device.type if device.type == 'cuda' else _threads(torch.get_num_threads())})"
+    return Network(name, network.size, network.tasks, run)
+
+
+def made_up_crops(number: int, size: int) -> Crops:
+    """Smooth random pictures (number, size, size, 3), always the same: something to compare and time engines on."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (number, 6, 6, 3), dtype=np.uint8)
+    return np.stack([cv2.resize(picture, (size, size), interpolation=cv2.INTER_CUBIC) for picture in coarse])
+
+
+def difference(one: Engine, other: Engine, crops: Crops | None = None) -> float:
+    """The largest difference between two engines' predictions, on the same crops (made-up ones where left out)."""
+    crops = made_up_crops(8, one.size) if crops is None else crops
+    a, b = one(crops), other(crops)
+    return max(float(abs(a[task] - b[task]).max()) for task in a)
+
+
+def predict_images(engine: Engine, index: pl.DataFrame, images: str | Path, *, progress: bool = True) -> pl.DataFrame:
+    """Predicts every image of an index once, with any engine or peer; imports no torch of its own.
+
+    Args:
+        engine: What predicts.
+        index: Rows with `image`, and `exists` where known.
+        images: The folder that the column `image` is relative to.
+        progress: Show a progress bar.
+
+    Returns:
+        `image` and the columns of the engine's tasks, in the order of the index; images that cannot be read, or in
+        which a peer finds no face (its values are NaN), are left out.
+    """
+    from tqdm import tqdm
+
+    rows = index.filter(pl.col("exists").fill_null(True)) if "exists" in index.columns else index
+    names, found = [], []
+    wanted = rows["image"].unique(maintain_order=True).to_list()
+    for start in tqdm(range(0, len(wanted), 64), desc=f"predict, {engine.name}", unit="batch", disable=not progress):
+        pixels = []
+        for name in wanted[start : start + 64]:
+            try:
+                pixels.append(fit(decode(inside(images, name)), engine.size))
+            except InputError:
+                raise
+            except ValueError:
+                continue
+            names.append(name)
+        if pixels:
+            outputs = engine(np.stack(pixels))
+            found.append(np.concatenate([outputs[task] for task in engine.tasks], 1))
+    columns = [column for task in engine.tasks for column in PREDICTION_COLUMNS[task]]
+    values = np.concatenate(found) if found else np.zeros((0, len(columns)), np.float32)
+    table = pl.DataFrame({"image": pl.Series(names, dtype=pl.String), **dict(zip(columns, values.T, strict=True))})
+    return table.filter(~pl.any_horizontal(pl.col(columns).is_nan()))

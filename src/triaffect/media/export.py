@@ -1,0 +1,278 @@
+"""A model as one graph with its preprocessing: ONNX or OpenVINO, float or int8; and the bundled model's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+import triaffect
+from triaffect.annotations.index import image_root, load_index
+from triaffect.files import InputError, inside, model_folder, replacing
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, VA
+from triaffect.media.engines import open_engine, predict_images
+from triaffect.pictures import decode, fit
+
+if TYPE_CHECKING:
+    import onnx
+
+    from triaffect.learning.models import AffectModel
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+
+
+def export(
+    model: str | Path,
+    path: str | Path,
+    format: Literal["onnx", "openvino"] = "onnx",  # noqa: A002
+    *,
+    int8: bool = False,
+    crops: str | Path | None = None,
+    split: str | None = None,
+    licence: str | None = None,
+) -> dict[str, Any]:
+    """Writes a model as one file that takes crops as they are (uint8 RGB) and gives predictions.
+
+    Preprocessing, clamp, softmax and sigmoid are inside, taken from the model itself. Label order, input, provenance
+    and licence stand in the file's metadata under `triaffect`, as JSON.
+
+    Args:
+        model: A run folder, a model folder, or `triaffect-base`.
+        path: The file: `.onnx`, or `.xml` (OpenVINO, with a `.bin` beside it).
+        format: `onnx` or `openvino`.
+        int8: Quantise convolutions and linear layers to 8 bits, weights by channel, activations by what they are on
+            the crops.
+        crops: Crops to calibrate on and to compare by: a folder, or an index; the bundled sample's where left out.
+        split: With an index, only this split.
+        licence: Of the model, for the metadata; the one in its provenance where left out.
+
+    Returns:
+        `crops` (how many), `parity` (largest difference from torch for each task), and with an index `scores`: the
+        `Scores` before and after.
+
+    Raises:
+        InputError: Nothing to calibrate on, an ending that does not fit the format, no model.
+    """
+    import onnx
+    import onnxruntime
+
+    from triaffect.learning.inference import load_model
+
+    target = Path(path)
+    if format not in SUFFIXES:
+        raise InputError(f"format {format!r}: there are {', '.join(SUFFIXES)}")
+    if target.suffix != SUFFIXES[format]:
+        raise InputError(f"{target}: a file of format {format} ends in {SUFFIXES[format]}")
+    network = load_model(model)
+    pixels, rows, root = _crops(crops, split, network.size)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        written = _graph(network)
+        if int8:
+            onnx.save(written, file)
+            _quantise(file, pixels)
+            written = onnx.load(file)
+        said = json.dumps(_metadata(network, model, licence, int8))
+        onnx.helper.set_model_props(written, {"triaffect": said})
+        onnx.save(written, file)
+        onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])  # whole and loadable, before it is kept
+        if format == "openvino":
+            _convert(file, target, said)
+        else:
+            with replacing(target) as beside:
+                beside.write_bytes(file.read_bytes())
+    before, after = open_engine(model, "torch"), open_engine(target, format)
+    one, two = before(pixels), after(pixels)
+    found: dict[str, Any] = {
+        "crops": len(pixels),
+        "parity": {task: float(abs(one[task] - two[task]).max()) for task in network.tasks},
+    }
+    if rows is not None:
+        from triaffect.scoring.metrics import score
+
+        scored = [(predict_images(engine, rows, root), rows) for engine in (before, after)]
+        found["scores"] = [score(p, r.filter(r["image"].is_in(p["image"].implode()))) for p, r in scored]
+    return found
+
+
+def bundle(model: str | Path, out: str | Path, licence: str | None = None) -> Path:
+    """Writes a model folder whose float16 weights serve torch and ONNX alike.
+
+    `model.onnx` holds the graph alone; its weights are external data: the bytes of `model.safetensors`, cast to
+    float32 when the graph is loaded. Vectors (batch norm, biases) stay float32: they are small, and float16 would
+    cut small variances off.
+
+    Args:
+        model: A run folder or a model folder; its README.md (the card) is kept.
+        out: The folder to make; an older one is replaced.
+        licence: Of the model; the one in its provenance where left out.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from triaffect.learning.inference import load_model
+
+    network, card = load_model(model), model_folder(model) / "README.md"
+    if licence:
+        network.provenance["licence"] = licence
+    text = card.read_bytes() if card.is_file() else None
+    with replacing(out) as folder:
+        network.save_pretrained(folder)
+        if text is not None:
+            (folder / "README.md").write_bytes(text)
+        state = network.state_dict().items()
+        half = {name: value.to(torch.float16 if value.ndim > 1 else value.dtype).contiguous() for name, value in state}
+        save_file(half, folder / "model.safetensors")
+        (folder / "model.safetensors").chmod(0o644)  # as any other file of the package
+        network = load_model(folder)
+        written = _share(_graph(network, fold=False), folder / "model.safetensors")
+        import onnx
+
+        onnx.helper.set_model_props(written, {"triaffect": json.dumps(_metadata(network, out, None, False))})
+        (folder / "model.onnx").write_bytes(written.SerializeToString())
+    return Path(out)
+
+
+def _graph(model: AffectModel, fold: bool = True) -> onnx.ModelProto:
+    """The model from uint8 crops (N, size, size, 3) to predictions; `fold` brings batch norm into the weights."""
+    import torch
+
+    from triaffect.learning.models import probabilities
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(probabilities(self.model(crops.permute(0, 3, 1, 2))).values())
+
+    crops = torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own parts
+        program = torch.onnx.export(
+            Whole().eval(),
+            (crops,),
+            dynamo=True,
+            verbose=False,
+            optimize=fold,
+            input_names=["crops"],
+            output_names=list(model.tasks),
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+        )
+    assert program is not None
+    written = program.model_proto
+    # What the exporter notes of each node is the larger part of a graph without weights, and names local files.
+    del written.graph.value_info[:]
+    for node in written.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return written
+
+
+def _share(graph: onnx.ModelProto, weights: Path) -> onnx.ModelProto:
+    """The graph with its weights left in a safetensors file beside it."""
+    import onnx
+
+    data = weights.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    tensors = json.loads(data[8:start])
+    casts = []
+    for tensor in graph.graph.initializer:
+        entry = tensors.get(tensor.name.removeprefix("model."))
+        if entry is None:  # mean and std
+            continue
+        first, end = entry["data_offsets"]
+        half = entry["dtype"] == "F16"
+        kind = onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT
+        outside = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=kind)
+        outside.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", weights.name), ("offset", start + first), ("length", end - first)):
+            outside.external_data.add(key=key, value=str(value))
+        if half:
+            outside.name += ".half"
+            casts.append(onnx.helper.make_node("Cast", [outside.name], [tensor.name], to=onnx.TensorProto.FLOAT))
+        tensor.CopyFrom(outside)
+    nodes = [*casts, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    return graph
+
+
+def _metadata(model: AffectModel, name: str | Path, licence: str | None, int8: bool) -> dict[str, Any]:
+    return {
+        "model": Path(name).name,
+        "triaffect": triaffect.__version__,
+        "tasks": list(model.tasks),
+        "labels": {"va": list(VA), "expr": list(EXPRESSIONS), "au": list(ACTION_UNITS)},
+        "input": f"crops: uint8 (N, {model.size}, {model.size}, 3), RGB; normalisation is inside",
+        "output": "va in [-1, 1]; expr, au: probabilities",
+        "int8": int8,
+        "licence": licence or model.provenance.get("licence", "not stated"),
+        "provenance": model.provenance,
+    }
+
+
+def _quantise(file: Path, crops: NDArray[np.uint8]) -> None:
+    """Static int8 of an ONNX file, in place."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.parts = iter(np.array_split(crops, -(-len(crops) // 16)))
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            part = next(self.parts, None)
+            return None if part is None else {"crops": part}
+
+    quant_pre_process(file, file)
+    quantize_static(
+        file,
+        file,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool"],
+    )
+
+
+def _convert(file: Path, target: Path, said: str) -> None:
+    import openvino
+
+    model = openvino.convert_model(file)
+    model.set_rt_info(said, ["triaffect"])
+    with replacing(target) as beside, replacing(target.with_suffix(".bin")):
+        openvino.save_model(model, beside)  # the weights go beside it, under the other name
+
+
+def _crops(
+    source: str | Path | None, split: str | None, size: int, limit: int = 256
+) -> tuple[NDArray[np.uint8], pl.DataFrame | None, Path]:
+    """At most `limit` crops, drawn at random with a fixed seed; with an index also its rows and image root."""
+    rows, root = None, Path(source or Path(triaffect.__file__).parent / "sample" / "data" / "cropped_aligned")
+    if source is None or (root.is_dir() and not any(root.rglob("*.txt"))):
+        names = sorted(
+            str(p.relative_to(root)) for p in root.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")
+        )
+    else:
+        rows = load_index(root, split)
+        root = image_root(root, None)
+        names = rows.filter(pl.col("exists").fill_null(True))["image"].unique(maintain_order=True).to_list()
+    drawn = np.random.default_rng(0).permutation(len(names))[:limit]
+    pixels = []
+    for name in (names[i] for i in sorted(drawn)):
+        with contextlib.suppress(ValueError):
+            pixels.append(fit(decode(inside(root, name)), size))
+    if not pixels:
+        raise InputError(f"{root}: no picture that can be read; name a folder of crops or an index with --crops")
+    return np.stack(pixels), rows, root
