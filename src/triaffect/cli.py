@@ -28,6 +28,7 @@ VERBS = {
     "predict": "predict the images of an index with a trained model",
     "features": "compute a backbone's features once, for heads that train in seconds",
     "fuse": "fuse single-task with multi-task predictions, or average any number",
+    "tune": "fit thresholds, biases and smoothing, and say honestly what they are worth",
     "score": "score predictions by the official measures, with floors and intervals",
     "submit": "write predictions as an ABAW submission",
     "study": "run a recipe: many trainings, their fusions and comparison, one report",

@@ -12,7 +12,7 @@ from triaffect.files import InputError
 
 
 def sample(folder: str) -> None:
-    """Copies out the bundled sample: 1,188 rendered faces in the raw layout of Aff-Wild2.
+    """Copies out the bundled sample: 1,584 rendered faces in the raw layout of Aff-Wild2.
 
     Args:
         folder: New or empty folder to put it in.
@@ -145,6 +145,7 @@ def fuse(
     tune: str | None = None,
     split: str | None = None,
     seed: int = 0,
+    post: str | None = None,
 ) -> None:
     """Fuses single-task with multi-task predictions, λ·single + (1-λ)·multi, or averages any number of models.
 
@@ -158,12 +159,36 @@ def fuse(
         tune: An index (or annotations) to tune λ on.
         split: With tune, only this split of it.
         seed: With tune, of the folds.
+        post: Post-processing to apply to the result, from `triaffect tune`.
     """
     from triaffect.scoring.fusion import fuse_files
+    from triaffect.scoring.postprocess import apply_file, load_post
+
+    known = load_post(post) if post else None
 
     given = {"va": lambda_va, "expr": lambda_expr, "au": lambda_au}
     lambdas = {task: share for task, share in given.items() if share is not None}
     print(fuse_files(files, out, weights=weights, lambdas=lambdas, tune=tune, split=split, seed=seed))
+    if known:
+        apply_file(out, known)
+
+
+def tune(
+    predictions: str, index: str, out: str = "post.json", split: str | None = None, folds: int = 5, seed: int = 0
+) -> None:
+    """Fits smoothing, V-A moments, class biases and AU thresholds, and says by cross-fitting what they are worth.
+
+    Args:
+        predictions: A predictions file.
+        index: Labels of those images: an index file, or annotations.
+        out: The file to write, for --post of predict, fuse, analyze and submit.
+        split: Only this split of the index.
+        folds: Into how many parts the videos are dealt, at most.
+        seed: Of the folds.
+    """
+    from triaffect.scoring.tuning import tune_files
+
+    print(tune_files(predictions, index, out, split=split, folds=folds, seed=seed))
 
 
 def score(
@@ -230,6 +255,7 @@ def submit(
     track: str = "mtl",
     out: str = "submission.txt",
     thresholds: list[float] | None = None,
+    post: str | None = None,
 ) -> None:
     """Writes predictions as an ABAW submission, in the order of the organisers' list.
 
@@ -239,10 +265,17 @@ def submit(
         track: mtl, va, expr, au, or one text file a video: va-videos, expr-videos, au-videos.
         out: The text file to write; the folder, for the per-video tracks.
         thresholds: Of the AU probabilities, one or twelve; 0.5 where left out.
+        post: Post-processing to apply first, from `triaffect tune`; its AU thresholds come before `thresholds`.
     """
     from triaffect.annotations.submission import write_submission
 
-    counts = write_submission(predictions, release_list, out, track, thresholds)
+    table: Any = predictions
+    if post:
+        from triaffect.annotations.predictions import load_predictions
+        from triaffect.scoring.postprocess import apply
+
+        table = apply(load_predictions(predictions), post)
+    counts = write_submission(table, release_list, out, track, thresholds)
     print(f"{out}: {counts['rows']:,} rows of {counts['videos']:,} videos, {counts['filled']:,} of them filled")
 
 
@@ -273,6 +306,7 @@ def predict(
     batch: int = 128,
     workers: int = 2,
     device: str = "auto",
+    post: str | None = None,
 ) -> None:
     """Predicts the images of an index with a trained model.
 
@@ -286,7 +320,11 @@ def predict(
         batch: Images a step.
         workers: Processes that decode.
         device: auto, cpu, cuda and the like.
+        post: Post-processing to apply, from `triaffect tune`.
     """
+    from triaffect.scoring.postprocess import apply_file, load_post
+
+    known = load_post(post) if post else None
     from triaffect.annotations.index import load_index
     from triaffect.annotations.predictions import save_predictions
 
@@ -298,6 +336,8 @@ def predict(
     found = predict(model, rows, root, fill=fill, batch=batch, workers=workers, device=device)
     source = {"model": str(run), "index": str(index), "split": split, "fill": fill, "trained": model.provenance}
     save_predictions(found, out, source)
+    if known:
+        apply_file(out, known)
     missing = rows["image"].n_unique() - len(found)
     print(f"{out}: {len(found)} images" + (f"; {missing} without a prediction (see --fill)" if missing else ""))
 
