@@ -24,6 +24,8 @@ VERBS = {
     "stats": "count an index: splits, missing labels, balance, weights, leaks",
     "show": "draw random crops with their labels, to check data by eye",
     "leaks": "find source videos that stand in two indexes",
+    "analyze": "describe the faces of photos, videos or a camera",
+    "page": "the same as a web page on this machine",
     "train": "train a single-task or a multi-task model",
     "predict": "predict the images of an index with a trained model",
     "features": "compute a backbone's features once, for heads that train in seconds",
@@ -46,6 +48,7 @@ EXTRAS = {
     "study": "train",
     "demo": "train",
     "render": "render",
+    "page": "demo",
 }
 
 

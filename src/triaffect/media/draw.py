@@ -177,14 +177,18 @@ def time_lines(rows: pl.DataFrame, title: str = "", faces: int = 3) -> Figure:
     if units:
         parts["au"] = 0.35 + 0.2 * len(units)
     left = rows["face"].n_unique() - len(seen)
-    note = "grey ground: frames in doubt" + (f"; {left} faces seen for shorter are not drawn" if left else "")
+    classes = [name.lower() for name in EXPRESSIONS if name.lower() in rows.columns]
+    common = sorted(classes, key=lambda name: -float(rows[name].mean() or 0))[:4]  # type: ignore[arg-type]
+    series = {"va": list(VA), "expr": common, "au": units}
+    note = "grey ground: frames in doubt; action units: the darker, the more probable"
+    note += f"; {left} faces seen for shorter are not drawn" if left else ""
     figure = page(1.6 + 5.4 * len(seen), 1.2 + sum(parts.values()) * 1.15, title, note)
     grid = figure.subplots(
         len(parts), len(seen), squeeze=False, sharex="col", sharey="row", height_ratios=list(parts.values())
     )
     for column, (face, table) in enumerate(zip(seen, tables, strict=True)):
         for part, axes in zip(parts, grid[:, column], strict=True):
-            _panel(axes, part, table, units)
+            _panel(axes, part, table, series[part])
             if column == 0:
                 axes.set_ylabel({"va": "-1 to 1", "expr": "probability", "au": ""}[part], fontsize=9, color=SOFT)
         grid[0, column].set_title(f"face {face}" if len(seen) > 1 else "", fontsize=10, color=INK, loc="left", pad=24)
@@ -208,7 +212,7 @@ def _thinned(rows: pl.DataFrame, points: int = 2000) -> pl.DataFrame:
     return pl.concat([some, before, after], how="diagonal").sort("time").with_columns(pl.col("doubt").fill_null(False))
 
 
-def _panel(axes: Axes, part: str, table: pl.DataFrame, units: Sequence[str]) -> None:
+def _panel(axes: Axes, part: str, table: pl.DataFrame, names: Sequence[str]) -> None:
     time = table["time"].to_numpy()
     tidy(axes, grid="" if part == "au" else "y")
     if table["doubt"].any():
@@ -217,21 +221,16 @@ def _panel(axes: Axes, part: str, table: pl.DataFrame, units: Sequence[str]) -> 
             transform=axes.get_xaxis_transform(), zorder=0,
         )  # fmt: skip
     if part == "au":
-        values = table.select(units).to_numpy().T
+        values = table.select(names).to_numpy().T
         edges = np.r_[time[0], (time[1:] + time[:-1]) / 2, time[-1] + 1e-6]
         axes.pcolormesh(
-            edges, np.arange(len(units) + 1), np.ma.masked_invalid(values), cmap=SEQUENTIAL, vmin=0, vmax=1,
+            edges, np.arange(len(names) + 1), np.ma.masked_invalid(values), cmap=SEQUENTIAL, vmin=0, vmax=1,
             rasterized=True,
         )  # fmt: skip
-        axes.set_yticks(np.arange(len(units)) + 0.5, [f"{AU_NAMES[unit]}  {unit}" for unit in units])
-        axes.hlines(np.arange(1, len(units)), *axes.get_xlim(), color="white", linewidth=2)
-        axes.set(ylim=(len(units), 0), xlim=(time[0], time[-1]))
+        axes.set_yticks(np.arange(len(names)) + 0.5, [f"{AU_NAMES[unit]}  {unit}" for unit in names])
+        axes.hlines(np.arange(1, len(names)), *axes.get_xlim(), color="white", linewidth=2)
+        axes.set(ylim=(len(names), 0), xlim=(time[0], time[-1]))
         return
-    names = list(VA)
-    if part == "expr":
-        classes = [name.lower() for name in EXPRESSIONS]
-        means = table.select(pl.col(classes).mean()).row(0)
-        names = [classes[i] for i in np.argsort(means)[::-1][:4]]
     for name, colour in zip(names, SERIES, strict=False):
         axes.plot(time, table[name].to_numpy(), color=colour, linewidth=1.6, label=name)
     axes.set(ylim=(-1.05, 1.05) if part == "va" else (-0.02, 1.02), yticks=(-1, 0, 1) if part == "va" else (0, 0.5, 1))
