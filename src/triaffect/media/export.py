@@ -142,6 +142,7 @@ def bundle(model: str | Path, out: str | Path, licence: str | None = None) -> Pa
 
 def _graph(model: AffectModel, fold: bool = True) -> onnx.ModelProto:
     """The model from uint8 crops (N, size, size, 3) to predictions; `fold` brings batch norm into the weights."""
+    import onnxscript.optimizer
     import torch
 
     from triaffect.learning.models import probabilities
@@ -152,7 +153,8 @@ def _graph(model: AffectModel, fold: bool = True) -> onnx.ModelProto:
             self.model = model
 
         def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(probabilities(self.model(crops.permute(0, 3, 1, 2))).values())
+            # Contiguous, or the exporter writes out what keeps torch's channels-last strides.
+            return tuple(probabilities(self.model(crops.permute(0, 3, 1, 2).contiguous())).values())
 
     crops = torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
@@ -169,6 +171,10 @@ def _graph(model: AffectModel, fold: bool = True) -> onnx.ModelProto:
         )
     assert program is not None
     written = program.model_proto
+    if not fold:
+        # Without this the biases that a convolution lacks are computed at each call, and no engine folds batch norm.
+        onnxscript.optimizer.fold_constants(written)
+        onnxscript.optimizer.remove_unused_nodes(written)
     # What the exporter notes of each node is the larger part of a graph without weights, and names local files.
     del written.graph.value_info[:]
     for node in written.graph.node:
