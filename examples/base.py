@@ -1,0 +1,216 @@
+"""The data of the bundled model `triaffect-base` (recipes/base.yaml): FER+, renders, and a teacher for the real faces.
+
+    triaffect render --model ict.npz --out work/base/images/renders-a --videos 500 --frames 40 --seed 11 --seconds 0.3
+    python examples/base.py teach ferplus_trainval.npz work/base/teacher.npz --task face_landmarker.task
+    python examples/base.py write ferplus_trainval.npz work/base
+    triaffect train --config recipes/base.yaml --out work/base/run
+    triaffect predict triaffect-base work/base/ferplus.csv --images work/base/images --out work/base/ours.parquet
+    triaffect predict fer work/base/ferplus.csv --images work/base/images --out work/base/fer.parquet
+    python examples/base.py check ferplus_trainval.npz work/base work/base/ours.parquet work/base/fer.parquet
+
+FER+ gives expressions as votes of ten people. `teach` finds five points with YuNet and asks MediaPipe's blendshapes
+(pip install mediapipe, in an environment of its own) what the faces do; `write` aligns every face, keeps it as it came
+besides (so that other crops work, too), and turns blendshapes into soft action units and votes into soft
+valence-arousal. Every folder `renders-*` below work/base/images takes part with its exact labels.
+"""
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+import polars as pl
+import simplejpeg
+
+from triaffect.annotations.predictions import save_predictions
+from triaffect.files import replacing
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INDEX_COLUMNS, PREDICTION_COLUMNS
+
+SIZE, SCALE, PAD = 64, 4, 64
+OURS = {name.lower(): code for code, name in enumerate(EXPRESSIONS)} | {"contempt": EXPRESSIONS.index("Other")}
+
+# Valence and arousal of a face that everybody calls by one name: between Aff-Wild2's means and the circumplex.
+CIRCUMPLEX = np.array(
+    [(0.0, 0.0), (-0.5, 0.55), (-0.6, 0.45), (-0.5, 0.65), (0.7, 0.4), (-0.6, 0.1), (0.1, 0.65), (-0.3, 0.25)]
+)
+
+
+def action_units(shapes: dict[str, np.ndarray], gap: np.ndarray) -> np.ndarray:
+    """Blendshape scores to probabilities of the twelve action units (N, 12).
+
+    MediaPipe's scores have thresholds of their own, set by eye on the distribution of each over FER+'s classes; its
+    cheekSquint is always zero, so that AU6 is a smile with narrowed eyes. `gap` is the distance of the inner lips as a
+    part of the distance between the outer corners of the eyes.
+    """
+    both = {name[:-4]: (shapes[name] + shapes[name[:-4] + "Right"]) / 2 for name in shapes if name.endswith("Left")}
+    smile, squint = both["mouthSmile"], both["eyeSquint"]
+    rules = {
+        "AU1": (shapes["browInnerUp"], 0.45, 0.12),
+        "AU2": (both["browOuterUp"], 0.5, 0.1),
+        "AU4": (both["browDown"], 0.25, 0.07),
+        "AU6": (np.sqrt(squint * smile), 0.42, 0.07),
+        "AU7": (squint, 0.55, 0.06),
+        "AU10": (both["mouthUpperUp"] - 0.5 * smile, 0.2, 0.06),
+        "AU12": (smile, 0.35, 0.09),
+        "AU15": (both["mouthFrown"], 0.1, 0.03),
+        "AU23": ((shapes["mouthRollLower"] + shapes["mouthRollUpper"]) / 2 - 0.3 * shapes["jawOpen"], 0.14, 0.04),
+        "AU24": (both["mouthPress"] - 0.3 * shapes["jawOpen"], 0.15, 0.03),
+        "AU25": (gap, 0.08, 0.015),
+        "AU26": (shapes["jawOpen"], 0.2, 0.05),
+    }
+    return np.stack([1 / (1 + np.exp(-(x - middle) / width)) for x, middle, width in map(rules.get, ACTION_UNITS)], 1)
+
+
+def valence_arousal(votes: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Votes (N, 8) to valence and arousal (N, 2); what the face does raises arousal and grades a smile."""
+    affect = votes @ CIRCUMPLEX
+    known = np.where(np.isnan(units), 0.4, units)
+    moving = known[:, [ACTION_UNITS.index(name) for name in ("AU1", "AU2", "AU4", "AU10", "AU12", "AU25", "AU26")]]
+    affect[:, 1] += 0.4 * (moving.mean(1) - 0.3)
+    affect[:, 0] += 0.2 * votes[:, 4] * (known[:, ACTION_UNITS.index("AU12")] - 0.5)
+    return affect.clip(-1, 1)
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    side = image.shape[0] * SCALE
+    big = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
+    return cv2.cvtColor(cv2.copyMakeBorder(big, PAD, PAD, PAD, PAD, cv2.BORDER_REPLICATE), cv2.COLOR_GRAY2RGB)
+
+
+def teach(npz: Path, out: Path, task: str) -> None:
+    import mediapipe
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    from triaffect.media.faces import detector
+
+    images, find = np.load(npz, allow_pickle=False)["images"], detector("yunet")
+    options = vision.FaceLandmarkerOptions(BaseOptions(task), output_face_blendshapes=True)
+    options.min_face_detection_confidence = options.min_face_presence_confidence = 0.1
+    five = np.full((len(images), 5, 2), np.nan, np.float32)
+    shapes, gap, names = np.full((len(images), 52), np.nan, np.float32), np.full(len(images), np.nan, np.float32), []
+    with vision.FaceLandmarker.create_from_options(options) as landmarker:
+        for i, image in enumerate(images):
+            picture = enlarged(image)
+            if faces := [face for face in find(picture) if face.landmarks is not None]:
+                five[i] = (faces[0].landmarks - PAD + 0.5) / SCALE - 0.5
+            said = landmarker.detect(mediapipe.Image(mediapipe.ImageFormat.SRGB, picture))
+            if said.face_blendshapes:
+                names = [shape.category_name for shape in said.face_blendshapes[0]]
+                shapes[i] = [shape.score for shape in said.face_blendshapes[0]]
+                lips, eyes = (
+                    np.array([(p.x, p.y) for p in (said.face_landmarks[0][a], said.face_landmarks[0][b])])
+                    for a, b in ((13, 14), (33, 263))
+                )
+                gap[i] = np.linalg.norm(lips[0] - lips[1]) / np.linalg.norm(eyes[0] - eyes[1])
+    np.savez(out, five=five, S=shapes, gap=gap, names=names)
+
+
+def write(npz: Path, out: Path) -> None:
+    from triaffect.annotations.index import load_index
+    from triaffect.pictures import align
+
+    data, teacher = np.load(npz, allow_pickle=False), np.load(out / "teacher.npz", allow_pickle=False)
+    images, five = data["images"], teacher["five"]
+    units = action_units(dict(zip(map(str, teacher["names"]), teacher["S"].T, strict=True)), teacher["gap"])
+    counts = data["votes"].astype(float)
+    counts[counts == 1] = 0  # a single vote is an outlier (Barsoum et al. 2016)
+    votes = np.zeros((len(images), 8))
+    for column, name in enumerate(map(str, data["labels"])):
+        if name in OURS:
+            votes[:, OURS[name]] += counts[:, column]
+    known = votes.sum(1) > 0.5 * counts.sum(1)  # the others are unknown, or no faces
+    votes /= votes.sum(1, keepdims=True).clip(min=1)
+    raw = data["votes"].astype(int)
+    strict = known & (raw.max(1) * 2 > raw.sum(1)) & (raw.argmax(1) < 8)
+
+    rows = []
+    for i in np.flatnonzero(known):
+        train = data["split"][i] == 0
+        if not (train or strict[i]):
+            continue
+        picture = cv2.cvtColor(images[i], cv2.COLOR_GRAY2RGB)
+        found = np.isfinite(five[i]).all()
+        crops = {"aligned": align(picture, five[i], SIZE)} if found else {}
+        crops["raw"] = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+        code = None if train else OURS[str(data["labels"][raw[i].argmax()])]
+        for kind, crop in crops.items():
+            path = out / "images" / f"ferplus/{kind}/{i:05d}.jpg"
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(crop[..., :1]), 95, "GRAY", "444"))
+            # Trained on both, judged during training as `analyze` sees a face.
+            if train or kind == "aligned" or not found:
+                rows.append((f"ferplus/{kind}/{i:05d}.jpg", f"ferplus/{i:05d}", "train" if train else "val", code, i))
+    schema = {"image": pl.String, "video": pl.String, "split": pl.String, "expression": pl.Int8, "i": pl.Int64}
+    faces = pl.DataFrame(rows, schema, orient="row")
+    tables = [faces.drop("i").with_columns(frame=pl.lit(1, pl.Int32))]
+    for folder in sorted((out / "images").glob("renders-*")):
+        table = load_index(folder / "index.parquet").filter("exists").select(INDEX_COLUMNS)
+        place = f"{folder.name}/cropped_aligned/"
+        tables.append(
+            table.with_columns(image=place + pl.col("image"), video=f"{folder.name}/" + pl.col("video")).drop("exists")
+        )
+    with replacing(out / "index.parquet") as beside:
+        pl.concat(tables, how="diagonal").write_parquet(beside)
+
+    judged = pl.DataFrame(
+        [
+            (f"ferplus/{kind}/{i:05d}.jpg", kind, OURS[str(data["labels"][raw[i].argmax()])])
+            for i in np.flatnonzero(strict & (data["split"] == 1))
+            for kind in ("aligned", "raw")
+            if kind == "raw" or np.isfinite(five[i]).all()
+        ],
+        ("image", "kind", "expression"),
+        orient="row",
+    )
+    with replacing(out / "ferplus.csv") as beside:
+        judged.with_columns(split=pl.lit("val")).write_csv(beside)
+
+    train = faces.filter(pl.col("split") == "train")
+    rows = train["i"].to_numpy()
+    affect = valence_arousal(votes, units)
+    columns = dict(zip(PREDICTION_COLUMNS["expr"], votes[rows].T, strict=True))
+    columns |= dict(zip(PREDICTION_COLUMNS["va"], affect[rows].T, strict=True))
+    save_predictions(pl.DataFrame({"image": train["image"], **columns}), out / "votes.parquet")
+    said = np.isfinite(units[rows]).all(1)
+    columns = dict(zip(PREDICTION_COLUMNS["au"], units[rows][said].T, strict=True))
+    save_predictions(pl.DataFrame({"image": train["image"].filter(said), **columns}), out / "teacher.parquet")
+    print(pl.concat(tables, how="diagonal").group_by("split", pl.col("image").str.extract(r"^([^/]*/?[^/]*)/")).len())
+
+
+def check(npz: Path, out: Path, predictions: list[Path]) -> None:
+    """Accuracy and macro F1 on FER+'s validation images (the strict majority's class) of each predictions file."""
+    from triaffect.annotations.index import load_index
+    from triaffect.annotations.predictions import load_predictions
+    from triaffect.scoring.measures import expr_score
+
+    truth = load_index(out / "ferplus.csv")
+    for path in predictions:
+        rows = truth.join(load_predictions(path), on="image", how="inner")
+        for kind in sorted(rows["kind"].unique()):
+            some = rows.filter(pl.col("kind") == kind)
+            said, codes = some.select(PREDICTION_COLUMNS["expr"]).to_numpy(), some["expression"].to_numpy()
+            right = float((said.argmax(1) == codes).mean())
+            print(
+                f"{path.name:<28} {kind:<8} {len(some):,} images  accuracy {right:.4f}  "
+                f"macro F1 {expr_score(said, codes)['expr']:.4f}"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("teach", "write", "check"):
+        one = verbs.add_parser(verb)
+        one.add_argument("npz", type=Path)
+        one.add_argument("out", type=Path)
+        if verb == "teach":
+            one.add_argument("--task", required=True, help="MediaPipe's face_landmarker.task")
+        if verb == "check":
+            one.add_argument("predictions", type=Path, nargs="+")
+    options = vars(parser.parse_args())
+    {"teach": teach, "write": write, "check": check}[options.pop("verb")](**options)
+
+
+if __name__ == "__main__":
+    main()
