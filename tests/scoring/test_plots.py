@@ -7,16 +7,12 @@ import io
 import numpy as np
 import polars as pl
 import pytest
-from matplotlib.colors import to_hex
 from PIL import Image
 
 from triaffect.annotations.statistics import statistics
 from triaffect.files import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 from triaffect.scoring import plots
-from triaffect.scoring.fusion import tune_fusion
-from triaffect.scoring.metrics import score
-from triaffect.scoring.style import SERIES
 
 
 def widths(axes) -> list[float]:
@@ -36,22 +32,6 @@ def drawn(figure) -> np.ndarray:
     return pixels
 
 
-def test_expression_balance_shows_shares_and_counts():
-    figure = plots.expression_balance({"train": range(1, 9), "val": [5] * 8})
-    drawn(figure)
-    assert widths(figure.axes[0]) == pytest.approx([i / 36 for i in range(1, 9)] + [1 / 8] * 8)
-    assert words(figure)[:8] == [str(i) for i in range(1, 9)]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(EXPRESSIONS)
-
-
-def test_au_prevalence_tells_an_au_without_labels():
-    figure = plots.au_prevalence({"val": [0.5] * 11 + [None]})
-    drawn(figure)
-    assert widths(figure.axes[0]) == [0.5] * 11 + [0]
-    assert words(figure)[-1] == "not labelled"
-    assert figure.axes[0].get_yticklabels()[0].get_text() == "inner brow raiser  AU1"
-
-
 def test_statistics_figures_follow_the_index(make):
     _, index = make()
     index = pl.concat([index, index.with_columns(split=pl.lit("train"), expression=None).cast(index.schema)])
@@ -59,6 +39,9 @@ def test_statistics_figures_follow_the_index(make):
     assert set(figures) == {"expressions", "action_units", "va_density", "missing"}
     counts = [int((index["expression"] == code).sum()) for code in range(8)]
     assert words(figures["expressions"]) == [f"{n:,}" for n in counts]
+    axes = figures["expressions"].axes[0]
+    assert widths(axes) == pytest.approx([n / sum(counts) for n in counts])
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(EXPRESSIONS)
     rates = [index[unit].mean() for unit in ACTION_UNITS]
     assert widths(figures["action_units"].axes[0]) == pytest.approx(rates * 2)
     assert "100.0%" in words(figures["missing"])  # train has no expressions
@@ -79,97 +62,55 @@ def test_alike_missing_aus_are_one_line(make):
     ]
 
 
-def test_va_density_has_valence_across():
-    counts = np.zeros((20, 20))
-    counts[19, 10] = 7  # high valence, neutral arousal
-    figure = plots.va_density({"val": counts})
-    drawn(figure)
-    assert figure.axes[0].collections[0].get_array()[10, 19] == 7
-    assert "valence" in figure.axes[0].get_xlabel()
-    drawn(plots.va_density({"val": np.zeros((20, 20)), "train": np.full((5, 5), 123_456)}))
+def test_an_action_unit_without_labels_is_told(make):
+    _, index = make(missing=False)
+    index = index.with_columns(pl.lit(None, pl.Int8).alias("AU26"))
+    figure = plots.statistics_figures(statistics(index))["action_units"]
+    assert widths(figure.axes[0])[-1] == 0
+    assert words(figure)[-1] == "not labelled"
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "inner brow raiser  AU1"
 
 
-def test_va_scatter_puts_labels_across_and_tells_the_ccc():
-    target = np.array([[-0.9, np.nan], [0.9, 0.5], [0.5, 0.1]])
-    pred = np.array([[-0.9, 0.9], [0.9, 0.5], [-0.5, 0.1]])
-    figure = plots.va_scatter(pred, target)
-    drawn(figure)
-    left, right = (axes.collections[0].get_array() for axes in figure.axes)
-    assert left.sum() == 3
-    assert right.sum() == 2
-    assert left[12, 37] == 1  # label .5 across, prediction -.5 up
-    assert figure.axes[1].get_title("left") == "arousal: CCC 1.000"
-
-
-def test_confusion_matrix_shows_shares_of_the_label():
-    counts = np.diag(np.arange(1, 9))
-    counts[0, 7] = 3
-    counts[4] = 0
-    figure = plots.confusion_matrix(counts)
-    drawn(figure)
-    assert figure.axes[0].images[0].get_array()[0, 7] == 0.75
-    assert words(figure)[:4] == ["25", "1", "75", "3"]
-    assert figure.axes[0].get_yticklabels()[0].get_text() == "Neutral  (4)"
-
-
-@pytest.mark.parametrize("task", ["expr", "au"])
-def test_f1_bars_show_scores_intervals_and_floors(make, task):
-    predictions, index = make()
-    index = index.with_columns(pl.lit(None, pl.Int8).alias("AU7"))
-    found = score(predictions, index, resamples=30)
-    figure = plots.f1_bars(found, task)
-    drawn(figure)
-    values = {name: f1 for name, f1 in getattr(found, task).items() if f1 is not None}
-    assert widths(figure.axes[0]) == list(values.values())
-    whiskers, floors = figure.axes[0].collections
-    assert [tuple(line[:, 0]) for line in whiskers.get_segments()] == [found.intervals[name] for name in values]
-    alone = [2 * found.positives[n] / (found.labelled[n] + found.positives[n]) for n in values]
-    assert [line[0, 0] for line in floors.get_segments()] == pytest.approx(alone)
-    drawn(plots.f1_bars(score(predictions, index, resamples=0), task))
-
-
-def test_lambda_curves_mark_the_tuned(make):
-    single, index = make(1, noise=0.4)
-    multi, _ = make(1, noise=0.6)
-    lambdas, tuning = tune_fusion(single, multi, index)
-    figure = plots.lambda_curves(tuning.curves, lambdas)
-    drawn(figure)
-    assert [axes.get_title("left") for axes in figure.axes] == ["valence-arousal", "expression", "action units"]
-    for axes, task in zip(figure.axes, lambdas, strict=True):
-        paper, curve, dot = axes.lines
-        assert paper.get_xdata()[0] == {"va": 0.4, "expr": 0.6, "au": 0.6}[task]
-        assert len(curve.get_xdata()) == 21
-        assert dot.get_xdata() == [lambdas[task]]
-        assert dot.get_ydata()[0] == pytest.approx(max(curve.get_ydata()))
-    drawn(plots.lambda_curves(tuning.curves.filter(pl.col("task") == "au")))
+def test_the_density_has_valence_across(make):
+    _, index = make(missing=False)
+    found = statistics(index.with_columns(valence=0.95, arousal=0.02))
+    (picture,) = plots.statistics_figures(found)["va_density"].axes[0].images
+    cells = picture.get_array().filled(0)
+    assert cells[len(cells) // 2, -1] == cells.sum() == index.height
 
 
 def metrics(epochs: int, *tasks: str) -> pl.DataFrame:
     epoch = np.arange(1, epochs + 1)
-    found = {"epoch": epoch, "lr": 0.1 / epoch, "seconds": 3.0, "val/total": np.sin(epoch), "train/loss": 1 / epoch}
+    found = {
+        "epoch": epoch,
+        "lr": 0.1 / epoch,
+        "seconds": 3.0,
+        "val/total": np.sin(epoch),
+        "train/loss": 1 / epoch,
+        "val/loss": 2 / epoch,
+    }
     for task in tasks:
-        found |= {f"train/loss_{task}": 1 / epoch, f"val/loss_{task}": 2 / epoch, f"val/{task}": np.sin(epoch)}
+        found[f"val/{task}"] = np.sin(epoch)
     return pl.DataFrame(found)
 
 
-@pytest.mark.parametrize(("tasks", "panels"), [(("va", "expr", "au"), 8), (("expr",), 2), (("va", "au"), 6)])
-def test_training_curves_mark_the_best_epoch(tmp_path, tasks, panels):
-    metrics(9, *tasks).write_csv(tmp_path / "metrics.csv")
-    figure = plots.training_curves(tmp_path / "metrics.csv")
+@pytest.mark.parametrize("tasks", [("va", "expr", "au"), ("expr",)])
+def test_training_curves_mark_the_best_epoch(tasks):
+    figure = plots.training_curves(metrics(9, *tasks))
     drawn(figure)
-    assert len(figure.axes) == panels
-    upper, lower = figure.axes[panels // 2 - 1], figure.axes[-1]
-    assert [to_hex(line.get_color()) for line in upper.lines] == [SERIES[1], SERIES[0]]
-    assert upper.lines[1].get_ydata()[0] == 2  # validation
-    assert lower.lines[1].get_xdata() == [8]  # sin is highest at 8 among 1..9
-    assert words(figure)[-1] == f"{np.sin(8):.3f}"
+    upper, lower = figure.axes
+    assert [line.get_label() for line in upper.lines] == ["training", "validation"]
+    assert upper.lines[1].get_ydata()[0] == 2
+    *scores, best = lower.lines
+    assert len(scores) == len(tasks)
+    assert best.get_xdata()[0] == 8  # sin is highest at 8 among 1..9
+    assert f"{np.sin(8):.3f}, epoch 8" in lower.get_title()
 
 
 def test_training_curves_of_a_run_that_has_just_begun():
     drawn(plots.training_curves(metrics(1, "va")))
-    drawn(
-        plots.training_curves(pl.DataFrame({"epoch": [1, 2], "train/loss": [1.0, None], "val/va": [float("nan")] * 2}))
-    )
+    early = {"epoch": [1, 2], "train/loss": [1.0, None], "val/total": [float("nan")] * 2}
+    drawn(plots.training_curves(pl.DataFrame(early)))
 
 
 @pytest.fixture
@@ -247,9 +188,8 @@ def test_a_crop_of_absurd_size_is_not_decoded(crops, monkeypatch):
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):
-    for name in ("a.png", "b.png"):
-        plots.save_figure(plots.missing_rates({"val": {"valence": 0.2}}), tmp_path / name)
+    for name in ("a.png", "b.png", "deep/c.svg"):
+        plots.save_figure(plots.training_curves(metrics(3, "va")), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    plots.save_figure(plots.missing_rates({"val": {"valence": 0.2}}), tmp_path / "deep" / "c.svg")
     assert (tmp_path / "deep" / "c.svg").read_text().startswith("<?xml")
     assert not list(tmp_path.glob(".*"))

@@ -20,7 +20,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS, TASKS, VA
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, TASK_NAMES, TASKS, VA
 from triaffect.scoring.style import GRID, INK, PAPER, SERIES, SOFT, tidy
 
 NARROW, WIDE = 3.25, 4.9
@@ -68,23 +68,21 @@ def va_agreement(pred: ArrayLike, target: ArrayLike, name: str) -> Figure:
     return figure
 
 
-def va_cloud(valence: ArrayLike, arousal: ArrayLike) -> Figure:
-    """How often each place of the circumplex is taken.
-
-    Args:
-        valence: (n,) in [-1, 1].
-        arousal: (n,) in [-1, 1].
-    """
-    counts = np.histogram2d(np.asarray(arousal, float), np.asarray(valence, float), 28, [[-1, 1], [-1, 1]])[0]
-    figure = _panel(3.1)
-    axes = figure.subplots()
+def circumplex(axes: Axes, counts: ArrayLike) -> Any:
+    """How often each place of valence (across) and arousal (up) is taken, (bins, bins) over [-1, 1]², arousal first."""
+    seen = np.asarray(counts, float)
     _square(axes, "valence (negative to positive)", "arousal (calm to active)")
     turn = np.linspace(0, 2 * np.pi, 120)
     axes.plot(np.cos(turn), np.sin(turn), color=GRID, linewidth=0.8)
-    seen = np.ma.masked_less(counts, 0.5)
-    axes.imshow(
-        seen, SHADES, LogNorm(1, max(10, counts.max())), extent=(-1, 1, -1, 1), origin="lower", interpolation="none"
-    )
+    norm, cells = LogNorm(1, max(10, seen.max())), np.ma.masked_less(seen, 0.5)
+    return axes.imshow(cells, SHADES, norm, extent=(-1, 1, -1, 1), origin="lower", interpolation="none")
+
+
+def va_cloud(valence: ArrayLike, arousal: ArrayLike) -> Figure:
+    """The circumplex of (n,) values of each, in [-1, 1]."""
+    counts = np.histogram2d(np.asarray(arousal, float), np.asarray(valence, float), 28, [[-1, 1], [-1, 1]])[0]
+    figure = _panel(3.1)
+    circumplex(figure.subplots(), counts)
     return figure
 
 
@@ -203,26 +201,25 @@ def line_style(number: int) -> tuple[str, Any, str]:
 
 
 def run_curves(metrics: pl.DataFrame) -> Figure:
-    """Loss of training and validation, and below it each task's validation score.
-
-    Args:
-        metrics: A run's `metrics.csv`: `epoch`, `train/loss`, `val/loss`, `val/total`, `val/va` ...; what lacks is
-            left out.
-    """
+    """A run's loss of training and validation, and below it each task's validation score, from its `metrics.csv`."""
     figure = _panel(3.1)
     upper, lower = figure.subplots(2, 1, sharex=True)
+    draw_run(upper, lower, metrics)
+    return figure
+
+
+def draw_run(upper: Axes, lower: Axes, metrics: pl.DataFrame) -> None:
+    """Draws losses above and scores below; what the table lacks is left out."""
     tidy(upper, "", "loss", "", "y")
     tidy(lower, "epoch", "score", "", "y")
-    epoch = metrics["epoch"].to_numpy()
-    lines = [(upper, "train/loss", SOFT, "--"), (upper, "val/loss", INK, "-")]
-    lines += [(lower, f"val/{task}", colour, "-") for task, colour in zip(TASKS, SERIES, strict=False)]
-    for axes, column, colour, dashes in lines:
+    lines = [(upper, "train/loss", SOFT, "--", "training"), (upper, "val/loss", INK, "-", "validation")]
+    lines += [(lower, f"val/{t}", colour, "-", TASK_NAMES[t]) for t, colour in zip(TASKS, SERIES, strict=False)]
+    for axes, column, colour, dashes, name in lines:
         if column in metrics.columns:
             values = metrics[column].cast(pl.Float64, strict=False).to_numpy()
             marker = "." if len(values) < 3 else ""
-            axes.plot(epoch, values, color=colour, linestyle=dashes, linewidth=1.5, marker=marker)
+            axes.plot(metrics["epoch"], values, color=colour, ls=dashes, linewidth=1.5, marker=marker, label=name)
     lower.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    return figure
 
 
 def lambda_curve(share: ArrayLike, score: ArrayLike, paper: float, tuned: float | None) -> Figure:
@@ -255,17 +252,25 @@ def shares(names: Sequence[str], series: Sequence[Sequence[float | None]]) -> Fi
     """
     figure = _panel(0.5 + 0.26 * len(names))
     axes = tidy(figure.subplots(), "", grid="x")
-    place, thick = np.arange(len(names)), 0.78 / len(series)
-    for i, values in enumerate(series):
-        at = place + (i - (len(series) - 1) / 2) * thick
-        axes.barh(at, np.nan_to_num(np.array(values, float)), thick * 0.86, color=SERIES[i % len(SERIES)])
-    axes.set_yticks(place, names)
-    axes.invert_yaxis()
+    bars(axes, names, series)
     axes.margins(y=0.01)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
+
+
+def bars(axes: Axes, names: Sequence[str], series: Sequence[Sequence[float | None]]) -> list[Any]:
+    """Draws a group of bars a name, from the top, and a bar a series; returns those of each series."""
+    place, thick = np.arange(len(names)), 0.8 / len(series)
+    drawn = []
+    for i, values in enumerate(series):
+        at = place + (i - (len(series) - 1) / 2) * thick
+        known = np.nan_to_num(np.array(values, float))
+        drawn.append(axes.barh(at, known, thick * 0.87, color=SERIES[i % len(SERIES)]))
+    axes.set_yticks(place, names)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return drawn
 
 
 def trials(scores: Sequence[float | None]) -> Figure:

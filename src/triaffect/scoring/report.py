@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ TITLES = {
     "making": "How this was made",
 }
 """Section -> heading, in the order of the page."""
+
+FORMS = {"score": ".3f", "signed": "+.3f", "count": "", "percent": ".1%", "share": ".2f"}
+"""How the page's filters print numbers."""
 
 
 def report(study: str | os.PathLike[str]) -> Path:
@@ -70,14 +74,8 @@ def report(study: str | os.PathLike[str]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "score": _score,
-        "signed": _signed,
-        "count": _count,
-        "percent": _percent,
-        "share": _share,
-        "time": _time,
-    }
+    environment.filters |= {name: partial(_number, form=form) for name, form in FORMS.items()}
+    environment.filters["time"] = _time
     page = environment.get_template("report.html").render(
         results=found.results,
         study=found,
@@ -95,27 +93,12 @@ def _known(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _score(value: Any) -> str:
-    return f"{value:.3f}".replace("-", "−") if _known(value) else "–"
-
-
-def _signed(value: Any) -> str:
-    return f"{value:+.3f}".replace("-", "−") if _known(value) else "–"
-
-
-def _count(value: Any) -> str:
-    """Whole numbers with separators, others with three digits that count."""
+def _number(value: Any, form: str) -> str:
     if not _known(value):
         return "–"
-    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
-
-
-def _percent(value: Any) -> str:
-    return f"{100 * value:.1f} %" if _known(value) else "–"
-
-
-def _share(value: Any) -> str:
-    return f"{value:.2f}" if _known(value) else "–"
+    if not form:  # whole numbers with separators, others with three digits that count
+        form = ",.0f" if isinstance(value, int) or abs(value) >= 100 else ".3g"
+    return f"{value:{form}}".replace("-", "−").replace("%", " %")
 
 
 def _time(seconds: Any) -> str:

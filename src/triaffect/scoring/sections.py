@@ -11,7 +11,7 @@ from triaffect.annotations.statistics import leak_lines, statistics
 from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, TASK_NAMES, TASKS, VA
 from triaffect.scoring import figures
 from triaffect.scoring.evidence import Model, Study
-from triaffect.scoring.exhibits import Section, confusions, exhibit, key, reached, task_name, va_figures
+from triaffect.scoring.exhibits import Section, confusions, exhibit, key, task_name, va_figures
 from triaffect.scoring.fusion import DEFAULT_LAMBDAS
 from triaffect.scoring.measures import COLUMNS
 
@@ -24,7 +24,6 @@ KINDS = {
     "heads": "separate heads",
     "joined": "single-task models joined",
     "fusion": "fusion",
-    "mean": "mean",
 }
 
 COSTS = ("parameters", "epochs", "epochs_to_90", "seconds_per_epoch", "images_per_second", "energy_joules")
@@ -96,9 +95,6 @@ def cost(study: Study) -> Section:
     rows = []
     for model in study.models:
         values = {name: model.get(name) for name in COSTS}
-        metrics = study.curves(model)
-        if metrics is not None and "val/total" in metrics.columns:
-            values["epochs_to_90"] = reached(metrics, "total")[1]
         if any(value is not None for value in values.values()):
             rows.append({"name": model["name"], **values})
     known = [name for name in COSTS if any(row[name] is not None for row in rows)]
