@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triaffect.files import InputError
-from triaffect.pictures import align
+from triaffect.pictures import TEMPLATE, align, similarity
 
 WEIGHTS = "weights/face_detection_yunet_2023mar.onnx"
 SIDE = 320
-"""Side of the canvas that YuNet always searches: it holds any face from 1/30 of the picture to all of it."""
+"""Side of the canvas that YuNet always searches: it finds faces from about 1/14 of the picture's longer side to all."""
+
+CLOSE = 256
+"""Side of the crop for a second look at each face, which fills it."""
 
 FIVE = np.array([(0.31, 0.40), (0.69, 0.40), (0.50, 0.59), (0.34, 0.77), (0.66, 0.77)], np.float32)
 """Where the landmarks lie in the box of a face that looks at the camera, as parts of its width and height."""
@@ -75,8 +78,10 @@ def crop(pixels: NDArray[np.uint8], face: Face, size: int) -> NDArray[np.uint8]:
 class YuNet:
     """The detector that ships with the package (Wu, Peng and Yu 2023): five landmarks, 75,856 parameters.
 
-    It knows faces of about 10 to 300 pixels, so a picture larger than `SIDE` is searched at that size as well, for the
-    faces that fill it. ONNX Runtime takes half the time of cv2.FaceDetectorYN; the arithmetic is that class's.
+    It knows faces of 20 to 300 pixels, so a picture larger than `SIDE` is searched at that size as well, for the faces
+    that fill it. Landmarks of faces under 150 pixels hardly follow the head's roll and turn, so each face is looked at
+    again from near (benchmarks/detectors.py shows what that gains). ONNX Runtime takes half the time of
+    cv2.FaceDetectorYN; the arithmetic is that class's.
 
     Args:
         side: As in `detector`.
@@ -110,16 +115,31 @@ class YuNet:
         found = np.concatenate([self._search(pixels, side) for side in sides])
         best = cv2.dnn.NMSBoxes(found[:, :4].tolist(), found[:, 14].tolist(), self.threshold, 0.3)
         return [
-            Face((*map(float, row[:4]),), row[4:14].reshape(5, 2), float(row[14]))  # type: ignore[arg-type]
+            Face((*map(float, row[:4]),), self._closer(pixels, row[4:14].reshape(5, 2)), float(row[14]))  # type: ignore[arg-type]
             for row in found[np.asarray(best, int)]
         ]
+
+    def _closer(self, pixels: NDArray[np.uint8], five: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(5, 2) landmarks found again in the crop that `five` align, until that crop stands upright."""
+        for _ in range(3):
+            near = self._search(align(pixels, five, CLOSE), CLOSE)
+            if not len(near):
+                break
+            back = cv2.invertAffineTransform(similarity(five, (TEMPLATE + 0.5) * (CLOSE / 112) - 0.5))
+            found = near[near[:, 14].argmax(), 4:14].reshape(5, 2)
+            five = (found @ back[:, :2].T + back[:, 2]).astype(np.float32)
+            across, down = found[1] - found[0]
+            if abs(down) < 0.14 * across:  # 8 degrees
+                break
+        return five
 
     def _search(self, pixels: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
         """(n, 15) left, top, width, height, landmarks and score of all candidates, in the picture's pixels."""
         height, width = pixels.shape[:2]
         shrink = side / max(height, width)
         w, h = max(1, round(width * shrink)), max(1, round(height * shrink))
-        small = pixels if shrink == 1 else cv2.resize(pixels, (w, h), interpolation=cv2.INTER_AREA)
+        how = cv2.INTER_AREA if shrink < 1 else cv2.INTER_LINEAR
+        small = pixels if shrink == 1 else cv2.resize(pixels, (w, h), interpolation=how)
         small = cv2.copyMakeBorder(small, 0, -h % 32, 0, -w % 32, cv2.BORDER_CONSTANT)
         blob = cv2.dnn.blobFromImage(small, swapRB=True)
         outputs = iter(self._session.run(self._names, {"input": blob}))

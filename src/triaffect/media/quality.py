@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triaffect.media.faces import Face
-from triaffect.pictures import fit
+from triaffect.pictures import TEMPLATE, fit
 
-# Five landmarks of the mean head (ICT-FaceKit), unit: the eyes' distance; x to the picture's right, y down, z to us.
-HEAD = np.array(
-    [(-0.5, -0.521, -0.177), (0.5, -0.521, -0.177), (0, -0.055, 0.413), (-0.389, 0.548, -0.029), (0.389, 0.548, -0.029)]
-)
+# Five landmarks of a head, unit: the eyes' distance; x to the picture's right, y down, z to us: those of the template,
+# in the depth that the mean head of ICT-FaceKit has.
+HEAD = np.c_[TEMPLATE / np.linalg.norm(TEMPLATE[1] - TEMPLATE[0]), [-0.177, -0.177, 0.413, -0.029, -0.029]]
 _SOLVE = np.linalg.pinv(HEAD - HEAD.mean(0))
 
 SMALL, TURNED, BLURRED, UNSURE = 16.0, 40.0, 2.0, 0.7
