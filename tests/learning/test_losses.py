@@ -10,6 +10,8 @@ from triaffect.labels import ACTION_UNITS, OUTPUTS, TASKS
 from triaffect.learning.config import LossConfig
 from triaffect.learning.losses import (
     TaskLosses,
+    adjusted_cross_entropy,
+    asymmetric,
     au_focal,
     au_pos_weight,
     binary_cross_entropy,
@@ -22,8 +24,8 @@ from triaffect.learning.losses import (
 
 NAMES = {
     "va": ("mse", "ccc", "ccc+mse"),
-    "expr": ("ce", "weighted_ce", "focal"),
-    "au": ("bce", "weighted_bce", "focal", "mse"),
+    "expr": ("ce", "weighted_ce", "focal", "adjusted_ce"),
+    "au": ("bce", "weighted_bce", "focal", "mse", "asymmetric"),
 }
 EVERY = [(task, name) for task, names in NAMES.items() for name in names]
 
@@ -163,3 +165,28 @@ def test_a_distribution_as_target_is_the_formula_and_a_one_hot_is_the_code():
         cross_entropy(logits, codes, None, 0.1).item()
     )
     assert expression_focal(logits, one_hot, 2.0).item() == pytest.approx(expression_focal(logits, codes, 2.0).item())
+
+
+def test_adjusted_logits_are_menons_formula_and_even_out_the_classes():
+    rng = np.random.default_rng(0)
+    raw, y, prior = rng.normal(size=(9, 8)), rng.integers(0, 8, 9), rng.dirichlet(np.ones(8))
+    odds = prior * np.exp(raw)
+    expected = -np.log(odds[np.arange(9), y] / odds.sum(1)).mean()
+    found = adjusted_cross_entropy(torch.tensor(raw), torch.tensor(y), torch.tensor(np.log(prior)))
+    assert found.item() == pytest.approx(expected)
+    kept = losses("expr", "adjusted_ce").log_prior
+    torch.testing.assert_close(kept, torch.tensor([0.75, 0.25] + [1.0] * 6).log())
+
+
+def test_asymmetric_is_ridniks_formula_and_forgets_easy_negatives():
+    rng = np.random.default_rng(0)
+    raw, y = rng.normal(0, 2, (9, 12)), rng.integers(0, 2, (9, 12)).astype(float)
+    y[0, 0] = np.nan
+    p = 1 / (1 + np.exp(-raw))
+    shifted = np.maximum(p - 0.05, 0)
+    values = np.where(y == 1, -np.log(p), -(shifted**4) * np.log(1 - shifted))
+    expected = values[~np.isnan(y)].mean()
+    assert asymmetric(torch.tensor(raw), torch.tensor(y)).item() == pytest.approx(expected)
+    easy = torch.full((1, 12), -4.0, requires_grad=True)
+    asymmetric(easy, torch.zeros(1, 12)).backward()
+    assert easy.grad.abs().max() == 0

@@ -21,7 +21,8 @@ class DataConfig:
 
     Args:
         index: The index (or a generic table with its columns).
-        images: The folder that the column `image` is relative to; the index remembers the one it was made with.
+        images: The folder that the column `image` is relative to, or the file that `triaffect pack` wrote; the index
+            remembers the folder it was made with.
         train: Split to train on.
         val: Split to judge each epoch on.
         fraction: Share of the training split to use, drawn at random with the seed.
@@ -35,8 +36,15 @@ class DataConfig:
         erase: Probability of a covered patch (Zhong et al. 2020), up to a quarter of the image.
         soft: Predictions files, of a teacher or with a crowd's votes: their values are the targets where the index
             has no label of its own; each fills in the tasks it has.
+        mixup: Parameter of the Beta distribution by which a second, mixed batch is made of each, as in MixAugment
+            (Psaroudakis and Kollias 2022); 0 for none.
+        balance: Draw every expression (`class`) or every video equally often; `none` draws each frame once an epoch.
+        stride: Use every n-th frame of a video in an epoch, other ones in the next: neighbours are near copies.
         on_bad_image: What a corrupt or vanished image does: it is named and skipped, or it stops the run.
-        workers: Processes that decode.
+        workers: Threads that decode, in each process.
+        cache: `ram` keeps each decoded image in memory from its first use on (size x size x 3 bytes; each process what
+            it has seen); `device` decodes all before the first epoch, keeps them on the GPU and augments there; on a
+            CPU it is `ram`.
     """
 
     index: str = ""
@@ -53,8 +61,12 @@ class DataConfig:
     degrade: float = 0.0
     erase: float = 0.0
     soft: list[str] = field(default_factory=list)
+    mixup: float = 0.0
+    balance: Literal["none", "class", "video"] = "none"
+    stride: int = 1
     on_bad_image: Literal["skip", "error"] = "skip"
     workers: int = 2
+    cache: Literal["none", "ram", "device"] = "none"
 
 
 @dataclass
@@ -92,20 +104,59 @@ class LossConfig:
 
     Args:
         va: Mean squared error (Asim 2024), 1 - CCC (Chang et al. 2022), or their sum.
-        expr: Cross-entropy, the mean of N/N_c times it (Chang et al. 2022), or focal.
+        expr: Cross-entropy, the mean of N/N_c times it (Chang et al. 2022), focal, or cross-entropy with logits
+            adjusted by the class rates (Menon et al. 2021).
         au: Binary cross-entropy, the same with positives weighted by negatives/positives, focal in the first paper's
-            form, or mean squared error of the probability (Asim 2024's multi-task model).
+            form, mean squared error of the probability (Asim 2024's multi-task model), or asymmetric (Ridnik et al.
+            2021).
         label_smoothing: Share of the target spread over all expressions.
         gamma: Focusing of the two focal losses; 1 is the weight (1 - p) of Chang et al. 2022.
         weights: Fixed weight of each task's loss; a task left out has 1.
     """
 
     va: Literal["mse", "ccc", "ccc+mse"] = "ccc"
-    expr: Literal["ce", "weighted_ce", "focal"] = "weighted_ce"
-    au: Literal["bce", "weighted_bce", "focal", "mse"] = "focal"
+    expr: Literal["ce", "weighted_ce", "focal", "adjusted_ce"] = "weighted_ce"
+    au: Literal["bce", "weighted_bce", "focal", "mse", "asymmetric"] = "focal"
     label_smoothing: float = 0.0
     gamma: float = 1.0
     weights: dict[Task, float] = field(default_factory=dict)
+
+
+@dataclass
+class BalancingConfig:
+    """How the task losses become one step (docs/multitask.md).
+
+    Args:
+        method: `fixed` is the sum with `losses.weights`, equal where they are left out; `uncertainty` (Kendall et al.
+            2018) and `dwa` (Liu et al. 2019) find the weights; the others combine the tasks' gradients in the backbone:
+            `pcgrad` (Yu et al. 2020), `upgrad` (Quinton and Rey 2024), `mgda` (Desideri 2012), `imtlg` (Liu et al.
+            2021), `alignedmtl` (Senushkin et al. 2023).
+        at: Where gradients are compared: on the shared `features` of the batch (almost free, but blind to conflicts
+            between images, so of no use where every image has labels of one task only) or on the backbone's `weights`
+            (a backward pass more for each task).
+        conflict: Log the cosine between the tasks' gradients, and draw it.
+    """
+
+    method: Literal["fixed", "uncertainty", "dwa", "pcgrad", "upgrad", "mgda", "imtlg", "alignedmtl"] = "fixed"
+    at: Literal["features", "weights"] = "features"
+    conflict: bool = False
+
+
+@dataclass
+class CouplingConfig:
+    """What expressions, action units and valence-arousal teach each other (docs/multitask.md).
+
+    Args:
+        co_annotation: Weight of the losses on labels that follow from another task's (Kollias et al. 2021); 0 for none.
+        matching: Weight of the distance between what the predicted expression implies and what is predicted, on every
+            image, labelled or not (Kollias et al. 2021, 2024); 0 for none.
+        table: What an expression implies: counted in the training `index` (frames labelled for both), or of the
+            `literature` (Du et al. 2014; Russell and Mehrabian 1977).
+    """
+
+    co_annotation: float = 0.0
+    matching: float = 0.0
+    table: Literal["index", "literature"] = "index"
 
 
 @dataclass
@@ -159,11 +210,13 @@ class TrainingConfig:
 
 @dataclass
 class TrainConfig:
-    """One training run: data, model, losses, training."""
+    """One training run: data, model, losses, balancing, coupling, training."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     losses: LossConfig = field(default_factory=LossConfig)
+    balancing: BalancingConfig = field(default_factory=BalancingConfig)
+    coupling: CouplingConfig = field(default_factory=CouplingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def to_dict(self) -> dict[str, Any]:
@@ -206,6 +259,10 @@ class TrainConfig:
             "data.degrade": (self.data.degrade, 0.0, 1.0),
             "data.erase": (self.data.erase, 0.0, 1.0),
             "data.workers": (self.data.workers, 0, 1024),
+            "data.mixup": (self.data.mixup, 0.0, 100.0),
+            "data.stride": (self.data.stride, 1, 1_000_000),
+            "coupling.co_annotation": (self.coupling.co_annotation, 0.0, 1e6),
+            "coupling.matching": (self.coupling.matching, 0.0, 1e6),
             "model.size": (self.model.size, 16, 2048),
             "model.dropout": (self.model.dropout, 0.0, 0.99),
             "losses.label_smoothing": (self.losses.label_smoothing, 0.0, 1.0),
@@ -223,6 +280,11 @@ class TrainConfig:
             raise InputError(f"model.tasks is {self.model.tasks}; name at least one of va, expr, au, each once")
         if self.training.select != "total" and self.training.select not in self.model.tasks:
             raise InputError(f"training.select is {self.training.select}, which the model does not have; use total")
+        if self.data.cache == "device" and (self.data.degrade or self.data.erase):
+            raise InputError("data.cache is device, where data.degrade and data.erase are not made; set it to ram")
+        coupled = self.coupling.co_annotation or self.coupling.matching
+        if coupled and not {"expr"} < set(self.model.tasks):
+            raise InputError(f"coupling goes from expr to the other tasks, but model.tasks is {self.model.tasks}")
         return self
 
 

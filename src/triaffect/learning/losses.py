@@ -72,6 +72,11 @@ def expression_focal(raw: Tensor, target: Tensor, gamma: float) -> Tensor:
     return masked_mean((1 - torch.exp(-values)) ** gamma * values, mask)
 
 
+def adjusted_cross_entropy(raw: Tensor, target: Tensor, log_prior: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of raw + log prior, so that raw itself serves all classes alike (Menon et al. 2021, eq. 10)."""
+    return cross_entropy(raw + log_prior, target, None, smoothing)
+
+
 def binary_cross_entropy(raw: Tensor, target: Tensor, pos_weight: Tensor | None = None) -> Tensor:
     """Mean binary cross-entropy over labelled action units; `pos_weight` (12,) multiplies the positives."""
     values = F.binary_cross_entropy_with_logits(raw, target.nan_to_num(), pos_weight=pos_weight, reduction="none")
@@ -81,6 +86,17 @@ def binary_cross_entropy(raw: Tensor, target: Tensor, pos_weight: Tensor | None 
 def au_focal(raw: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Binary focal loss without alpha; gamma 1 weighs positives by 1 - p, negatives by p (Chang et al. 2022, L2)."""
     values = sigmoid_focal_loss(raw, target.nan_to_num(), alpha=-1, gamma=gamma, reduction="none")
+    return masked_mean(values, ~torch.isnan(target))
+
+
+def asymmetric(raw: Tensor, target: Tensor, gamma: float = 4.0, margin: float = 0.05) -> Tensor:
+    """Asymmetric loss (Ridnik et al. 2021, eqs. 4 to 6): negatives weighed by p_m^γ with p_m = max(p - margin, 0).
+
+    γ 4, margin .05 and no focusing of the positives are the paper's.
+    """
+    y, p = target.nan_to_num(), torch.sigmoid(raw)
+    shifted = (p - margin).clamp(min=0)
+    values = -y * F.logsigmoid(raw) - (1 - y) * shifted**gamma * torch.log1p(-shifted)
     return masked_mean(values, ~torch.isnan(target))
 
 
@@ -120,6 +136,10 @@ class TaskLosses(nn.Module):
         self.tasks, self.weights = tasks, {task: config.weights.get(task, 1.0) for task in tasks}  # type: ignore[call-overload]
         self.register_buffer("class_weight", expression_weights(index), persistent=False)
         self.register_buffer("pos_weight", au_pos_weight(index), persistent=False)
+        # An absent class has weight 0 here and no say there.
+        rates = torch.where(self.class_weight > 0, 1 / self.class_weight, 1.0)
+        self.register_buffer("log_prior", rates.log(), persistent=False)
+        self.log_prior: Tensor
         self.class_weight: Tensor
         self.pos_weight: Tensor
         smoothing, gamma = config.label_smoothing, config.gamma
@@ -129,12 +149,14 @@ class TaskLosses(nn.Module):
                 "ce": lambda raw, y: cross_entropy(raw, y, None, smoothing),
                 "weighted_ce": lambda raw, y: cross_entropy(raw, y, self.class_weight, smoothing),
                 "focal": lambda raw, y: expression_focal(raw, y, gamma),
+                "adjusted_ce": lambda raw, y: adjusted_cross_entropy(raw, y, self.log_prior, smoothing),
             },
             "au": {
                 "bce": binary_cross_entropy,
                 "weighted_bce": lambda raw, y: binary_cross_entropy(raw, y, self.pos_weight),
                 "focal": lambda raw, y: au_focal(raw, y, gamma),
                 "mse": au_mse,
+                "asymmetric": asymmetric,
             },
         }
         self.functions = {task: functions[task][getattr(config, task)] for task in tasks}
