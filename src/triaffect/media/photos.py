@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import warnings
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from triaffect.files import InputError
 from triaffect.pictures import MAX_PIXELS, decode
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
@@ -16,12 +18,27 @@ _STARTS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _ORIENTATION = 0x0112
 
 
+def regular(path: Path) -> None:
+    """Refuses what is no file on a disk, before it is opened: a pipe would wait for ever.
+
+    Raises:
+        InputError: It is none, or is not there, or may not be looked at.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path}: not a file; give photos, videos or folders of them")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
 def is_photo(path: Path) -> bool:
     """Whether the file starts as a picture does, whatever its name; an animated GIF counts as a video.
 
     Raises:
+        InputError: It is no file.
         OSError: It cannot be read.
     """
+    regular(path)
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(b"GIF8"):

@@ -20,6 +20,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from triaffect.files import InputError
+from triaffect.media.photos import regular
 from triaffect.pictures import MAX_PIXELS
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ def frames(path: Path, every: int = 1, fps: float | None = None) -> Generator[Fr
     Raises:
         InputError: It is no video, or it is damaged: raised after the last frame that decodes, saying where it broke.
     """
+    regular(path)
     with contextlib.ExitStack() as stack:
         try:
             container = _open(path, stack)
