@@ -21,14 +21,16 @@ TEMPLATE: NDArray[np.float32] = np.array(
 left and right as in the picture)."""
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
-    """Reads a picture as uint8 RGB (height, width, 3): JPEG through libjpeg-turbo, anything else through Pillow.
+def decode(source: Path | bytes) -> NDArray[np.uint8]:
+    """Reads a picture, a file or its bytes, as uint8 RGB (height, width, 3).
+
+    JPEG goes through libjpeg-turbo, anything else through Pillow.
 
     Raises:
         ValueError: It is missing, corrupt or larger than `MAX_PIXELS`; the message is the reason without the name.
     """
     try:
-        data = path.read_bytes()
+        data = source if isinstance(source, bytes) else source.read_bytes()
         if data[:2] == b"\xff\xd8":
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             _check(width, height)

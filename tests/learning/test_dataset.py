@@ -18,9 +18,9 @@ from triaffect.learning.dataset import (
     FrameDataset,
     augmentation,
     image_root,
-    loader,
     training_rows,
 )
+from triaffect.learning.loading import loader
 from triaffect.pictures import decode, fit
 
 NONE = Augmentation(0, 0, 0, 0, 0)

@@ -178,15 +178,15 @@ def index_info(path: StrPath) -> dict[str, Any]:
 
 
 def image_root(index: str | Path, images: str | Path | None) -> Path:
-    """The folder that the column `image` is relative to: the one given, else the one the index was made with.
+    """Where the images are: the folder (or packed file) given, else the folder that the index was made with.
 
     Raises:
-        InputError: Neither is known, or the folder does not exist.
+        InputError: Neither is known, or it does not exist.
     """
     root = images or index_info(index).get("images")
     if not root:
         raise InputError(f"{index}: does not say where its images are; name the folder with --images")
-    if not Path(root).is_dir():
+    if not (Path(root).is_dir() or str(root).endswith(".safetensors") and Path(root).is_file()):
         raise InputError(f"{root}: no such folder of images; name it with --images")
     return Path(root)
 

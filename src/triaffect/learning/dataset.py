@@ -7,6 +7,7 @@ expressions are distributions (N, 8), missing rows NaN.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,15 @@ import numpy as np
 import polars as pl
 import simplejpeg
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from triaffect.annotations.index import image_root, load_index, subset
 from triaffect.annotations.predictions import load_predictions
-from triaffect.files import InputError, inside
+from triaffect.files import InputError
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS
 from triaffect.learning.config import DataConfig, TrainConfig
+from triaffect.learning.pack import reader
+from triaffect.learning.sampling import Draw
 from triaffect.pictures import decode, fit
 
 HAS_CROP = pl.col("exists").fill_null(True)
@@ -50,26 +53,35 @@ class Augmentation:
     degrade: float = 0.0
     erase: float = 0.0
 
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """One picture's warp (2, 3), from a pixel of the result to one of the picture, and its colour matrix (3, 4)."""
+        turn, zoom, right, down = rng.uniform(-1, 1, 4).tolist()
+        mirror = -1 if rng.random() < self.flip else 1
+        angle, centre, shrink = math.radians(turn * self.rotation), (size - 1) / 2, 1 / (1 + zoom * self.scale)
+        cos, sin = math.cos(angle) * shrink, math.sin(angle) * shrink
+        x, y = centre + right * self.shift * size, centre + down * self.shift * size
+        warp = np.array(
+            [
+                [mirror * cos, -mirror * sin, centre - mirror * (cos * x - sin * y)],
+                [sin, cos, centre - sin * x - cos * y],
+            ]
+        )
+        bright, contrast, saturation = (1 + rng.uniform(-1, 1, 3) * self.jitter).tolist() if self.jitter else (1, 1, 1)
+        colour = np.full((3, 4), bright * contrast * (1 - saturation) / 3)
+        colour[:, :3] += bright * contrast * saturation * np.eye(3)
+        colour[:, 3] = (1 - contrast) * 127.5
+        return warp, colour
+
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Augments one picture (size, size, 3), uint8; its border is repeated where the warp looks outside."""
         size = pixels.shape[0]
-        turn, zoom, right, down = rng.uniform(-1, 1, 4)
-        mirror = rng.random() < self.flip
+        warp, colour = self.draw(rng, size)
         if self.rotation or self.scale or self.shift:
-            centre = (size - 1) / 2
-            warp = cv2.getRotationMatrix2D((centre, centre), turn * self.rotation, 1 + zoom * self.scale)
-            if mirror:
-                warp = warp @ np.array([[-1, 0, size - 1], [0, 1, 0], [0, 0, 1]], float)
-            warp[:, 2] += np.array([right, down]) * self.shift * size
-            pixels = cv2.warpAffine(pixels, warp, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        elif mirror:
+            way = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            pixels = cv2.warpAffine(pixels, warp, (size, size), flags=way, borderMode=cv2.BORDER_REPLICATE)
+        elif warp[0, 0] < 0:
             pixels = pixels[:, ::-1]
         if self.jitter:
-            brightness, contrast, saturation = 1 + rng.uniform(-1, 1, 3) * self.jitter
-            grey = np.full((3, 3), 1 / 3)
-            colour = np.zeros((3, 4))
-            colour[:, :3] = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
-            colour[:, 3] = (1 - contrast) * 127.5
             pixels = cv2.transform(pixels, colour)
         if self.degrade and rng.random() < self.degrade:
             pixels = _degrade(pixels, rng)
@@ -109,19 +121,30 @@ class FrameDataset(Dataset[Batch]):
 
     Args:
         index: Rows to read; those without a crop are left out.
-        images: The folder that the column `image` is relative to.
+        images: The folder that the column `image` is relative to, or what `pack` wrote.
         size: Side of the images in a batch.
         augmentation: Applied to each image, or None.
         seed: Of the augmentation.
+        keep: Keep each picture in memory, decoded and resized, from its first use on.
     """
 
     def __init__(
-        self, index: pl.DataFrame, images: Path, size: int, augmentation: Augmentation | None = None, seed: int = 0
+        self,
+        index: pl.DataFrame,
+        images: Path,
+        size: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        keep: bool = False,
     ) -> None:
         self.index = index.filter(HAS_CROP)
         self.images, self.size, self.augmentation, self.seed = images, size, augmentation, seed
-        # A fixed-width array is shared with the workers as it is; a list of strings would be copied by each.
-        self.paths = self.index["image"].to_numpy().astype(np.bytes_)
+        self.read = reader(images, self.index["image"])
+        # Pages that nothing is written to take no memory: each process holds what it has seen.
+        self.kept = np.empty((len(self), size, size, 3), np.uint8) if keep else None
+        self.known = np.zeros(len(self), bool)
+        self.resident: dict[str, str] | None = None
+        """What could not be read, once the pictures are on a device (`loading.Resident`); batches then have none."""
         self.targets = {task: self._target(task) for task in LABEL_COLUMNS}
 
     def _target(self, task: str) -> np.ndarray:
@@ -143,41 +166,57 @@ class FrameDataset(Dataset[Batch]):
         ).to_numpy()
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.index)
 
     def __getitem__(self, key: int) -> Batch:
         return self.__getitems__([key])
 
     def __getitems__(self, keys: list[int]) -> Batch:
         """Reads a batch; `bad` holds what could not be read, as (image, reason)."""
+        if self.resident is not None:
+            return self._without_pictures(keys, self.resident)
         pixels = np.empty((len(keys), self.size, self.size, 3), np.uint8)
         rows: list[int] = []
         bad: list[tuple[str, str]] = []
         for key in keys:
             row = key % len(self)
-            name = self.paths[row].decode()
             try:
-                picture = fit(decode(inside(self.images, name)), self.size)
-            except InputError:
-                raise
-            except (ValueError, cv2.error) as error:
-                bad.append((name, str(error)))
+                picture = self._picture(row)
+            except (OSError, ValueError, cv2.error) as error:
+                bad.append((self.name(row), getattr(error, "strerror", None) or str(error)))
                 continue
             if self.augmentation is not None:
                 picture = self.augmentation(picture, np.random.default_rng((self.seed, key)))
             pixels[len(rows)] = picture
             rows.append(row)
-        return {
-            # Channels last in memory, as convolutions on a CPU and in half precision want it.
-            "image": torch.from_numpy(pixels[: len(rows)]).permute(0, 3, 1, 2),
-            "row": torch.tensor(rows, dtype=torch.int64),
-            "bad": bad,
-            **{task: torch.from_numpy(target[rows]) for task, target in self.targets.items()},
-        }
+        # Channels last in memory, as convolutions on a CPU and in half precision want it.
+        return {"image": torch.from_numpy(pixels[: len(rows)]).permute(0, 3, 1, 2), **self._labels(rows, bad)}
+
+    def _picture(self, row: int) -> np.ndarray:
+        if self.kept is not None and self.known[row]:
+            return self.kept[row]
+        picture = fit(decode(self.read(row)), self.size)
+        if self.kept is not None:
+            self.kept[row] = picture
+            self.known[row] = True
+        return picture
+
+    def _without_pictures(self, keys: list[int], unread: dict[str, str]) -> Batch:
+        keys = [key for key in keys if not unread or self.name(key % len(self)) not in unread]
+        batch = self._labels([key % len(self) for key in keys], list(unread.items()))
+        if self.augmentation is not None and keys:
+            drawn = [self.augmentation.draw(np.random.default_rng((self.seed, key)), self.size) for key in keys]
+            warps, colours = (torch.from_numpy(np.stack(part).astype(np.float32)) for part in zip(*drawn, strict=True))
+            batch |= {"warp": warps, "colour": colours}
+        return batch
+
+    def _labels(self, rows: list[int], bad: list[tuple[str, str]]) -> Batch:
+        targets = {task: torch.from_numpy(target[rows]) for task, target in self.targets.items()}
+        return {"row": torch.tensor(rows, dtype=torch.int64), "bad": bad, **targets}
 
     def name(self, row: int) -> str:
         """The column `image` of a row."""
-        return self.paths[row].decode()
+        return self.index["image"][row]
 
 
 class EpochSampler(Sampler[int]):
@@ -187,47 +226,29 @@ class EpochSampler(Sampler[int]):
     epoch's order, judging repeats rows, which are then counted once.
     """
 
-    def __init__(self, length: int, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, length: int, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1, draw: Draw | None = None
+    ) -> None:
         self.length, self.shuffle, self.seed, self.rank, self.world = length, shuffle, seed, rank, world
-        self.epoch = 0
+        self.draw, self.epoch = draw, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the training loop before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length // self.world if self.shuffle else -(-self.length // self.world)
+        length = self.draw.count if self.draw else self.length
+        return length // self.world if self.shuffle else -(-length // self.world)
 
     def __iter__(self) -> Iterator[int]:
-        if self.shuffle:
+        if self.draw:
+            # A row that is drawn twice is augmented twice: each place in the epochs has a key of its own.
+            order = self.draw(self.epoch) + (self.epoch * self.draw.count + np.arange(self.draw.count)) * self.length
+        elif self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length) + self.epoch * self.length
         else:
             order = np.resize(np.arange(self.length), len(self) * self.world)
         return iter(order[self.rank :: self.world][: len(self)].tolist())
-
-
-def loader(
-    dataset: FrameDataset, batch: int, workers: int, shuffle: bool = False, seed: int = 0, rank: int = 0, world: int = 1
-) -> DataLoader[Batch]:
-    """Batches of a dataset, decoded in `workers` processes that stay alive between epochs."""
-    sampler = EpochSampler(len(dataset), shuffle, seed, rank, world)
-    return DataLoader(
-        dataset,
-        batch_size=batch,
-        sampler=sampler,
-        num_workers=workers,
-        # A last batch of one image would break batch norm.
-        drop_last=shuffle and len(sampler) >= batch,
-        collate_fn=_as_is,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        # Its own, so that starting a loader does not move the seeded one that dropout draws from.
-        generator=torch.Generator(),
-    )
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 def augmentation(config: DataConfig) -> Augmentation:
@@ -253,10 +274,12 @@ def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path
     columns = [c for c in named if c in index.columns]
     if not columns:
         raise InputError(f"{name}: has no label of {', '.join(config.model.tasks)}")
-    usable = HAS_CROP & pl.any_horizontal(pl.col(columns).is_not_null())
+    labelled = pl.any_horizontal(pl.col(columns).is_not_null())
+    if config.coupling.matching:  # learns from images without any label, too
+        labelled |= pl.col("split") == data.train
     found = []
     for split in (data.train, data.val):
-        rows = index.filter((pl.col("split") == split) & usable)
+        rows = index.filter((pl.col("split") == split) & HAS_CROP & labelled)
         if rows.is_empty():
             raise InputError(f"{name}: no image with a label of {', '.join(config.model.tasks)} in split {split!r}")
         found.append(rows)

@@ -38,7 +38,7 @@ def extract_features(
         out: The folder to make: `features.npy` (images, width), float16, NaN where an image cannot be read, and
             `images.parquet` with the column `image` in the same order.
         batch: Images a step.
-        workers: Processes that decode.
+        workers: Threads that decode.
         device: `auto`, `cpu`, `cuda` and the like.
         progress: Show a progress bar.
 

@@ -29,11 +29,15 @@ from tqdm import tqdm
 from triaffect.files import InputError, replacing
 from triaffect.learning import runs
 from triaffect.learning.config import TrainConfig
-from triaffect.learning.dataset import Batch, FrameDataset, augmentation, loader, training_rows
+from triaffect.learning.dataset import Batch, FrameDataset, augmentation, training_rows
+from triaffect.learning.distributed import blank
 from triaffect.learning.judging import gather, judge
+from triaffect.learning.loading import Resident, loader
 from triaffect.learning.losses import TaskLosses
 from triaffect.learning.models import AffectModel, load_backbone_weights
-from triaffect.scoring.plots import training_curves
+from triaffect.learning.sampling import Draw
+from triaffect.learning.step import Step
+from triaffect.scoring.plots import conflict_curves, training_curves
 from triaffect.scoring.style import save_figure
 
 CHECK_EVERY = 50
@@ -67,12 +71,14 @@ class AffectTraining(lightning.LightningModule):
         super().__init__()
         self.model, self.losses, self.config, self.run = model, losses, config, run
         self.train_data, self.val_data = datasets
+        self.batch_loss = Step(config, losses, self.train_data.index)
         self.progress = progress
         self.history: list[dict[str, float]] = []
         self.best = -math.inf
         self.stalled = 0
         self.rate = 1.0  # what `plateau` has divided the learning rate by so far, inverted
         self.bad: dict[str, str] = {}
+        self.residents: list[Resident] = []  # training and validation pictures on the device
         self._recent: list[tuple[Tensor, Tensor]] = []
         self._sums: Tensor | None = None
         self._steps = 0
@@ -101,7 +107,8 @@ class AffectTraining(lightning.LightningModule):
     def _loader(self, dataset: FrameDataset, shuffle: bool) -> Any:
         data, training = self.config.data, self.config.training
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        return loader(dataset, training.batch, data.workers, shuffle, training.seed, rank, world)
+        draw = Draw.asked(data, dataset.index, training.seed) if shuffle else None
+        return loader(dataset, training.batch, data.workers, shuffle, training.seed, rank, world, draw)
 
     def train_dataloader(self) -> Any:
         """Shuffled batches of this process's share."""
@@ -110,6 +117,16 @@ class AffectTraining(lightning.LightningModule):
     def val_dataloader(self) -> Any:
         """Batches of this process's share, in order."""
         return self._loader(self.val_data, shuffle=False)
+
+    def on_fit_start(self) -> None:
+        """Brings the pictures to the device, where `data.cache` wants them there."""
+        if self.config.data.cache == "device" and self.device.type != "cpu":
+            data, workers = (self.train_data, self.val_data), self.config.data.workers
+            self.residents = [Resident(dataset, self.device, workers) for dataset in data]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Adds the pictures that were on the device already."""
+        return self.residents[not self.trainer.training](batch) if self.residents else batch
 
     def _note_bad(self, batch: Batch) -> None:
         for name, reason in batch["bad"]:
@@ -152,24 +169,31 @@ class AffectTraining(lightning.LightningModule):
         self._note_bad(batch)
         # A batch of one would break batch norm; it is left after a bad image at most.
         if len(batch["row"]) < min(2, self.config.training.batch):
-            return None
+            if self.trainer.world_size == 1:
+                return None
+            batch |= blank(batch, 2)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = self._learning_rate()
-        losses = self.losses(self(batch["image"]), batch)
-        total = self.losses.total(losses)
-        values = torch.stack([total, *losses.values()]).detach()
+        seed = (self.config.training.seed, self.current_epoch, self.global_rank, number)
+        total, values = self.batch_loss(self.model, batch, seed, self.history)
         self._sums = values if self._sums is None else self._sums + values
         self._steps += 1
         self._recent.append((values, batch["row"]))
         if len(self._recent) >= CHECK_EVERY:
             self._stop_on_nan()
-        self.log("loss", total.detach(), prog_bar=True, logger=False)
-        return total
+        self.log("loss", values[0], prog_bar=True, logger=False)
+        # Lightning divides by `accumulate`; the last step of an epoch may have fewer batches.
+        every, count = self.config.training.accumulate, int(self.trainer.num_training_batches)
+        return total * (every / (count % every)) if number >= count // every * every else total
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Moves the average after each optimiser step."""
-        if self.average is not None and (batch_idx + 1) % self.config.training.accumulate == 0:
+        if self.average is not None and self._ends_a_step(batch_idx):
             self.average.update_parameters(self.model)
+
+    def _ends_a_step(self, number: int) -> bool:
+        """Whether the optimiser steps after this batch of the epoch: the last ones step with what there is."""
+        return (number + 1) % self.config.training.accumulate == 0 or number + 1 == self.trainer.num_training_batches
 
     def _stop_on_nan(self) -> None:
         recent, self._recent = self._recent, []
@@ -239,7 +263,10 @@ class AffectTraining(lightning.LightningModule):
 
     def draw(self) -> None:
         """Writes the curves so far."""
-        save_figure(training_curves(pl.DataFrame(self.history)), self.run / "curves.png")
+        table = pl.DataFrame(self.history)
+        save_figure(training_curves(table), self.run / "curves.png")
+        if (conflict := conflict_curves(table)) is not None:
+            save_figure(conflict, self.run / "conflict.png")
         self._drawn = time.perf_counter()
 
     def _metrics(self) -> dict[str, float]:
@@ -247,7 +274,7 @@ class AffectTraining(lightning.LightningModule):
         if self._sums is not None:
             means = (self._sums / max(1, self._steps)).tolist()
             names = ["train/loss", *(f"train/loss_{task}" for task in self.model.tasks)]
-            metrics |= dict(zip(names, means, strict=True))
+            metrics |= dict(zip(names, means, strict=True)) | self.batch_loss.balancing.take_cosines()
         metrics |= judge(gather(self._judged, self.trainer.world_size), self.losses, self.device)
         images = self._steps * self.config.training.batch * self.trainer.world_size
         return metrics | {
@@ -315,6 +342,10 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
         InputError: The data does not fit the configuration, a loss became NaN, or the folder is already taken.
     """
     run = Path(out)
+    if config.data.features:
+        from triaffect.learning.heads import train_heads
+
+        return train_heads(config.data.features, str(config.model.pretrained), config, run, joint=True)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         runs.open_run(run, config, resume)
     if runs.finished(run):
@@ -327,7 +358,7 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
     checkpoint = run / "last.ckpt"
     with warnings.catch_warnings():
         # Lightning's hints on workers, hardware and its own checkpoints are not for our users.
-        for hint in ("does not have many workers", "Checkpoint directory .* exists", "GPU available", "sync_dist=True"):
+        for hint in ("Checkpoint directory .* exists", "GPU available", "sync_dist=True", "smaller than the logging"):
             warnings.filterwarnings("ignore", f".*{hint}.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -356,9 +387,14 @@ def _module(
     model.to(memory_format=torch.channels_last)
     losses = TaskLosses(config.losses, model.tasks, train_rows)
     size, seed = config.model.size, config.training.seed
-    training = FrameDataset(train_rows, images, size, augmentation(config.data), seed)
-    validation = FrameDataset(val_rows, images, size)
+    keep = config.data.cache == "ram" or (config.data.cache == "device" and not _has_device(config))
+    training = FrameDataset(train_rows, images, size, augmentation(config.data), seed, keep)
+    validation = FrameDataset(val_rows, images, size, keep=keep)
     return AffectTraining(model, losses, config, run, (training, validation), progress)
+
+
+def _has_device(config: TrainConfig) -> bool:
+    return config.training.accelerator != "cpu" and torch.accelerator.is_available()
 
 
 def _trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.Trainer:
@@ -386,10 +422,10 @@ def _trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.Traine
                 enable_version_counter=False,
                 save_on_train_epoch_end=True,
             ),
-            *([_Bar(refresh_rate=5)] if bar else []),
+            *([_Bar(refresh_rate=20)] if bar else []),
         ],
         enable_progress_bar=bar,
-        log_every_n_steps=1,
+        log_every_n_steps=CHECK_EVERY,  # each look at the losses waits for the device
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
