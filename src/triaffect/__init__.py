@@ -32,6 +32,7 @@ _HOMES = {
     "TrainConfig": "learning.config",
     "train": "learning.training",
     "predict": "learning.inference",
+    "export": "media.export",
     "Analyzer": "media.analyzer",
 }
 

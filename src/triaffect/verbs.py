@@ -249,6 +249,33 @@ def show(
     print(out)
 
 
+def export(
+    model: str,
+    out: str | None = None,
+    format: Literal["onnx", "openvino"] = "onnx",  # noqa: A002
+    int8: bool = False,
+    crops: str | None = None,
+    split: str | None = None,
+    licence: str | None = None,
+) -> None:
+    """Writes a model as one file with its preprocessing, labels and provenance inside, and compares it with torch.
+
+    Args:
+        model: A run folder, a model folder, or triaffect-base.
+        out: The file to write; model.onnx or model.xml here where left out.
+        format: onnx or openvino.
+        int8: Quantise to 8 bits: smaller and faster, a little less exact.
+        crops: Crops to calibrate on and to compare by: a folder, or an index, which then shows the scores before and
+            after; crops of the bundled sample where left out.
+        split: With an index, only this split.
+        licence: Of the model, to write into the file.
+    """
+    from triaffect.media.export import SUFFIXES, export
+
+    path = out or f"model{SUFFIXES[format]}"
+    print(export(model, path, format, int8=int8, crops=crops, split=split, licence=licence).text())
+
+
 def submit(
     predictions: str,
     release_list: str,
@@ -308,17 +335,18 @@ def predict(
     device: str = "auto",
     post: str | None = None,
 ) -> None:
-    """Predicts the images of an index with a trained model.
+    """Predicts the images of an index with a trained model, an exported one, or a peer's.
 
     Args:
-        run: A run folder or a model folder.
+        run: A run or model folder, triaffect-base, a file that export wrote (.onnx, .xml), or a peer:
+            emotiefflib:enet_b0_8_va_mtl and the like, fer, mediapipe:PATH of a face_landmarker.task.
         index: The index, or a generic table with its columns.
         out: The predictions file to write.
         split: Only the frames of train, val or test.
         images: The folder of the images, where the index does not know it.
         fill: nearest repeats the nearest predicted frame of the video where there is no crop, and marks it.
         batch: Images a step.
-        workers: Processes that decode.
+        workers: Threads that decode.
         device: auto, cpu, cuda and the like.
         post: Post-processing to apply, from `triaffect tune`.
     """
@@ -329,12 +357,21 @@ def predict(
     from triaffect.annotations.predictions import save_predictions
 
     rows = load_index(index, split)
-    from triaffect.learning.dataset import image_root
-    from triaffect.learning.inference import load_model, predict
+    from triaffect.annotations.index import image_root
+    from triaffect.media.engines import predict_images
+    from triaffect.media.peers import predictor
 
-    model, root = load_model(run), image_root(index, images)
-    found = predict(model, rows, root, fill=fill, batch=batch, workers=workers, device=device)
-    source = {"model": str(run), "index": str(index), "split": split, "fill": fill, "trained": model.provenance}
+    root = image_root(index, images)
+    source: dict[str, Any] = {"model": str(run), "index": str(index), "split": split, "fill": fill}
+    if engine := predictor(run, rows.height):
+        found = predict_images(engine, rows, root, fill=fill)
+        source["engine"] = engine.name
+    else:
+        from triaffect.learning.inference import load_model, predict
+
+        model = load_model(run)
+        found = predict(model, rows, root, fill=fill, batch=batch, workers=workers, device=device)
+        source["trained"] = model.provenance
     save_predictions(found, out, source)
     if known:
         apply_file(out, known)
@@ -391,6 +428,26 @@ def page(port: int = 7860, model: str = "triaffect-base", engine: str = "auto", 
     page(port, model, engine, browser)
 
 
+def pack(index: str, out: str = "crops.safetensors", split: str | None = None, images: str | None = None) -> None:
+    """Puts the images of an index into one file, which --images and data.images take in place of their folder.
+
+    Args:
+        index: The index, or a generic table with its columns.
+        out: The file to write, .safetensors: the images as they are, one after the other, and where each begins.
+        split: Only the frames of train, val or test.
+        images: The folder of the images, where the index does not know it.
+    """
+    from triaffect.annotations.index import image_root, load_index
+    from triaffect.learning.pack import pack
+
+    if not out.endswith(".safetensors"):
+        raise InputError(f"{out}: is to end in .safetensors, the format that it is")
+    found = pack(load_index(index, split), image_root(index, images), out)
+    for name in found["skipped"][:3]:
+        print(f"note: {name} cannot be read, and is left out")
+    print(f"{out}: {found['images']:,} images, {found['bytes'] / 1e6:,.1f} MB; {len(found['skipped']):,} left out")
+
+
 def features(
     run: str,
     index: str,
@@ -410,7 +467,7 @@ def features(
         split: Only the frames of train, val or test.
         images: The folder of the images, where the index does not know it.
         batch: Images a step.
-        workers: Processes that decode.
+        workers: Threads that decode.
         device: auto, cpu, cuda and the like.
     """
     from triaffect.annotations.index import load_index

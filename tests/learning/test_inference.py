@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from triaffect.annotations.index import load_index
-from triaffect.annotations.predictions import load_predictions, provenance
+from triaffect.annotations.predictions import fill_nearest, load_predictions, provenance
 from triaffect.cli import main
 from triaffect.files import InputError
 from triaffect.labels import PREDICTION_COLUMNS
-from triaffect.learning.inference import features, fill_nearest, load_model, predict
+from triaffect.learning.inference import features, load_model, predict
 from triaffect.learning.models import AffectModel, probabilities
 from triaffect.pictures import decode, fit
 

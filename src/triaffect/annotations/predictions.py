@@ -158,6 +158,34 @@ def align(predictions: pl.DataFrame, index: pl.DataFrame, task: str) -> pl.DataF
     return labelled.join(renamed, on="image", how="left", maintain_order="left")
 
 
+def fill_nearest(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.DataFrame:
+    """Gives every image of an index a prediction: its own, else that of the nearest predicted frame of its video.
+
+    A video without any predicted frame gets the mean prediction. The column `filled` marks what was not predicted.
+
+    Args:
+        predictions: `image` and prediction columns.
+        index: `image`, `video` and `frame`, each image once.
+
+    Raises:
+        InputError: Nothing was predicted.
+    """
+    if predictions.is_empty():
+        raise InputError("no image could be predicted, so there is nothing to fill from; check --images")
+    columns = [c for c in predictions.columns if c != "image"]
+    order = index.select("image", "video", "frame").with_row_index("order")
+    known = order.join(predictions, on="image", how="inner").sort("frame")
+    nearest = order.sort("frame").join_asof(
+        known.drop("image", "order"), on="frame", by="video", strategy="nearest", check_sortedness=False
+    )
+    own = pl.col("image").is_in(predictions["image"].implode())
+    return (
+        nearest.sort("order")
+        .with_columns(pl.col(c).fill_null(predictions[c].mean()) for c in columns)
+        .select("image", *columns, (~own).alias("filled"))
+    )
+
+
 def refuse_lacking(images: pl.Series, predictions: pl.DataFrame, name: StrPath) -> None:
     """Raises an InputError with the number and the first three of the images that have no prediction."""
     unique = images.unique(maintain_order=True)

@@ -12,9 +12,12 @@ import polars as pl
 import torch
 from tqdm import tqdm
 
-from triaffect.files import InputError, model_folder
+from triaffect.annotations.predictions import fill_nearest
+from triaffect.files import model_folder
 from triaffect.labels import PREDICTION_COLUMNS
-from triaffect.learning.dataset import FrameDataset, loader
+from triaffect.learning.context import in_videos
+from triaffect.learning.dataset import FrameDataset
+from triaffect.learning.loading import loader
 from triaffect.learning.models import AffectModel, probabilities
 from triaffect.learning.runs import precision
 
@@ -50,7 +53,7 @@ def predict(
         fill: `nearest` repeats the nearest predicted frame of the video where there is no crop (the mean of all
             predictions where the whole video has none), and marks it in the column `filled`.
         batch: Images a step.
-        workers: Processes that decode.
+        workers: Threads that decode.
         device: `auto`, `cpu`, `cuda` and the like.
         half: Compute in bfloat16 where the device does.
         progress: Show a progress bar.
@@ -63,10 +66,24 @@ def predict(
     dataset = FrameDataset(wanted, Path(images), network.size)
     rows: list[np.ndarray] = []
     outputs: dict[str, list[np.ndarray]] = {task: [] for task in network.tasks}
+    seen: list[torch.Tensor] = []
     for number, features in _features(network, dataset, batch, workers, device, half, progress, "predict"):
         rows.append(number)
+        if network.context is not None:
+            seen.append(features)
+            continue
         for task, value in probabilities(network.predict_from_features(features)).items():
             outputs[task].append(value.cpu().numpy())
+    if seen:  # frames of a video see each other
+        order = dataset.index[np.concatenate(rows)].select(
+            pl.col("video").fill_null("").rank("dense").cast(pl.Int64), pl.col("frame").fill_null(0).cast(pl.Float32)
+        )
+        place = torch.from_numpy(np.lexsort((order["frame"].to_numpy(), order["video"].to_numpy())))
+        time, video = order["frame"].to_torch() / network.settings["fps"], order["video"].to_torch()
+        every = torch.cat(seen)
+        raw = in_videos(network, *(part.to(every.device)[place] for part in (every, time, video)))
+        for task, value in probabilities(raw).items():
+            outputs[task].append(value.cpu().numpy()[np.argsort(place)])
     names = [dataset.name(int(row)) for part in rows for row in part]
     columns: dict[str, np.ndarray] = {}
     for task in network.tasks:
@@ -131,31 +148,3 @@ def _features(
     if bad:
         named = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
         warnings.warn(f"skipped {len(bad)} images that cannot be read ({named})", stacklevel=2)
-
-
-def fill_nearest(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.DataFrame:
-    """Gives every image of an index a prediction: its own, else that of the nearest predicted frame of its video.
-
-    A video without any predicted frame gets the mean prediction. The column `filled` marks what was not predicted.
-
-    Args:
-        predictions: `image` and prediction columns.
-        index: `image`, `video` and `frame`, each image once.
-
-    Raises:
-        InputError: Nothing was predicted.
-    """
-    if predictions.is_empty():
-        raise InputError("no image could be predicted, so there is nothing to fill from; check --images")
-    columns = [c for c in predictions.columns if c != "image"]
-    order = index.select("image", "video", "frame").with_row_index("order")
-    known = order.join(predictions, on="image", how="inner").sort("frame")
-    nearest = order.sort("frame").join_asof(
-        known.drop("image", "order"), on="frame", by="video", strategy="nearest", check_sortedness=False
-    )
-    own = pl.col("image").is_in(predictions["image"].implode())
-    return (
-        nearest.sort("order")
-        .with_columns(pl.col(c).fill_null(predictions[c].mean()) for c in columns)
-        .select("image", *columns, (~own).alias("filled"))
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,10 +13,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.files import BASE, InputError, inside, model_folder
+from triaffect.annotations.predictions import fill_nearest
+from triaffect.files import BASE, InputError, model_folder
 from triaffect.labels import OUTPUTS, PREDICTION_COLUMNS, TASKS
 from triaffect.pictures import decode, fit
 
+FILES = (".onnx", ".xml")
+"""Endings of exported models."""
 ENGINES = ("auto", "onnx", "openvino", "torch")
 FEW = 2000
 """Faces below which `auto` does not wait for an engine that takes longer to load than ONNX Runtime does."""
@@ -123,7 +127,7 @@ def installed(package: str) -> bool:
 def _file(model: str | Path) -> Path | None:
     """The exported file that a model's name stands for, if any."""
     path = Path(model)
-    if path.suffix in (".onnx", ".xml"):
+    if path.suffix in FILES:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         return path
@@ -164,26 +168,10 @@ def _onnx(file: Path, threads: int | None) -> Network:
 
 
 def _openvino(file: Path, threads: int | None, precision: str | None = None) -> Network:
-    try:
-        import openvino
-    except ModuleNotFoundError:
-        raise InputError("the engine openvino is not installed: pip install 'triaffect[openvino]'") from None
-    core = openvino.Core()
     if precision is None:
-        precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
-        if precision == "bf16":
-            half, full = (_openvino(file, threads, kind) for kind in ("bf16", "f32"))
-            return half if difference(half, full) < TOLERANCE else full
-    hints = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": threads or 1,
-        "ENABLE_CPU_PINNING": False,
-    }
-    try:
-        model = core.compile_model(file, "CPU", hints)
-    except Exception as error:
-        raise InputError(f"{file}: OpenVINO cannot load it ({str(error).splitlines()[0][:160]})") from None
+        half, full = (_openvino(file, threads, kind) for kind in ("bf16", "f32"))
+        return half if difference(half, full) < TOLERANCE else full
+    model = compiled(file, threads or 1, precision)
     request = model.create_infer_request()
 
     def run(crops: Crops) -> list[NDArray[np.float32]]:
@@ -195,8 +183,25 @@ def _openvino(file: Path, threads: int | None, precision: str | None = None) -> 
     return _network(file, f"openvino {precision}", threads or 1, shape, outputs, run)
 
 
+def compiled(file: Path, threads: int, precision: str) -> Any:
+    """An `openvino.CompiledModel` of any file that OpenVINO reads; `precision` is f32 or bf16 (where there is any).
+
+    Raises:
+        InputError: OpenVINO is not installed, or cannot read the file.
+    """
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        raise InputError("the engine openvino is not installed: pip install 'triaffect[openvino]'") from None
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    try:
+        return openvino.Core().compile_model(file, "CPU", {**hints, "ENABLE_CPU_PINNING": False})
+    except Exception as error:  # RuntimeError, and what it makes of a broken file
+        raise InputError(f"{file}: OpenVINO cannot load it ({str(error).splitlines()[0][:160]})") from None
+
+
 def _torch(model: str | Path, threads: int | None) -> Network:
-    if Path(model).suffix in (".onnx", ".xml"):
+    if Path(model).suffix in FILES:
         raise InputError(f"{model}: torch reads model folders; take the engine onnx or openvino")
     try:
         import torch
@@ -235,13 +240,16 @@ def difference(one: Engine, other: Engine, crops: Crops | None = None) -> float:
     return max(float(abs(a[task] - b[task]).max()) for task in a)
 
 
-def predict_images(engine: Engine, index: pl.DataFrame, images: str | Path, *, progress: bool = True) -> pl.DataFrame:
-    """Predicts every image of an index once, with any engine or peer; imports no torch of its own.
+def predict_images(
+    engine: Engine, index: pl.DataFrame, images: str | Path, *, fill: str = "none", progress: bool = True
+) -> pl.DataFrame:
+    """Predicts every image of an index once, with any engine or peer; needs no torch.
 
     Args:
         engine: What predicts.
         index: Rows with `image`, and `exists` where known.
-        images: The folder that the column `image` is relative to.
+        images: The folder that the column `image` is relative to, or a packed file.
+        fill: `nearest` as in `learning.inference.predict`.
         progress: Show a progress bar.
 
     Returns:
@@ -250,23 +258,30 @@ def predict_images(engine: Engine, index: pl.DataFrame, images: str | Path, *, p
     """
     from tqdm import tqdm
 
-    rows = index.filter(pl.col("exists").fill_null(True)) if "exists" in index.columns else index
-    names, found = [], []
-    wanted = rows["image"].unique(maintain_order=True).to_list()
-    for start in tqdm(range(0, len(wanted), 64), desc=f"predict, {engine.name}", unit="batch", disable=not progress):
+    from triaffect.learning.pack import reader
+
+    wanted = index.unique("image", keep="first", maintain_order=True)
+    rows = wanted.filter(pl.col("exists").fill_null(True)) if "exists" in wanted.columns else wanted
+    names: list[str] = []
+    found, bad = [], []
+    read = reader(images, rows["image"])
+    slices = list(rows.with_row_index().iter_slices(64))
+    for part in tqdm(slices, desc=f"predict, {engine.name}", unit="batch", disable=not progress):
         pixels = []
-        for name in wanted[start : start + 64]:
+        for row, name in part.select("index", "image").iter_rows():
             try:
-                pixels.append(fit(decode(inside(images, name)), engine.size))
-            except InputError:
-                raise
-            except ValueError:
+                pixels.append(fit(decode(read(row)), engine.size))
+            except (OSError, ValueError) as error:
+                bad.append(f"{name}: {error}")
                 continue
             names.append(name)
         if pixels:
             outputs = engine(np.stack(pixels))
             found.append(np.concatenate([outputs[task] for task in engine.tasks], 1))
+    if bad:
+        warnings.warn(f"skipped {len(bad)} images that cannot be read ({'; '.join(bad[:3])})", stacklevel=2)
     columns = [column for task in engine.tasks for column in PREDICTION_COLUMNS[task]]
     values = np.concatenate(found) if found else np.zeros((0, len(columns)), np.float32)
     table = pl.DataFrame({"image": pl.Series(names, dtype=pl.String), **dict(zip(columns, values.T, strict=True))})
-    return table.filter(~pl.any_horizontal(pl.col(columns).is_nan()))
+    table = table.filter(~pl.any_horizontal(pl.col(columns).is_nan()))
+    return fill_nearest(table, wanted) if fill == "nearest" else table

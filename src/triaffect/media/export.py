@@ -6,6 +6,7 @@ import contextlib
 import json
 import tempfile
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 
 import triaffect
 from triaffect.annotations.index import image_root, load_index
-from triaffect.files import InputError, inside, model_folder, replacing
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS, VA
+from triaffect.files import BASE, InputError, inside, model_folder, replacing
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, VA
 from triaffect.media.engines import open_engine, predict_images
 from triaffect.pictures import decode, fit
+from triaffect.scoring.metrics import Scores, score
 
 if TYPE_CHECKING:
     import onnx
@@ -26,6 +28,39 @@ if TYPE_CHECKING:
     from triaffect.learning.models import AffectModel
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What `export` wrote and how it differs from torch.
+
+    Attributes:
+        path: The file.
+        name: The engine that was compared.
+        crops: How many crops were compared.
+        parity: The largest difference of a prediction, for each task.
+        scores: With an index, the scores of torch and of the file.
+    """
+
+    path: Path
+    name: str
+    crops: int
+    parity: dict[str, float]
+    scores: tuple[Scores, ...] | None = None
+
+    def text(self) -> str:
+        """A few lines for people."""
+        files = [self.path, *([self.path.with_suffix(".bin")] if self.path.suffix == ".xml" else [])]
+        size = sum(file.stat().st_size for file in files) / 1e6
+        differences = ", ".join(f"{task} {value:.2g}" for task, value in self.parity.items())
+        lines = [f"{self.path}: {size:.1f} MB", f"largest difference from torch on {self.crops} crops: {differences}"]
+        if self.scores:
+            before, after = self.scores
+            lines.append(f"{'score':<8}{'torch':>8}{'file':>8}{'change':>8}")
+            pairs = {task: (value, after.tasks[task]) for task, value in before.tasks.items()}
+            for name, (a, b) in {**pairs, "total": (before.total, after.total)}.items():
+                lines.append(f"{name:<8}{a:>8.3f}{b:>8.3f}{b - a:>+8.3f}")
+        return "\n".join(lines)
 
 
 def export(
@@ -37,7 +72,7 @@ def export(
     crops: str | Path | None = None,
     split: str | None = None,
     licence: str | None = None,
-) -> dict[str, Any]:
+) -> Exported:
     """Writes a model as one file that takes crops as they are (uint8 RGB) and gives predictions.
 
     Preprocessing, clamp, softmax and sigmoid are inside, taken from the model itself. Label order, input, provenance
@@ -54,8 +89,7 @@ def export(
         licence: Of the model, for the metadata; the one in its provenance where left out.
 
     Returns:
-        `crops` (how many), `parity` (largest difference from torch for each task), and with an index `scores`: the
-        `Scores` before and after.
+        What was written, and how it differs from torch on the crops; with an index also in score.
 
     Raises:
         InputError: Nothing to calibrate on, an ending that does not fit the format, no model.
@@ -90,16 +124,13 @@ def export(
                 beside.write_bytes(file.read_bytes())
     before, after = open_engine(model, "torch"), open_engine(target, format)
     one, two = before(pixels), after(pixels)
-    found: dict[str, Any] = {
-        "crops": len(pixels),
-        "parity": {task: float(abs(one[task] - two[task]).max()) for task in network.tasks},
-    }
+    parity = {task: float(abs(one[task] - two[task]).max()) for task in network.tasks}
+    scores = None
     if rows is not None:
-        from triaffect.scoring.metrics import score
-
-        scored = [(predict_images(engine, rows, root), rows) for engine in (before, after)]
-        found["scores"] = [score(p, r.filter(r["image"].is_in(p["image"].implode()))) for p, r in scored]
-    return found
+        predicted = [predict_images(engine, rows, root) for engine in (before, after)]
+        seen = rows.filter(pl.col("image").is_in(predicted[0]["image"].implode()))
+        scores = tuple(score(table, seen, resamples=0) for table in predicted)
+    return Exported(target, after.name, len(pixels), parity, scores)
 
 
 def bundle(model: str | Path, out: str | Path, licence: str | None = None) -> Path:
@@ -135,7 +166,7 @@ def bundle(model: str | Path, out: str | Path, licence: str | None = None) -> Pa
         written = _share(_graph(network, fold=False), folder / "model.safetensors")
         import onnx
 
-        onnx.helper.set_model_props(written, {"triaffect": json.dumps(_metadata(network, out, None, False))})
+        onnx.helper.set_model_props(written, {"triaffect": json.dumps(_metadata(network, BASE, None, False))})
         (folder / "model.onnx").write_bytes(written.SerializeToString())
     return Path(out)
 
@@ -264,15 +295,17 @@ def _convert(file: Path, target: Path, said: str) -> None:
 def _crops(
     source: str | Path | None, split: str | None, size: int, limit: int = 256
 ) -> tuple[NDArray[np.uint8], pl.DataFrame | None, Path]:
-    """At most `limit` crops, drawn at random with a fixed seed; with an index also its rows and image root."""
-    rows, root = None, Path(source or Path(triaffect.__file__).parent / "sample" / "data" / "cropped_aligned")
+    """At most `limit` crops, drawn with a fixed seed, the rows of an index that has labels, and the image root."""
+    root = Path(source or Path(triaffect.__file__).parent / "sample" / "data" / "cropped_aligned")
+    rows, labelled = None, False
     if source is None or (root.is_dir() and not any(root.rglob("*.txt"))):
-        names = sorted(
-            str(p.relative_to(root)) for p in root.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")
-        )
+        pictures = (path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        names = sorted(path.relative_to(root).as_posix() for path in pictures)
     else:
         rows = load_index(root, split)
         root = image_root(root, None)
+        columns = [name for names in LABEL_COLUMNS.values() for name in names if name in rows.columns]
+        labelled = any(rows[name].null_count() < rows.height for name in columns)
         names = rows.filter(pl.col("exists").fill_null(True))["image"].unique(maintain_order=True).to_list()
     drawn = np.random.default_rng(0).permutation(len(names))[:limit]
     pixels = []
@@ -281,4 +314,4 @@ def _crops(
             pixels.append(fit(decode(inside(root, name)), size))
     if not pixels:
         raise InputError(f"{root}: no picture that can be read; name a folder of crops or an index with --crops")
-    return np.stack(pixels), rows, root
+    return np.stack(pixels), rows if labelled else None, root

@@ -110,7 +110,8 @@ def cpus() -> int:
 def _seconds(engine: Engine, crops: Crops, budget: float) -> float:
     """The least time of a call: other programs can only add to it."""
     engine(crops)  # the first call of a shape prepares it
-    times, end = [], perf_counter() + budget
+    times: list[float] = []
+    end = perf_counter() + budget
     while len(times) < 3 or perf_counter() < end:
         start = perf_counter()
         engine(crops)
