@@ -16,7 +16,7 @@ from triaffect.pictures import TEMPLATE, fit
 HEAD = np.c_[TEMPLATE / np.linalg.norm(TEMPLATE[1] - TEMPLATE[0]), [-0.177, -0.177, 0.413, -0.029, -0.029]]
 _SOLVE = np.linalg.pinv(HEAD - HEAD.mean(0))
 
-SMALL, TURNED, BLURRED, UNSURE = 16.0, 40.0, 2.0, 0.7
+SMALL, TURNED, BLURRED, UNSURE = 16.0, 40.0, 2.5, 0.8
 """From where on a face is doubted: pixels between the eyes, degrees, pixels of a 112 px crop, the detector's score."""
 
 
@@ -28,10 +28,11 @@ def quality(face: Face, crop: NDArray[np.uint8]) -> dict[str, Any]:
         crop: (s, s, 3) RGB, its aligned crop.
 
     Returns:
-        `size`: pixels between the eyes, as if the face looked at the camera; `turn`: degrees between where it looks and
-        the camera, 0 to 180; `roll`: degrees, positive where the head leans to the picture's right; both None without
-        landmarks; `blur`: standard deviation in pixels of a crop of 112; `score`; `doubt`: "" or those of the words
-        small, turned, blurred and unsure that apply, joined by commas.
+        `size`: pixels between the eyes, as if the face looked at the camera; `turn`: degrees of yaw, positive to the
+        picture's right (pitch hardly moves a detector's five landmarks and is not told); `roll`: degrees, positive
+        where the head leans to the picture's right; both None without landmarks; `blur`: standard deviation in pixels
+        of a crop of 112; `score`; `doubt`: "" or those of the words small, turned, blurred and unsure that apply,
+        joined by commas.
     """
     size, turn, roll = pose(face.five)
     if face.landmarks is None:
@@ -39,7 +40,7 @@ def quality(face: Face, crop: NDArray[np.uint8]) -> dict[str, Any]:
     soft = blur(crop)
     doubts = {
         "small": size < SMALL,
-        "turned": turn is not None and turn > TURNED,
+        "turned": turn is not None and abs(turn) > TURNED,
         "blurred": soft > BLURRED,
         "unsure": face.score < UNSURE,
     }
@@ -50,9 +51,9 @@ def quality(face: Face, crop: NDArray[np.uint8]) -> dict[str, Any]:
 def pose(five: NDArray[np.floating]) -> tuple[float, float | None, float | None]:
     """Size, turn and roll of five landmarks (5, 2): the mean head under scaled orthography, by least squares."""
     across, down = _SOLVE.dot(five - five.mean(0)).T
-    # Rows of the rotation, times the scale: their product looks from the head to the camera.
+    # Two rows of the rotation, times the scale; their product is the third, where the camera stands for the head.
     out = np.cross(across, down)
-    turn = np.degrees(np.arctan2(np.hypot(out[0], out[1]), out[2]))
+    turn = np.degrees(np.arcsin(-out[0] / np.linalg.norm(out)))
     roll = np.degrees(np.arctan2(five[1, 1] - five[0, 1], five[1, 0] - five[0, 0]))
     return float(np.sqrt(np.linalg.norm(out))), float(turn), float(roll)
 
