@@ -19,14 +19,13 @@ from triaffect.learning.config import TrainConfig
 from triaffect.learning.runs import flat
 
 KEYS = (
-    "title", "question", "base", "runs", "heads", "joined", "fusions", "means", "compare", "seeds", "paper", "search",
+    "title", "question", "base", "runs", "heads", "joined", "fusions", "compare", "seeds", "paper", "search",
 )  # fmt: skip
-GROUPS = ("data", "model", "losses", "training")
+GROUPS = ("data", "model", "losses", "balancing", "coupling", "training")
 ENTRY_KEYS = {
     "heads": ("name", "features", "joint", "model", "losses", "training"),
     "joined": ("name", "members"),
     "fusions": ("name", "single", "multi", "lambdas"),
-    "means": ("name", "members", "weights"),
 }
 PAPER_KEYS = ("source", "dataset", "frames", "note", "rows")
 HEAD_KEYS = re.compile(
@@ -47,11 +46,11 @@ class Heads:
 
 @dataclass
 class Fusion:
-    """Late fusion; `lambdas` is `paper`, `tuned` or λ by task."""
+    """Late fusion; `lambdas` is `paper` or `tuned`."""
 
     single: list[str]
     multi: str
-    lambdas: str | dict[str, float] = "paper"
+    lambdas: str = "paper"
 
 
 @dataclass
@@ -65,7 +64,6 @@ class Recipe:
         heads: Heads on frozen features by name.
         joined: Name -> models of different tasks that count as one system.
         fusions: Late fusions by name.
-        means: Name -> models and their weights.
         compare: Pairs of models to test against each other; None for those that hold the same tasks.
         paper: What the paper reported, as the recipe says it.
         search: The run to vary, and its keys with what to try.
@@ -78,13 +76,17 @@ class Recipe:
     heads: dict[str, Heads] = field(default_factory=dict)
     joined: dict[str, list[str]] = field(default_factory=dict)
     fusions: dict[str, Fusion] = field(default_factory=dict)
-    means: dict[str, tuple[list[str], list[float] | None]] = field(default_factory=dict)
     compare: list[tuple[str, str]] | None = None
     paper: dict[str, Any] | None = None
     search: dict[str, Any] | None = None
     raw: dict[str, Any] = field(default_factory=dict)
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Of every model that the recipe names, in the order in which they can be made."""
+
+    def members(self, name: str) -> list[str]:
+        """The models that a system is made of; none for one that is trained."""
+        fusion = self.fusions.get(name)
+        return [*fusion.single, fusion.multi] if fusion else self.joined.get(name, [])
 
     @property
     def split(self) -> str:
@@ -273,21 +275,10 @@ def _add(recipe: Recipe, raw: dict[str, Any], tail: str, config: Any) -> None:
         if not set(tasks) & set(recipe.tasks[multi]):
             raise InputError(f"{where}: {', '.join(single)} and {multi} share no task")
         lambdas = entry.get("lambdas", "paper")
-        if lambdas not in ("paper", "tuned") and not (
-            isinstance(lambdas, dict)
-            and all(t in TASKS and isinstance(v, int | float) and 0 <= v <= 1 for t, v in lambdas.items())
-        ):
-            raise InputError(f"{where}: lambdas is {lambdas!r}; use paper, tuned, or a λ of 0 to 1 for va, expr, au")
+        if lambdas not in ("paper", "tuned"):
+            raise InputError(f"{where}: lambdas is {lambdas!r}; use paper or tuned")
         name = new(entry["name"], "fusions", (*tasks, *recipe.tasks[multi]))
         recipe.fusions[name] = Fusion(single, multi, lambdas)
-    for entry in raw["means"]:
-        where = f"mean {entry['name']}"
-        names, weights = members(where, entry["members"]), entry.get("weights")
-        if len({recipe.tasks[name] for name in names}) > 1:
-            raise InputError(f"{where}: its members hold different tasks")
-        if weights is not None and (len(weights) != len(names) or min(weights) < 0 or not sum(weights)):
-            raise InputError(f"{where}: give {len(names)} weights, none negative")
-        recipe.means[new(entry["name"], "means", recipe.tasks[names[0]])] = (names, weights)
     if raw.get("compare") is not None:
         pairs = []
         for pair in raw["compare"]:

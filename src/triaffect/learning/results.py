@@ -8,15 +8,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from triaffect.annotations.index import load_index, source_video
-from triaffect.annotations.predictions import load_predictions, save_predictions, tasks_of
+from triaffect.annotations.predictions import load_predictions, save_predictions
 from triaffect.files import InputError, replacing, write_text
-from triaffect.labels import LABEL_COLUMNS, TASKS
+from triaffect.labels import TASKS
 from triaffect.learning.recipe import Fusion, Recipe
-from triaffect.scoring.fusion import DEFAULT_LAMBDAS, fuse, mean, tune_fusion
+from triaffect.scoring.evidence import epochs_to
+from triaffect.scoring.fusion import DEFAULT_LAMBDAS, fuse, tune_fusion
 from triaffect.scoring.metrics import Comparison, Scores, paired_bootstrap, score
 
 Attempt = Callable[..., Any]
@@ -28,8 +28,8 @@ MOST_PAIRS = 15
 HALVES = ("first half", "second half")
 
 
-def combine(recipe: Recipe, folder: Path, attempt: Attempt) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Makes the predictions of joined systems, fusions and means, in `folder`/predictions.
+def combine(recipe: Recipe, folder: Path, attempt: Attempt) -> dict[str, Any]:
+    """Makes the predictions of joined systems and fusions, in `folder`/predictions.
 
     Args:
         recipe: The study.
@@ -37,10 +37,11 @@ def combine(recipe: Recipe, folder: Path, attempt: Attempt) -> tuple[list[dict[s
         attempt: Notes what fails.
 
     Returns:
-        `tuning` and `halves` of results.json.
+        `tuning` and `halves` of results.json, and `lambdas`, λ by task of each fusion.
     """
-    tuning: dict[tuple[str, ...], dict[str, Any]] = {}
+    tunings: dict[tuple[str, ...], dict[str, Any]] = {}
     halves: list[dict[str, Any]] = []
+    chosen: dict[str, dict[str, float]] = {}
     index = load_index(next(iter(recipe.runs.values())).data.index, recipe.split)
 
     def table(name: str) -> pl.DataFrame:
@@ -56,22 +57,20 @@ def combine(recipe: Recipe, folder: Path, attempt: Attempt) -> tuple[list[dict[s
         *rest, last = [table(member) for member in members]
         save(name, fuse(rest, last) if rest else last, {"joined": members})
 
-    def average(name: str, members: list[str], weights: list[float] | None) -> None:
-        save(name, mean([table(member) for member in members], weights), {"mean": members, "weights": weights})
-
     def late(name: str, fusion: Fusion) -> None:
         single, multi = [table(member) for member in fusion.single], table(fusion.multi)
         pair = (*fusion.single, fusion.multi)
-        if pair not in tuning:
-            tuning[pair] = _tuning(name, fusion, single, multi, index)
+        if pair not in tunings:
+            lambdas, tuning = tune_fusion(single, multi, index)
+            scores = tuning.scores.rename({"fixed": "paper", "cross_fitted": "tuned"}).to_dicts()
+            about = {"name": name, "single": fusion.single, "multi": fusion.multi, "lambdas": lambdas}
+            tunings[pair] = about | {"folds": tuning.folds, "curves": tuning.curves.to_dicts(), "scores": scores}
+        chosen[name] = lambdas = dict(tunings[pair]["lambdas"])
         if fusion.lambdas == "tuned":
-            fused, rows = _by_halves(name, single, multi, index)
+            found, rows = _by_halves(name, single, multi, index)
             halves.extend(rows)
-            lambdas = tuning[pair]["lambdas"]
-            found = fuse(single, multi, lambdas) if fused is None else fused
         else:
-            given = fusion.lambdas if isinstance(fusion.lambdas, dict) else {}
-            lambdas = {task: float(given.get(task, DEFAULT_LAMBDAS[task])) for task in tuning[pair]["lambdas"]}
+            chosen[name] = lambdas = {task: DEFAULT_LAMBDAS[task] for task in lambdas}
             found = fuse(single, multi, lambdas)
         save(name, found, {"fusion": [*pair], "lambdas": lambdas})
 
@@ -79,20 +78,7 @@ def combine(recipe: Recipe, folder: Path, attempt: Attempt) -> tuple[list[dict[s
         attempt(name, join, name, members)
     for name, fusion in recipe.fusions.items():
         attempt(name, late, name, fusion)
-    for name, (members, weights) in recipe.means.items():
-        attempt(name, average, name, members, weights)
-    return list(tuning.values()), halves
-
-
-def _tuning(
-    name: str, fusion: Fusion, single: list[pl.DataFrame], multi: pl.DataFrame, index: pl.DataFrame
-) -> dict[str, Any]:
-    lambdas, found = tune_fusion(single, multi, index)
-    scores = found.scores.rename({"fixed": "paper", "cross_fitted": "tuned"}).to_dicts()
-    return {"name": name, "single": fusion.single, "multi": fusion.multi, "lambdas": lambdas, "folds": found.folds} | {
-        "curves": found.curves.to_dicts(),
-        "scores": scores,
-    }
+    return {"tuning": list(tunings.values()), "halves": halves, "lambdas": chosen}
 
 
 def split_halves(index: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -112,37 +98,35 @@ def split_halves(index: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def _by_halves(
     name: str, single: list[pl.DataFrame], multi: pl.DataFrame, index: pl.DataFrame
-) -> tuple[pl.DataFrame | None, list[dict[str, Any]]]:
+) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     """Each half of the videos fused with the λ of the other: the whole split's predictions, and what they score."""
     parts = split_halves(index)
-    if not all(part.height for part in parts):
-        return None, []
+    if not all(part.height for part in parts):  # a single video
+        return fuse(single, multi, tune_fusion(single, multi, index)[0]), []
     fused, rows = [], []
-    for here in (0, 1):
-        lambdas, _ = tune_fusion(single, multi, parts[1 - here])
-        own = [table.filter(pl.col("image").is_in(parts[here]["image"].implode())) for table in (*single, multi)]
-        fused.append(fuse(own[:-1], own[-1], lambdas))
-        for task, share in lambdas.items():
-            if not parts[here].select(pl.any_horizontal(pl.col(LABEL_COLUMNS[task]).is_not_null()).any()).item():
-                continue
-            holder = next(table for table in own[:-1] if task in tasks_of(table))
-            scores = {
-                key: score(table, parts[here], tasks=[task], resamples=0).tasks[task]
-                for key, table in (("single", holder), ("multi", own[-1]), ("tuned", fused[-1]))
-            }
-            sides = {"tuned_on": HALVES[1 - here], "scored_on": HALVES[here]}
-            rows.append({"name": name, "task": task, **scores, "lambda": share, **sides})
+    for here, there in ((0, 1), (1, 0)):
+        lambdas, _ = tune_fusion(single, multi, parts[there])
+        mine = pl.col("image").is_in(parts[here]["image"].implode())
+        *own, other = [table.filter(mine) for table in (*single, multi)]
+        fused.append(fuse(own, other, lambdas))
+        ways = {"single": fuse(own, other, dict.fromkeys(TASKS, 1.0)), "multi": other, "tuned": fused[-1]}
+        found = {way: score(table, parts[here], resamples=0).tasks for way, table in ways.items()}
+        sides = {"tuned_on": HALVES[there], "scored_on": HALVES[here]}
+        for task in (task for task in TASKS if task in lambdas and task in found["multi"]):
+            scores = {way: tasks[task] for way, tasks in found.items()}
+            rows.append({"name": name, "task": task, **scores, "lambda": lambdas[task], **sides})
     order = multi.select("image")
     return order.join(pl.concat(fused), on="image", how="left", maintain_order="left"), rows
 
 
-def judge(recipe: Recipe, folder: Path, attempt: Attempt) -> dict[str, Any]:
+def judge(recipe: Recipe, folder: Path, attempt: Attempt, lambdas: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """Scores every model of a study and tests them against each other.
 
     Args:
         recipe: The study.
         folder: The study folder, with the predictions of all its models.
         attempt: Notes what fails.
+        lambdas: Of each fusion.
 
     Returns:
         `models` and `comparisons` of results.json; the scores' tables are written to `scores.txt`.
@@ -158,7 +142,13 @@ def judge(recipe: Recipe, folder: Path, attempt: Attempt) -> dict[str, Any]:
             continue
         tables[name] = load_predictions(path)
         texts.append(f"{name}\n\n{found.table()}\n")
-        models.append({"name": name, **_described(recipe, folder, name, found), "scores": found.to_dict()})
+        about = {
+            "name": name,
+            **_described(recipe, folder, name),
+            "tasks": list(found.tasks),
+            "scores": found.to_dict(),
+        }
+        models.append(about | {"lambdas": lambdas.get(name)})
     write_text(folder / "scores.txt", "\n\n".join(texts))
     scored = {model["name"]: model["tasks"] for model in models}
     comparisons = []
@@ -184,32 +174,30 @@ def _pairs(recipe: Recipe, scored: Mapping[str, list[str]]) -> list[tuple[str, s
     return [(a, b) for a, b in pairs if a in scored and b in scored]
 
 
-def _described(recipe: Recipe, folder: Path, name: str, scores: Scores) -> dict[str, Any]:
-    members: list[str] | None = None
-    lambdas = None
-    if name in recipe.runs or name in recipe.heads:
-        tasks = recipe.tasks[name]
-        kind = "heads" if name in recipe.heads else ("multi" if len(tasks) > 1 else "single")
-    elif name in recipe.joined:
-        kind, members = "joined", recipe.joined[name]
-    elif name in recipe.means:
-        kind, members = "mean", recipe.means[name][0]
+def _described(recipe: Recipe, folder: Path, name: str) -> dict[str, Any]:
+    members, run = recipe.members(name), folder / "runs" / name
+    if members:
+        kind = "joined" if name in recipe.joined else "fusion"
     else:
-        fusion = recipe.fusions[name]
-        kind, members = "fusion", [*fusion.single, fusion.multi]
-        path = folder / "predictions" / f"{name}.parquet"
-        lambdas = json.loads(pl.read_parquet_metadata(path)["triaffect"])["lambdas"]
-    run = folder / "runs" / name if members is None else None
+        kind = "heads" if name in recipe.heads else "multi" if len(recipe.tasks[name]) > 1 else "single"
     return {
         "kind": kind,
-        "tasks": list(scores.tasks),
         "predictions": f"predictions/{name}.parquet",
-        "run": f"runs/{name}" if run else None,
-        **(_cost(run) if run else dict.fromkeys(COST)),
-        "parameters": _parameters(recipe, folder, name),
-        "members": members,
-        "lambdas": lambdas,
+        "run": None if members else f"runs/{name}",
+        **(dict.fromkeys(COST) if members else _cost(run)),
+        # Of all models that a system runs, each counted once.
+        "parameters": sum(_parameters(folder, part) for part in _parts(recipe, name)),
+        "members": members or None,
     }
+
+
+def _parts(recipe: Recipe, name: str) -> set[str]:
+    members = recipe.members(name)
+    return set().union(*(_parts(recipe, member) for member in members)) if members else {name}
+
+
+def _parameters(folder: Path, run: str) -> int:
+    return int(json.loads((folder / "runs" / run / "summary.json").read_text(encoding="utf-8"))["parameters"])
 
 
 COST = ("parameters", "epochs", "epochs_to_90", "seconds_per_epoch", "images_per_second", "energy_joules")
@@ -218,31 +206,13 @@ COST = ("parameters", "epochs", "epochs_to_90", "seconds_per_epoch", "images_per
 def _cost(run: Path) -> dict[str, Any]:
     """What a run took, from its `metrics.csv`."""
     metrics = pl.read_csv(run / "metrics.csv", infer_schema_length=None)
-    values = metrics["val/total"].to_numpy()
-    near = np.flatnonzero(values >= 0.9 * values.max()) if values.max() > 0 else np.zeros(0)
-    energy = metrics["energy_joules"].sum() if "energy_joules" in metrics.columns else None
     return {
         "epochs": metrics.height,
-        "epochs_to_90": int(near[0]) + 1 if len(near) else None,
+        "epochs_to_90": epochs_to(metrics["val/total"].to_list()),
         "seconds_per_epoch": metrics["seconds"].median(),
         "images_per_second": metrics["images_per_second"].median(),
-        "energy_joules": energy,
+        "energy_joules": metrics["energy_joules"].sum() if "energy_joules" in metrics.columns else None,
     }
-
-
-def _parameters(recipe: Recipe, folder: Path, name: str) -> int:
-    """Of a model, or of all models that a system runs; each counted once."""
-    parts, todo = set(), [name]
-    while todo:
-        part = todo.pop()
-        if part in recipe.runs or part in recipe.heads:
-            parts.add(part)
-        elif part in recipe.fusions:
-            todo += [*recipe.fusions[part].single, recipe.fusions[part].multi]
-        else:
-            todo += recipe.joined.get(part) or recipe.means[part][0]
-    summaries = [folder / "runs" / part / "summary.json" for part in sorted(parts)]
-    return sum(json.loads(path.read_text(encoding="utf-8"))["parameters"] for path in summaries)
 
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:

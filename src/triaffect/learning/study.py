@@ -6,7 +6,6 @@ import contextlib
 import os
 import queue
 import shlex
-import statistics
 import subprocess
 import sys
 import time
@@ -86,6 +85,7 @@ def study(
         write_text(folder / "recipe.yaml", yaml.safe_dump(plan.raw, sort_keys=False, allow_unicode=True))
         print(plan_text(plan, sizes, folder, jobs, search), flush=True)
         words = _command(folder, index, images, jobs, search)
+        spent = sum(map(_spent, (folder / "runs").iterdir()))
         try:
             train_all({name: folder / "runs" / name for name in plan.runs}, plan.runs, jobs, failures)
             found = _after_training(plan, folder, index, root, failures, search)
@@ -93,7 +93,10 @@ def study(
             print(f"\nstopped; go on with: {words}", file=sys.stderr)
             raise
         found |= {"recipe": str(folder / "recipe.yaml"), "index": index, "images": root}
-        found |= {"seconds": time.time() - started, "commands": _commands(plan, folder, found["models"], index, words)}
+        found |= {
+            "seconds": spent + time.time() - started,
+            "commands": _commands(plan, folder, found["models"], index, words),
+        }
         results.write_results(folder, found)
         from triaffect.scoring.report import report
 
@@ -105,6 +108,12 @@ def study(
         print(f"failed: {failure['name']}: {failure['reason']}", file=sys.stderr)
     print(f"\n{page}")
     return found
+
+
+def _spent(run: Path) -> float:
+    """Seconds that earlier calls trained a run for, by its own record."""
+    record = run / "metrics.csv"
+    return float(pl.read_csv(record)["seconds"].sum()) if record.is_file() else 0.0
 
 
 def _command(folder: Path, index: str, images: str | None, jobs: int, search: int) -> str:
@@ -138,36 +147,26 @@ def plan_text(plan: Recipe, sizes: Mapping[str, tuple[int, ...]], folder: Path, 
     from triaffect.scoring.tables import text_table
 
     guesses = {name: estimate(run, *sizes[name]) for name, run in plan.runs.items()}
-    ratios: list[float] = []
     rows, left = [], 0.0
-    for name in plan.runs:
-        summary = folder / "runs" / name / "summary.json"
-        if summary.exists():
-            ratios.append(yaml.safe_load(summary.read_text(encoding="utf-8"))["seconds"] / guesses[name])
-    ratio = statistics.median(ratios) if ratios else 1.0
     for name, run in plan.runs.items():
         done = runs.finished(folder / "runs" / name)
-        left += 0 if done else guesses[name] * ratio
+        left += 0 if done else guesses[name]
         model, epochs = run.model, f"{run.training.epochs} × {sizes[name][0]:,}"
         rows.append([name, "+".join(model.tasks), model.backbone, f"{model.size} px", epochs])
-        rows[-1].append("finished" if done else _span(guesses[name] * ratio))
+        rows[-1].append("finished" if done else _span(guesses[name]))
     if search and plan.search:
-        left += search * guesses[plan.search["run"]] * ratio
-    more: dict[str, Iterable[str]] = {
-        "heads": plan.heads,
-        "joined": plan.joined,
-        "fusions": plan.fusions,
-        "means": plan.means,
-    }
+        left += search * guesses[plan.search["run"]]
+    more: dict[str, Iterable[str]] = {"heads": plan.heads, "joined": plan.joined, "fusions": plan.fusions}
     also = [f"{kind}: {', '.join(names)}" for kind, names in more.items() if names]
     at_once = max(1, min(jobs, torch.cuda.device_count(), len(plan.runs)))
-    basis = "the runs finished here" if ratios else "the number of parameters"
     return "\n".join(
         [
             f"{plan.title}: {len(plan.runs)} runs" + (f", a search of {search} trials" if search else ""),
             text_table(["run", "tasks", "backbone", "size", "epochs × images", "about"], rows),
             *also,
-            f"cost: about {_span(left / at_once)} here, an estimate from {basis}" if left else "nothing left to train",
+            f"cost: about {_span(left / at_once)} here, an estimate from the number of parameters"
+            if left
+            else "nothing left to train",
             "",
         ]
     )
@@ -305,7 +304,7 @@ def _after_training(
     for name, config in [*plan.runs.items(), *((name, heads.config) for name, heads in plan.heads.items())]:
         if runs.finished(folder / "runs" / name):
             attempt(name, _predict, folder, name, config, rows, images)
-    tuning, halves = results.combine(plan, folder, attempt)
+    combined = results.combine(plan, folder, attempt)
     found: dict[str, Any] = {
         "title": plan.title,
         "question": plan.question,
@@ -315,9 +314,8 @@ def _after_training(
         "environment": runs.environment(),
         "paper": plan.paper,
         "same_data": same_data(plan.paper, index),
-        **results.judge(plan, folder, attempt),
-        "tuning": tuning,
-        "halves": halves,
+        **results.judge(plan, folder, attempt, combined.pop("lambdas")),
+        **combined,
         "search": searched,
     }
     found["failures"] = [{"name": name, "reason": reason} for name, reason in failures.items()]
@@ -363,12 +361,9 @@ def same_data(paper: Mapping[str, Any] | None, index: str) -> bool:
         return False
     rows, found = load_index(index), index_info(index).get("format")
     kind = frames.get("format")
-    usable = (
-        rows.filter(pl.col("exists").fill_null(True) & pl.col(frames["labelled"]).is_not_null())
-        if "labelled" in frames
-        else rows
-    )
-    counts = {split: usable.filter(pl.col("split") == split).height for split in ("train", "val")}
+    if "labelled" in frames:
+        rows = rows.filter(pl.col("exists").fill_null(True) & pl.col(frames["labelled"]).is_not_null())
+    counts = {split: rows.filter(pl.col("split") == split).height for split in ("train", "val")}
     return kind in (None, found) and all(abs(counts[split] - frames[split]) <= 0.02 * frames[split] for split in counts)
 
 

@@ -100,7 +100,7 @@ class Tuning:
         head = ["task", "single", "multi", "paper's λ", "tuned λ", "in-sample", "λ to use"]
         note = (
             f"tuned λ: each of {self.folds} folds of videos scored with the λ chosen on the others: the one nearest\n"
-            "the paper's whose score is within one standard error (over videos) of the best\n"
+            "the equal mix whose score is within one standard error (over videos) of the best\n"
             "in-sample: the best λ scored on the frames it was found on, which flatters"
         )
         return f"{text_table(head, rows)}\n\n{note}"
@@ -120,9 +120,9 @@ def tune_fusion(
     """Finds each task's λ on labelled videos and says honestly what it is worth.
 
     Few videos do not decide between neighbouring λ, and the best on some is often a bad one on others. So the λ chosen
-    is the one nearest the paper's among those within one standard error of the best (the rule of Breiman et al. 1984,
+    is the one nearest the equal mix among those within one standard error of the best (the rule of Breiman et al. 1984,
     Classification and Regression Trees, sec. 3.4.3), the error being that of the difference to the best under a
-    bootstrap over videos. Many videos, or a clear optimum, leave nothing but the optimum within it.
+    bootstrap over videos. Many videos, or a clear optimum, leave little but the optimum within it.
 
     The score to believe is cross-fitted: the videos are dealt into folds (both halves of a two-person video into the
     same one), and each fold is fused with the λ chosen on the others.
@@ -201,7 +201,7 @@ def _tune_task(
             samples = score(np.tensordot(draws, each, (1, 1)))  # (resamples, λ)
             error = (samples - samples[:, [behind.argmin()]]).std(0)
         near = np.flatnonzero(behind <= error + 1e-12)
-        return float(min(shares[near], key=lambda share: abs(share - DEFAULT_LAMBDAS[task])))
+        return float(min(shares[near], key=lambda share: abs(share - 0.5)))
 
     curve = score(each.sum(1))
     told = {"single": 1.0, "multi": 0.0, "fixed": DEFAULT_LAMBDAS[task]}
