@@ -64,7 +64,7 @@ def photo(path: Path) -> NDArray[np.uint8]:
         try:
             with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
-                    raise ValueError(f"{picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
+                    raise ValueError(f"{picture.width}x{picture.height}, more than {MAX_PIXELS:,} pixels")
                 turn = picture.getexif().get(_ORIENTATION, 1)
                 plain = picture.format in ("JPEG", "MPO") and picture.mode == "RGB"
                 pixels = decode(path) if plain else _eight_bits(picture)

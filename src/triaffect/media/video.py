@@ -61,12 +61,14 @@ def frames(path: Path, every: int = 1, fps: float | None = None) -> Generator[Fr
             raise InputError(f"{path}: not a photo or video that can be read") from None
         # The cover picture of a song is no video.
         moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not moving:
+        if container.streams and not moving:
             raise InputError(f"{path}: holds no moving pictures; give a video")
+        if not moving or not moving[0].codec_context:
+            raise InputError(f"{path}: not a photo or video that can be read")
         stream = moving[0]
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAX_PIXELS:
-            raise InputError(f"{path}: {width}x{height} pixels, more than {MAX_PIXELS:,}")
+            raise InputError(f"{path}: {width}x{height}, more than {MAX_PIXELS:,} pixels")
         # Also for a size that changes on the way.
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         number, now, start, due, trouble = -1, 0.0, 0.0, 0.0, ""
@@ -107,7 +109,8 @@ def _open(path: Path, stack: contextlib.ExitStack) -> Any:
         opened.append(stack.enter_context(path.open("rb")))
         return opened[0]
 
-    return stack.enter_context(av.open(f"file:{path}", io_open=only_this, metadata_errors="replace"))
+    # Without its name, so that only the content tells what it is.
+    return stack.enter_context(av.open("video", io_open=only_this, metadata_errors="replace"))
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
