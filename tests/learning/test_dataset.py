@@ -224,3 +224,12 @@ def test_two_soft_files_of_one_task_are_refused(frames, tmp_path):
     save_predictions(pl.DataFrame({"image": ["x.jpg"], "valence": [0.0], "arousal": [0.0]}), foreign)
     with pytest.raises(InputError, match="none of the images"):
         training_rows(TrainConfig(DataConfig(str(frames[0]), str(frames[1]), soft=[foreign])))
+
+
+def test_an_index_in_several_pieces_is_one(frames):
+    index = load_index(frames[0])
+    pieces = pl.concat([index.head(5), index.slice(5, 30)], rechunk=False)
+    whole, parts = FrameDataset(index.head(35), frames[1], 8), FrameDataset(pieces, frames[1], 8)
+    assert parts.index.n_chunks() > 1
+    for task, target in whole.targets.items():
+        np.testing.assert_array_equal(target, parts.targets[task])

@@ -148,22 +148,22 @@ class FrameDataset(Dataset[Batch]):
         self.targets = {task: self._target(task) for task in LABEL_COLUMNS}
 
     def _target(self, task: str) -> np.ndarray:
-        labels, soft = self._columns(LABEL_COLUMNS[task]), self._columns([SOFT + c for c in PREDICTION_COLUMNS[task]])
+        labels, names = self._columns(LABEL_COLUMNS[task]), [SOFT + c for c in PREDICTION_COLUMNS[task]]
+        soft = self._columns(names) if set(names) & set(self.index.columns) else None
         if task != "expr":
-            return np.where(np.isnan(labels), soft, labels)
+            return labels if soft is None else np.where(np.isnan(labels), soft, labels)
         codes = np.nan_to_num(labels[:, 0], nan=-1).astype(np.int64)
-        if np.isnan(soft).all():
+        if soft is None:
             return codes
         return np.where(codes[:, None] < 0, soft, np.eye(soft.shape[1], dtype=np.float32)[codes])
 
     def _columns(self, names: Sequence[str]) -> np.ndarray:
         """(N, len(names)) float32, NaN where there is nothing."""
-        hole = pl.lit(None, pl.Float32)
-        held = set(self.index.columns)
-        return self.index.select(
-            (pl.col(name) if name in held else hole.alias(name)).cast(pl.Float32).fill_null(float("nan"))
-            for name in names
-        ).to_numpy()
+        values = np.full((len(self), len(names)), np.nan, np.float32)
+        for place, name in enumerate(names):
+            if name in self.index.columns:
+                values[:, place] = self.index[name].cast(pl.Float32).to_numpy()
+        return values
 
     def __len__(self) -> int:
         return len(self.index)

@@ -1,0 +1,131 @@
+"""Two processes on CPUs do what one does: gradients, training, scores, errors, and going on after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from test_training import config, history, settings
+
+from triaffect.learning import training
+
+GRADIENTS = """
+import sys
+import torch
+from torch import distributed
+from triaffect.annotations.index import load_index
+from triaffect.learning.config import LossConfig
+from triaffect.learning.distributed import everyones
+from triaffect.learning.losses import TaskLosses
+
+rank, index, file = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
+torch.manual_seed(0)
+outputs = {"va": 2, "expr": 8, "au": 12}
+whole = {"x": torch.randn(12, 5), "va": torch.rand(12, 2) * 2 - 1, "expr": torch.arange(12) % 8,
+         "au": torch.randint(0, 2, (12, 12)).float()}
+whole["va"][:6] = float("nan")  # no label of a task on the first process, a few holes on the second
+whole["expr"][[7, 9]] = -1
+whole["au"][6:, 3] = float("nan")
+for soft in (False, True):
+    if soft:
+        whole["expr"] = torch.where(whole["expr"][:, None] < 0, float("nan"), torch.eye(8)[whole["expr"]])
+    for va, expr, au in (("ccc", "weighted_ce", "focal"), ("ccc+mse", "focal", "weighted_bce")):
+        losses = TaskLosses(LossConfig(va, expr, au), tuple(outputs), load_index(index))
+        model = torch.nn.ModuleDict({task: torch.nn.Linear(5, width) for task, width in outputs.items()})
+
+        def loss(part, alone):
+            raw = {task: head(part["x"]) for task, head in model.items()}
+            return losses.total(losses(*((raw, part) if alone else everyones(raw, part, 7))))
+
+        cut = slice(0, 6) if rank == 0 else slice(6, 11)  # the second could not read an image
+        alone = loss({key: value[:11] for key, value in whole.items()}, True)
+        alone.backward()
+        expected = [p.grad.clone() for p in model.parameters()]
+        model.zero_grad()
+        ours = loss({key: value[cut] for key, value in whole.items()}, False)
+        ours.backward()
+        torch.testing.assert_close(ours, alone)
+        for parameter, gradient in zip(model.parameters(), expected, strict=True):
+            distributed.all_reduce(parameter.grad)
+            torch.testing.assert_close(parameter.grad / 2, gradient, rtol=1e-4, atol=1e-6)
+print("same")
+"""
+
+
+def test_the_mean_of_two_processes_gradients_is_that_of_the_whole_batch(frames, tmp_path):
+    command = [sys.executable, "-c", GRADIENTS]
+    both = [
+        subprocess.Popen([*command, str(rank), str(frames[0]), str(tmp_path / "meet")], stdout=subprocess.PIPE)
+        for rank in (0, 1)
+    ]
+    assert [process.communicate(timeout=200)[0].decode().strip() for process in both] == ["same", "same"]
+
+
+def holed(frames, tmp_path):
+    """An index in which a task's labels are missing in bunches, so that the processes have different numbers."""
+    table = pl.read_parquet(frames[0])
+    table = table.with_columns(
+        expression=pl.when(pl.col("frame") > 2).then("expression"),
+        valence=pl.when(pl.col("frame") != 3).then("valence"),
+    )
+    table.write_parquet(tmp_path / "index.parquet")
+    return tmp_path / "index.parquet", frames[1]
+
+
+def start(recipe, out, torchrun=False, **nested):
+    recipe.write_text(yaml.safe_dump(nested))
+    words = ["-m", "triaffect.cli", "train", "--config", str(recipe), "--out", str(out)]
+    beside = Path(sys.executable).parent
+    front = [str(beside / "torchrun"), "--standalone", "--nproc-per-node", "2"] if torchrun else [sys.executable]
+    return subprocess.Popen([*front, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_under_torchrun_train_the_model_of_one(frames, tmp_path):
+    # Layer norm: the statistics of batch norm are each process's own. The last step has one batch where others have two.
+    changes = {"model__backbone": "test_convnext", "training__accumulate": 2, "training__optimizer": "sgd"}
+    data = holed(frames, tmp_path)
+    one = training.train(config(data, training__batch=16, **changes), tmp_path / "one", progress=False)
+    nested = settings(data, training__batch=8, training__devices=2, **changes)
+    process = start(tmp_path / "recipe.yaml", tmp_path / "two", torchrun=True, **nested)
+    assert process.wait(200) == 0, process.communicate()[1]
+    ours, theirs = history(tmp_path / "two"), history(one)
+    for name in ("train/loss", "train/loss_va", "train/loss_expr", "train/loss_au", "val/loss", "val/total"):
+        assert ours[name].to_list() == pytest.approx(theirs[name].to_list(), abs=2e-4), name
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in one.iterdir()}
+
+
+def children(pid):
+    return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
+
+
+@pytest.mark.parametrize("killed", ["first", "second"])
+def test_a_killed_process_ends_the_job_with_a_message_and_it_resumes(frames, tmp_path, killed):
+    nested = settings(frames, training__epochs=40, training__batch=8, training__devices=2)
+    run = tmp_path / "run"
+    process = start(tmp_path / "recipe.yaml", run, **nested)
+    deadline = time.monotonic() + 150
+    while not (run / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    other = next(pid for pid in children(process.pid) if b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes())
+    os.kill(process.pid if killed == "first" else other, signal.SIGKILL)
+    said = process.communicate(timeout=60)
+    while Path(f"/proc/{other}/stat").exists() and ") Z " not in Path(f"/proc/{other}/stat").read_text():
+        assert time.monotonic() < deadline, "the other process lives on"
+        time.sleep(0.1)
+    assert process.returncode != 0
+    assert "--resume" in said[1]
+    assert "Traceback" not in said[1]
+    epochs = len(history(run))
+    assert epochs < 40
+    nested["training"]["epochs"] = 40
+    again = [sys.executable, "-m", "triaffect.cli", "train", "--resume", "--out", str(run)]
+    subprocess.run(again, check=True, capture_output=True, timeout=200)
+    assert history(run)["epoch"].to_list() == list(range(1, 41))
