@@ -343,6 +343,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
     """
     run = Path(out)
     if config.data.features:
+        if run.exists():
+            runs.open_run(run, config, resume)
         from triaffect.learning.heads import train_heads
 
         return train_heads(config.data.features, str(config.model.pretrained), config, run, joint=True)
@@ -367,6 +369,12 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
             trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
+        except RuntimeError as error:
+            if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+                raise
+            raise InputError(
+                f"{run}: another process of this run has ended; its own message tells why; start all again with --resume"
+            ) from None
     if trainer.is_global_zero:
         module.draw()
         parameters = sum(p.numel() for p in module.model.parameters())

@@ -1,0 +1,93 @@
+"""What the benchmarks share: alternated runs, memory, crops to read, and tables in Markdown."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+
+def alternate(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Runs each way once a round, so that a busy minute of the machine meets all; gives the medians."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            found[name].append(way())
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def alone(script: str, *words: str) -> dict[str, float]:
+    """Runs a script in a process of its own, whose last line is JSON; adds its peak memory in GB."""
+    code = (
+        "import resource, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, script, *words], check=True, capture_output=True, text=True)
+    *_, line, peak = said.stdout.strip().splitlines()
+    return {**json.loads(line), "peak": float(peak)}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def block(title: str, command: str, text: str) -> None:
+    """Prints one section of docs/performance.md."""
+    print(f"## {title}\n\n{text}\n\n`{command}`, {machine()}\n")
+
+
+def machine() -> str:
+    model = platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {os.cpu_count()} hardware threads, load {os.getloadavg()[0]:.1f} at the end"
+
+
+def crops(folder: Path, count: int) -> tuple[Path, Path]:
+    """Writes `count` crops of 112 px and about 6 KB (the sample's faces with grain) and an index of them, once.
+
+    Returns:
+        The index and the image root.
+    """
+    import simplejpeg
+
+    from triaffect.labels import ACTION_UNITS
+    from triaffect.sample import sample
+
+    index, root = folder / f"crops{count}.parquet", folder / f"crops{count}"
+    if index.exists():
+        return index, root
+    rng, names = np.random.default_rng(0), []
+    faces = [path.read_bytes() for path in sorted(sample(folder / "sample").glob("cropped_aligned/*/*.jpg"))]
+    for i in range(count):
+        path = root / f"{i // 500}" / f"{i % 500 + 1:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = simplejpeg.decode_jpeg(faces[i % len(faces)]) + rng.normal(0, 3, (112, 112, 3))
+        path.write_bytes(simplejpeg.encode_jpeg(pixels.clip(0, 255).astype(np.uint8), 92))
+        names.append(str(path.relative_to(root)))
+    units = {name: rng.integers(0, 2, count, np.int8) for name in ACTION_UNITS}
+    rows = pl.DataFrame(
+        {
+            "image": names,
+            "video": [name.split("/")[0] for name in names],
+            "frame": np.arange(count, dtype=np.int32) % 500 + 1,
+            "split": ["train" if i >= count // 16 else "val" for i in range(count)],
+            "exists": True,
+            "valence": rng.uniform(-1, 1, count),
+            "arousal": rng.uniform(-1, 1, count),
+            "expression": rng.integers(0, 8, count, np.int8),
+            **units,
+        }
+    )
+    rows.write_parquet(index)
+    return index, root
