@@ -2,7 +2,7 @@
 
     python benchmarks/mtl.py RENDERS/index.parquet --out work/mtl --seeds 3 [--set base.training.epochs=1 ...]
 
-Thins the training labels (`thirds`: each task missing on its own third of the frames; `disjoint`: each frame labelled for
+Thins the training labels (`thirds`: each task missing on its own third of the frames; `disjoint`: each labelled for
 one task only) by pieces of videos; the validation labels stay whole. For each seed: the recipe, then its three
 single-task models as teachers of a student (recipes/mtl_soft.yaml). Prints a markdown table for docs/log.md: means over
 seeds, and the paired difference of the total to the single-task models, with the first seed's interval over videos.
@@ -57,7 +57,7 @@ def run(index: Path, images: str, folder: Path, seed: int, changes: list[str]) -
     changes = [c for c in changes if c.startswith("base.")] + [f"base.data.soft={json.dumps(soft)}"]
     taught = study("mtl_soft", str(index), images, folder / "soft", changes=changes)
     made = {model["name"]: folder / "study" / model["predictions"] for model in found["models"]}
-    return made | {"soft-labels": folder / "soft" / model["predictions"] for model in taught["models"]}
+    return {**made, "soft-labels": folder / "soft" / taught["models"][0]["predictions"]}
 
 
 def table(made: list[dict[str, Path]], index: Path) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from triaffect.files import InputError, replacing, write_text
 from triaffect.learning import runs
 from triaffect.learning.config import TrainConfig
+from triaffect.learning.context import WINDOW, in_videos
 from triaffect.learning.dataset import FrameDataset, training_rows
 from triaffect.learning.features import load_features
 from triaffect.learning.inference import load_model
@@ -54,15 +55,20 @@ def train_heads(
             return run
     started, source = time.time(), load_model(model)
     torch.manual_seed(training.seed)
-    settings = {"tasks": config.model.tasks, "head": config.model.head, "hidden": config.model.hidden}
+    own = ("tasks", "head", "hidden", "context", "causal", "fps")
+    settings = {name: getattr(config.model, name) for name in own}
     network = AffectModel(**{**source.settings, **settings, "dropout": config.model.dropout})
     network.backbone.load_state_dict(source.backbone.state_dict())
     network._normalise_by(source.normalisation)
     place = torch.device("cuda" if torch.cuda.is_available() and training.accelerator != "cpu" else "cpu")
     train_rows, val_rows, images = training_rows(config)
-    sides = [_tensors(features_folder, rows, images, place) for rows in (train_rows, val_rows)]
+    sides = [
+        _tensors(features_folder, rows, images, place, network.context is not None) for rows in (train_rows, val_rows)
+    ]
     network.heads.to(place)
-    groups = [network.tasks] if joint else [(task,) for task in network.tasks]
+    if network.context is not None:
+        network.context.to(place)
+    groups = [network.tasks] if joint or network.context is not None else [(task,) for task in network.tasks]
     parts = [_train_group(network, group, config, train_rows, *sides) for group in groups]
     bests = [max(part, key=lambda row: row["val/total"]) for part in parts]
     history = []
@@ -98,8 +104,12 @@ def _summed(rows: list[dict[str, float]]) -> dict[str, float]:
     return {"epoch": rows[0]["epoch"], **total, **own}
 
 
-def _tensors(folder: str | Path, rows: pl.DataFrame, images: Path, place: torch.device) -> dict[str, Tensor]:
-    """The features and targets of index rows; rows whose image could not be read are left out."""
+def _tensors(
+    folder: str | Path, rows: pl.DataFrame, images: Path, place: torch.device, in_order: bool
+) -> dict[str, Tensor]:
+    """The features and targets of index rows, `in_order` of their videos; those of unreadable images are left out."""
+    if in_order:
+        rows = rows.sort("video", "frame", maintain_order=True)
     names, values = load_features(folder)
     known = pl.DataFrame({"image": names}).with_row_index("place")
     at = rows.select("image").join(known, on="image", how="left", maintain_order="left")["place"]
@@ -111,7 +121,10 @@ def _tensors(folder: str | Path, rows: pl.DataFrame, images: Path, place: torch.
     found = torch.from_numpy(np.asarray(values[at.to_numpy()]))
     readable = torch.isfinite(found).all(1)
     targets = FrameDataset(rows, images, 1).targets
-    kept = {"features": found, **{task: torch.from_numpy(target.copy()) for task, target in targets.items()}}
+    video = rows["video"].fill_null("").rank("dense").to_torch().long()
+    frame = rows["frame"].fill_null(0).cast(pl.Float32).to_torch()
+    kept = {task: torch.from_numpy(target.copy()) for task, target in targets.items()}
+    kept |= {"features": found, "video": video, "frame": frame}
     return {name: tensor[readable].to(place) for name, tensor in kept.items()}
 
 
@@ -125,6 +138,8 @@ def _train_group(
 ) -> list[dict[str, float]]:
     """Trains the heads of some tasks together, puts them at their best epoch and returns the epochs' metrics."""
     training, heads = config.training, torch.nn.ModuleDict({task: network.heads[task] for task in tasks})
+    if network.context is not None:
+        heads["context"] = network.context
     losses = TaskLosses(config.losses, tasks, rows).to(train["features"].device)
     optimizer = runs.optimizer(training, list(heads.parameters()))
     history: list[dict[str, float]] = []
@@ -136,11 +151,11 @@ def _train_group(
         order = np.random.default_rng((training.seed, epoch)).permutation(len(train["features"]))
         heads.train()
         sums, steps = torch.zeros(len(tasks) + 1, device=train["features"].device), 0
-        for part in torch.from_numpy(order).split(training.batch):
+        for part in _parts(order, training.batch, network.context is not None):
             if len(part) < 2:  # batch norm needs two
                 continue
             batch = {name: tensor[part.to(tensor.device)] for name, tensor in train.items()}
-            values = losses({task: heads[task](batch["features"].float()) for task in tasks}, batch)
+            values = losses(_outputs(network, batch, tasks), batch)
             total = losses.total(values)
             optimizer.zero_grad()
             total.backward()
@@ -151,7 +166,8 @@ def _train_group(
         row |= {f"train/loss_{task}": value for task, value in zip(tasks, means[1:], strict=True)}
         heads.eval()
         with torch.inference_mode():
-            raw = {f"raw_{task}": heads[task](val["features"].float()).cpu().numpy() for task in tasks}
+            found = _outputs(network, val, tasks)
+            raw = {f"raw_{task}": found[task].cpu().numpy() for task in tasks}
         row |= judge({**raw, **targets}, losses, val["features"].device)
         history.append({**row, "seconds": time.perf_counter() - started})
         stalled += 1
@@ -162,3 +178,25 @@ def _train_group(
             break
     heads.load_state_dict(kept)
     return history
+
+
+def _parts(order: np.ndarray, batch: int, in_videos: bool) -> list[Tensor]:
+    """Row numbers of each step: single rows in random order, or neighbouring ones where frames see each other."""
+    if not in_videos:
+        return list(torch.from_numpy(order).split(batch))
+    # Windows begin elsewhere in each epoch, and come in random order.
+    windows = np.array_split(np.roll(np.arange(len(order)), int(order[0])), max(1, len(order) // WINDOW))
+    windows = [windows[i] for i in np.argsort(order[: len(windows)])]
+    several = max(1, batch // WINDOW)
+    joined = [np.concatenate(windows[i : i + several]) for i in range(0, len(windows), several)]
+    return [torch.from_numpy(np.sort(part)) for part in joined]
+
+
+def _outputs(network: AffectModel, batch: dict[str, Tensor], tasks: tuple[str, ...]) -> dict[str, Tensor]:
+    features = batch["features"].float()
+    if network.context is None:
+        return {task: network.heads[task](features) for task in tasks}
+    time = batch["frame"] / network.settings["fps"]
+    if network.heads[tasks[0]].training:
+        return network.predict_from_features(features, time, batch["video"])
+    return in_videos(network, features, time, batch["video"])

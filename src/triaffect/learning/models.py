@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import triaffect
 from triaffect.files import InputError, write_text
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, OUTPUTS, TASKS, VA
+from triaffect.learning.context import Context
 
 CARD = """---
 library_name: triaffect
@@ -54,6 +55,9 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         size: Side of the square input, in pixels.
         pretrained: Load timm's weights from its hub. Loading a saved model never does.
         grey: See brightness only (ITU-R BT.601), in all three channels.
+        context: Seconds of video that a frame sees to either side; 0 for stills.
+        causal: See only what was before.
+        fps: Frames a second of an index's videos, which give its frames their times.
 
     Raises:
         InputError: An unknown backbone, task or head; weights that cannot be fetched.
@@ -69,6 +73,9 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         size: int = 112,
         pretrained: bool = False,
         grey: bool = False,
+        context: float = 0.0,
+        causal: bool = False,
+        fps: float = 30.0,
     ) -> None:
         super().__init__()
         if unknown := set(tasks) - set(TASKS):
@@ -82,6 +89,9 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
             "dropout": dropout,
             "size": size,
             "grey": grey,
+            "context": context,
+            "causal": causal,
+            "fps": fps,
         }
         self.provenance: dict[str, Any] = {}
         self.backbone = _backbone(backbone, size, pretrained)
@@ -94,6 +104,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         self.heads = nn.ModuleDict(
             {task: _head(head, self.width, OUTPUTS[task], hidden, dropout) for task in self.tasks}
         )
+        self.context = Context(self.width, context, causal) if context else None
 
     def _normalise_by(self, config: dict[str, Any]) -> None:
         self.normalisation = {name: [float(value) for value in config[name]] for name in ("mean", "std")}
@@ -120,8 +131,19 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         """The raw output of each task: (N, 2), (N, 8), (N, 12); see `features` for the images."""
         return self.predict_from_features(self.features(images))
 
-    def predict_from_features(self, features: Tensor) -> dict[str, Tensor]:
-        """The raw output of each task's head on features (N, width)."""
+    def predict_from_features(
+        self, features: Tensor, time: Tensor | None = None, video: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The raw output of each task's head on features (N, width).
+
+        A model with a context sees the frames of a video together where `time` (N,), in seconds, and `video` (N,) say
+        which they are; else each is seen alone, as a still.
+        """
+        if self.context is not None and (time is None or video is None):
+            nothing = features.new_zeros(len(features), 1)
+            features = self.context(features[:, None], nothing, nothing)[:, 0]
+        elif self.context is not None:
+            features = self.context(features[None], time[None], video[None])[0]  # type: ignore[index]
         return {task: head(features) for task, head in self.heads.items()}
 
     @property

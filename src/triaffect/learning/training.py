@@ -373,7 +373,7 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
             if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
                 raise
             raise InputError(
-                f"{run}: another process of this run has ended; its own message tells why; start all again with --resume"
+                f"{run}: another process of this run has ended, its message tells why; start all again with --resume"
             ) from None
     if trainer.is_global_zero:
         module.draw()
