@@ -130,7 +130,7 @@ def test_tuned_scores_are_official_scores_of_the_fused(pair):
 
 @pytest.mark.parametrize("worse", [0, 1])
 def test_a_clear_optimum_is_found_and_an_unclear_one_is_the_equal_mix(make, worse):
-    """A side that is noise gets next to no weight, whichever it is; two sides of one strength stay near the equal mix."""
+    """A side that is noise gets next to no weight, whichever it is; two of one strength stay near the equal mix."""
     base, index = make(5, videos=10, frames=60, missing=False)
     rng, truth = np.random.default_rng(worse), index.select("valence", "arousal").to_numpy()
 

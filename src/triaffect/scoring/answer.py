@@ -90,15 +90,16 @@ def _fusion(results: Mapping[str, Any], models: Mapping[str, Model], fusion: Mod
     halves = any(row["name"] == fusion["name"] for row in results["halves"])
     how = ", each half of the videos with the λ chosen on the other," if halves else ""
     on = "no task" if len(behind) == len(fusion["tasks"]) else "each task" + (f" but {_list(behind)}" if behind else "")
-    words = f"{fusion['name'].capitalize()}{how} is at least as good as the better of its two sides on {on}"
+    words = f"at least as good as the better of its two sides on {on}"
+    name = f"{fusion['name'].capitalize()}{how}"
     whole = [side for side in sides if side["tasks"] == fusion["tasks"]]
     if not whole or len(fusion["tasks"]) == 1:
-        return f"{words}."
+        return f"{name} is {words}."
     best = max(whole, key=lambda side: _value(side, "total"))
     one, two = _value(fusion, "total"), _value(best, "total")
     order = "ahead of" if one > two else "behind" if one < two else "level with"
     told = _chance(results, fusion, best, "total")
-    return f"{words}; in total it is {order} {best['name']}, {one:.3f} to {two:.3f}{told}."
+    return f"{name} is in total {order} {best['name']}, {one:.3f} to {two:.3f}{told}, and {words}."
 
 
 def _ranking(results: Mapping[str, Any], models: Mapping[str, Model]) -> list[str]:

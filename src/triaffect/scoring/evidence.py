@@ -101,7 +101,7 @@ class Study:
         return len(model["scores"]["tasks"]) == len(self.tasks)
 
     def leading(self, task: str, most: int = 3) -> list[Model]:
-        """The models to look at closely for a task, best first: the best of every kind, then the next best.
+        """The models to look at closely for a task, best first.
 
         One that merely repeats the score of another (three single-task models joined) is passed over.
         """
@@ -109,11 +109,7 @@ class Study:
         for model in sorted(self.models, key=lambda model: -len(model["scores"]["tasks"])):
             if task in model["scores"]["tasks"]:
                 ranked.setdefault(model["scores"]["tasks"][task], model)
-        models = [ranked[score] for score in sorted(ranked, reverse=True)]
-        kinds = {model.get("kind"): model for model in reversed(models)}.values()
-        chosen = sorted(kinds, key=models.index)[:most]
-        chosen += [model for model in models if model not in chosen][: most - len(chosen)]
-        return sorted(chosen, key=models.index)
+        return [ranked[score] for score in sorted(ranked, reverse=True)][:most]
 
     def best(self) -> dict[str, Model]:
         """Task -> the model whose frames are shown: one with the highest total of all tasks, or each task's best."""
