@@ -17,6 +17,9 @@ WEIGHTS = "weights/face_detection_yunet_2023mar.onnx"
 SIDE = 320
 """Side of the canvas that YuNet always searches: it finds faces from about 1/14 of the picture's longer side to all."""
 
+TINY = 192
+"""Smaller pictures are enlarged to this side: faces of 48 pixels that fill their picture are then found."""
+
 CLOSE = 256
 """Side of the crop for a second look at each face, which fills it."""
 
@@ -88,7 +91,7 @@ class YuNet:
         threshold: The lowest score that is a face.
     """
 
-    def __init__(self, side: int = SIDE, threshold: float = 0.6) -> None:
+    def __init__(self, side: int = SIDE, threshold: float = 0.5) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -110,8 +113,8 @@ class YuNet:
         """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise InputError(f"{pixels.dtype} {pixels.shape}: not a picture; give uint8 RGB (height, width, 3)")
-        # Never enlarged; both sizes are the same search where the picture is small.
-        sides = {min(side, max(pixels.shape[:2])) for side in (SIDE, self.side)}
+        # Only what is tiny is enlarged; both sizes are the same search where the picture is small.
+        sides = {min(side, max(TINY, *pixels.shape[:2])) for side in (SIDE, self.side)}
         found = np.concatenate([self._search(pixels, side) for side in sides])
         best = cv2.dnn.NMSBoxes(found[:, :4].tolist(), found[:, 14].tolist(), self.threshold, 0.3)
         return [
