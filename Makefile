@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin/python -m
 
-.PHONY: demo test lock clean
+.PHONY: demo test bench lock clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -13,6 +13,10 @@ test: .venv/installed
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	.venv/bin/mypy
 	$(RUN) pytest -n 2
+
+# Writes docs/performance.md; an hour on a quiet machine.
+bench: .venv/installed
+	$(RUN:-m=) benchmarks/run.py
 
 # uv goes beside the project where it is missing, so that a system Python marked as externally managed stays untouched.
 .uv/bin/uv:

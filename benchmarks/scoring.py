@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import polars as pl
+from common import block, table
 
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 from triaffect.scoring.metrics import score
@@ -58,9 +59,10 @@ def main(frames: int = 2_800_000, videos: int = 564) -> None:
     before, start, cpu = memory("VmRSS"), time.perf_counter(), time.process_time()
     scores = score(predictions, index)
     seconds, cpu, peak = time.perf_counter() - start, time.process_time() - cpu, memory("VmHWM")
-    print(scores.table().splitlines()[-1])
-    print(f"score: {seconds:.2f} s ({cpu:.2f} s of CPU)")
-    print(f"memory: {before:.2f} GB of tables, peak {peak:.2f} GB, so {peak - before:.2f} GB on top")
+    row = (f"{frames:,}", videos, f"{seconds:.2f}", f"{cpu:.2f}", f"{before:.2f}", f"{peak - before:.2f}")
+    header = ("frames", "videos", "seconds", "of CPU", "tables, GB", "on top, GB")
+    text = table(header, [row]) + f"\n\n{scores.table().splitlines()[-1]}"
+    block("Scoring", f"python benchmarks/scoring.py {' '.join(sys.argv[1:])}".strip(), text)
 
 
 if __name__ == "__main__":

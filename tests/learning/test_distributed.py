@@ -64,7 +64,7 @@ def test_the_mean_of_two_processes_gradients_is_that_of_the_whole_batch(frames, 
         subprocess.Popen([*command, str(rank), str(frames[0]), str(tmp_path / "meet")], stdout=subprocess.PIPE)
         for rank in (0, 1)
     ]
-    assert [process.communicate(timeout=200)[0].decode().strip() for process in both] == ["same", "same"]
+    assert [process.communicate(timeout=250)[0].decode().strip() for process in both] == ["same", "same"]
 
 
 def holed(frames, tmp_path):
@@ -87,13 +87,14 @@ def start(recipe, out, torchrun=False, **nested):
 
 
 def test_two_processes_under_torchrun_train_the_model_of_one(frames, tmp_path):
-    # Layer norm: the statistics of batch norm are each process's own. The last step has one batch where others have two.
+    # Layer norm, since batch norm's statistics are each process's own. The last step has one batch, the others two.
     changes = {"model__backbone": "test_convnext", "training__accumulate": 2, "training__optimizer": "sgd"}
     data = holed(frames, tmp_path)
     one = training.train(config(data, training__batch=16, **changes), tmp_path / "one", progress=False)
     nested = settings(data, training__batch=8, training__devices=2, **changes)
     process = start(tmp_path / "recipe.yaml", tmp_path / "two", torchrun=True, **nested)
-    assert process.wait(200) == 0, process.communicate()[1]
+    said = process.communicate(timeout=250)
+    assert process.returncode == 0, said[1]
     ours, theirs = history(tmp_path / "two"), history(one)
     for name in ("train/loss", "train/loss_va", "train/loss_expr", "train/loss_au", "val/loss", "val/total"):
         assert ours[name].to_list() == pytest.approx(theirs[name].to_list(), abs=2e-4), name
@@ -109,23 +110,22 @@ def test_a_killed_process_ends_the_job_with_a_message_and_it_resumes(frames, tmp
     nested = settings(frames, training__epochs=40, training__batch=8, training__devices=2)
     run = tmp_path / "run"
     process = start(tmp_path / "recipe.yaml", run, **nested)
-    deadline = time.monotonic() + 150
-    while not (run / "last.ckpt").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    other = next(pid for pid in children(process.pid) if b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes())
-    os.kill(process.pid if killed == "first" else other, signal.SIGKILL)
-    said = process.communicate(timeout=60)
-    while Path(f"/proc/{other}/stat").exists() and ") Z " not in Path(f"/proc/{other}/stat").read_text():
-        assert time.monotonic() < deadline, "the other process lives on"
-        time.sleep(0.1)
+    try:
+        deadline = time.monotonic() + 250
+        while not (run / "last.ckpt").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (other,) = (p for p in children(process.pid) if b"LOCAL_RANK=1" in Path(f"/proc/{p}/environ").read_bytes())
+        os.kill(process.pid if killed == "first" else other, signal.SIGKILL)
+        said = process.communicate(timeout=60)  # of both: the second writes to the same pipe
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode != 0
-    assert "--resume" in said[1]
+    assert "start all again with --resume" in said[1]
     assert "Traceback" not in said[1]
-    epochs = len(history(run))
-    assert epochs < 40
-    nested["training"]["epochs"] = 40
+    assert len(history(run)) < 40
     again = [sys.executable, "-m", "triaffect.cli", "train", "--resume", "--out", str(run)]
-    subprocess.run(again, check=True, capture_output=True, timeout=200)
+    subprocess.run(again, check=True, capture_output=True, timeout=250)
     assert history(run)["epoch"].to_list() == list(range(1, 41))

@@ -82,7 +82,9 @@ def test_nothing_drawn_is_nothing_changed():
 
 
 def test_resident_pictures_without_augmentation_are_exact_and_bad_ones_are_named(frames):
-    index = pl.concat([load_index(frames[0]).head(5), load_index(frames[0]).head(1).with_columns(image=pl.lit("x.jpg"))])
+    index = pl.concat(
+        [load_index(frames[0]).head(5), load_index(frames[0]).head(1).with_columns(image=pl.lit("x.jpg"))]
+    )
     dataset = FrameDataset(index, frames[1], 20)
     plain = dataset.__getitems__([4, 1, 5])
     resident = Resident(dataset, torch.device("cpu"), 2)
@@ -94,7 +96,7 @@ def test_resident_pictures_without_augmentation_are_exact_and_bad_ones_are_named
 def test_a_device_that_is_too_small_is_told_with_the_mend(frames, monkeypatch):
     dataset = FrameDataset(load_index(frames[0]), frames[1], 20)
     monkeypatch.setattr(torch, "empty", lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
-    with pytest.raises(InputError, match="set data.cache to ram"):
+    with pytest.raises(InputError, match=r"set data\.cache to ram"):
         Resident(dataset, torch.device("cpu"), 0)
 
 
