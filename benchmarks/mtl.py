@@ -45,7 +45,7 @@ def run(index: Path, images: str, folder: Path, seed: int, changes: list[str]) -
 
     changes = [*changes, f"base.training.seed={seed}"]
     rows, soft = load_index(index), []
-    counted = rows.filter(pl.col("split") == "train").select(pl.col("expression", "AU1", "valence")).drop_nulls().height
+    counted = rows.filter(pl.col("split") == "train").select("expression", "AU1").drop_nulls().height
     left_out = [] if counted else ["runs.co-annotation-counted=null", "runs.matching-counted=null"]
     found = study("mtl", str(index), images, folder / "study", changes=[*changes, *left_out])
     for task in TASKS:

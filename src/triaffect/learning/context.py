@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -58,6 +59,12 @@ class Context(nn.Module):
         bias = bias.masked_fill(out_of_reach[:, None], -math.inf).flatten(0, 1)
         x = self.inward(features)
         return features + self.outward(self.attention(x, x, x, attn_mask=bias.to(x.dtype), need_weights=False)[0])
+
+    def alone(self, features: Tensor) -> Tensor:
+        """The same for frames (N, width) that see none but themselves: attention is then the value alone."""
+        weight, bias = self.attention.in_proj_weight.chunk(3)[2], self.attention.in_proj_bias.chunk(3)[2]
+        x = F.linear(self.inward(features), weight, bias)
+        return features + self.outward(self.attention.out_proj(x))
 
 
 @torch.inference_mode()

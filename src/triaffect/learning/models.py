@@ -140,8 +140,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         which they are; else each is seen alone, as a still.
         """
         if self.context is not None and (time is None or video is None):
-            nothing = features.new_zeros(len(features), 1)
-            features = self.context(features[:, None], nothing, nothing)[:, 0]
+            features = self.context.alone(features)
         elif self.context is not None:
             features = self.context(features[None], time[None], video[None])[0]  # type: ignore[index]
         return {task: head(features) for task, head in self.heads.items()}
