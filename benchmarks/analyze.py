@@ -1,0 +1,175 @@
+"""Claim: 640x360 video with one face at 60 frames a second or more on two cores, and one warm photo in under 20 ms.
+
+    python benchmarks/analyze.py [--peers PYTHON] [--rounds N] [--frames N] [--engine NAME]
+
+Peers run beside it, in turns with it, on the same decoded frames (so that decoding is ours alone), from an environment
+of their own:
+
+    uv venv --python 3.11 peers
+    uv pip install --python peers/bin/python fer mediapipe "opencv-contrib-python<5" "setuptools<81" "moviepy<2"
+    python benchmarks/analyze.py --peers peers/bin/python
+
+The bounds are for what fer leaves open: it imports pkg_resources (gone from setuptools 81), moviepy.editor (gone from
+moviepy 2) and OpenCV's Haar cascades (gone from OpenCV 5), and its class is `fer.fer.FER`. What each one gives differs:
+fer boxes and seven expressions, MediaPipe landmarks and 52 blendshapes, triaffect all three descriptors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+DATA = Path(__file__).resolve().parents[2] / "shared"
+TASK = DATA / "models" / "face_landmarker.task"
+PEERS = ("fer", "mediapipe")
+
+
+def worker(name: str, file: str) -> None:
+    """In the peers' environment: describes all frames once for each line on standard input, and prints the seconds."""
+    frames = np.load(file)
+    if name == "fer":
+        from fer.fer import FER
+
+        model = FER(mtcnn=False)
+        faces = lambda frame: len(model.detect_emotions(frame[..., ::-1]))  # noqa: E731
+    else:
+        import mediapipe as mp
+
+        vision = mp.tasks.vision
+        base = mp.tasks.BaseOptions(model_asset_path=str(TASK))
+        model = vision.FaceLandmarker.create_from_options(
+            vision.FaceLandmarkerOptions(base_options=base, output_face_blendshapes=True)
+        )
+        faces = lambda frame: len(  # noqa: E731
+            model.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(frame))).face_landmarks
+        )
+    for frame in frames[:5]:
+        faces(frame)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        found = sum(faces(frame) > 0 for frame in frames)
+        print("result", time.perf_counter() - start, found, flush=True)
+
+
+def timed(run: Callable[[], object], times: int) -> float:
+    """Median milliseconds, after one run that does not count."""
+    run()
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken) * 1e3
+
+
+def clip(frames: int, folder: Path) -> tuple[Path, Path]:
+    """A 640x360 video of that many frames with one face, and a photo: the shared ones, else of the bundled sample."""
+    from triaffect.media.video import Writer
+    from triaffect.media.video import frames as decode
+
+    def real() -> list[np.ndarray]:
+        source = decode(DATA / "data" / "pyfeat_WolfgangLanger_Pexels.mp4")
+        return [frame.pixels for frame, _ in zip(source, range(frames), strict=False)]
+
+    def rendered() -> list[np.ndarray]:
+        from PIL import Image
+
+        from triaffect.sample import sample
+
+        crops = sorted((sample(folder / "sample") / "cropped_aligned").rglob("*.jpg"))[:frames]
+        made = np.full((len(crops), 360, 640, 3), 90, np.uint8)
+        for canvas, crop in zip(made, crops, strict=True):
+            canvas[68:292, 208:432] = Image.open(crop).convert("RGB").resize((224, 224))
+        return list(made)
+
+    pictures = real() if (DATA / "data").is_dir() else rendered()
+    with Writer(folder / "clip.mp4") as writer:
+        for i, pixels in enumerate(pictures):
+            writer.write(pixels, i / 24)
+    photo = DATA / "data" / "astronaut.png"
+    if not photo.is_file():
+        from PIL import Image
+
+        photo = folder / "photo.jpg"
+        Image.fromarray(pictures[0]).save(photo)
+    return folder / "clip.mp4", photo
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--frames", type=int, default=240)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        worker(*given.worker)
+        return
+    from triaffect.media.analyzer import Analyzer, read
+    from triaffect.media.faces import crop
+    from triaffect.media.quality import quality
+    from triaffect.media.tracks import Tracker
+    from triaffect.media.video import frames as decode
+
+    with tempfile.TemporaryDirectory() as folder:
+        video, photo = clip(given.frames, Path(folder))
+        analyzer = Analyzer(engine=given.engine)
+        print(f"{analyzer.engine.name}, crops of {analyzer.engine.size} px, {given.frames} frames")
+        pixels = [frame.pixels for frame in decode(video)]
+        np.save(Path(folder, "frames.npy"), np.stack(pixels))
+        workers = {}
+        for name in PEERS if given.peers else ():
+            command = [given.peers, __file__, "--worker", name, f"{folder}/frames.npy"]
+            pipe = subprocess.PIPE
+            workers[name] = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+            while (line := workers[name].stdout.readline()) and line.strip() != "ready":
+                pass
+        rates: dict[str, list[float]] = {"triaffect, decoding included": []}
+        seen = {}
+        for _ in range(given.rounds):
+            start = time.perf_counter()
+            seen["triaffect, decoding included"] = sum(part["frame"].n_unique() for part in analyzer.video(video))
+            rates["triaffect, decoding included"].append(len(pixels) / (time.perf_counter() - start))
+            for name, process in workers.items():
+                print("go", file=process.stdin, flush=True)
+                while (line := process.stdout.readline()) and not line.startswith("result"):
+                    pass
+                _, seconds, found = line.split()
+                rates.setdefault(name, []).append(len(pixels) / float(seconds))
+                seen[name] = int(found)
+        for process in workers.values():
+            process.stdin.close()
+            process.wait()
+        for name, found in rates.items():
+            print(f"{name:30} {statistics.median(found):7.1f} frames/s, a face in {seen[name]} of {len(pixels)}")
+
+        face, tracker = analyzer._find(pixels[50])[0], Tracker()
+        cut = crop(pixels[50], face, analyzer.engine.size)
+        stages = {
+            "decode a frame": timed(lambda: sum(1 for _ in decode(video)), 3) / len(pixels),
+            "detect": timed(lambda: analyzer._find(pixels[50]), 30),
+            "align": timed(lambda: crop(pixels[50], face, analyzer.engine.size), 100),
+            "quality": timed(lambda: quality(face, cut), 100),
+            "track": timed(lambda: tracker.update([face], pixels[50]), 100),
+            "describe, batch of 8": timed(lambda: analyzer.engine(np.stack([cut] * 8)), 20) / 8,
+            "describe, one crop": timed(lambda: analyzer.engine(cut[None]), 50),
+            "one photo, from the array": timed(lambda: analyzer.image(pixels[50]), 30),
+            f"one photo, {photo.name} from disk": timed(lambda: analyzer.image(photo), 30),
+            "of that, reading": timed(lambda: read(photo), 30),
+        }
+        for name, milliseconds in stages.items():
+            print(f"{name:36} {milliseconds:7.2f} ms")
+
+
+if __name__ == "__main__":
+    main()
