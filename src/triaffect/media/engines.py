@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,7 +82,7 @@ def open_engine(
         engine: `onnx` (ONNX Runtime), `openvino` (in bfloat16 where the processor has it and predictions move by less
             than `TOLERANCE`), `torch` (on a GPU where there is one), or `auto`: the fastest that is installed, by a
             self-test of at most two seconds whose outcome is kept in the user's cache folder.
-        threads: Threads of the engine; where left out `auto` finds the best number, the others take one.
+        threads: Threads of the engine; where left out `auto` finds the best number, `onnx` and `openvino` take one.
         faces: About how many faces will come. For a few, `auto` takes ONNX Runtime, which loads in a tenth of a
             second, and tests nothing.
 
@@ -93,17 +92,13 @@ def open_engine(
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r}: there are {', '.join(ENGINES)}")
     file = _file(model)
-    if engine == "auto":
-        if file is None:
-            return _torch(model, threads)
-        if file.suffix == ".xml":
-            return _openvino(file, threads)
-        if faces is not None and faces < FEW:
-            return _onnx(file, threads)
-        from triaffect.media.fastest import fastest
+    if engine == "auto" and file is not None:
+        if file.suffix == ".onnx" and (faces is None or faces >= FEW):
+            from triaffect.media.fastest import fastest
 
-        return fastest(file, threads)
-    if engine == "torch":
+            return fastest(file, threads)
+        engine = "onnx" if file.suffix == ".onnx" else "openvino"
+    if engine in ("auto", "torch"):
         return _torch(model, threads)
     if file is None:
         raise InputError(f"{model}: holds no model.onnx; write one: triaffect export {model} --out {model}/model.onnx")
@@ -112,16 +107,7 @@ def open_engine(
 
 def open_file(file: Path, engine: str, threads: int | None = None, precision: str | None = None) -> Network:
     """Loads an exported file with `onnx` or `openvino`; `precision` (bf16, f32) settles what OpenVINO else checks."""
-    if engine == "openvino":
-        return _openvino(file, threads, precision)
-    if file.suffix != ".onnx":
-        raise InputError(f"{file}: ONNX Runtime reads .onnx; take the engine openvino")
-    return _onnx(file, threads)
-
-
-def installed(package: str) -> bool:
-    """Whether a package can be imported, without importing it."""
-    return find_spec(package) is not None
+    return _openvino(file, threads or 1, precision) if engine == "openvino" else _onnx(file, threads or 1)
 
 
 def _file(model: str | Path) -> Path | None:
@@ -147,12 +133,14 @@ def _threads(number: int) -> str:
     return f"{number} thread{'s' if number > 1 else ''}"
 
 
-def _onnx(file: Path, threads: int | None) -> Network:
+def _onnx(file: Path, threads: int) -> Network:
     import onnxruntime
 
+    if file.suffix != ".onnx":
+        raise InputError(f"{file}: ONNX Runtime reads .onnx; take the engine openvino")
     options = onnxruntime.SessionOptions()
     # One pool, and no thread that spins: detection and decoding want the other cores between two calls.
-    options.intra_op_num_threads = threads or 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
@@ -162,16 +150,14 @@ def _onnx(file: Path, threads: int | None) -> Network:
         raise InputError(f"{file}: ONNX Runtime cannot load it ({str(error).splitlines()[0][:160]})") from None
     given = session.get_inputs()[0]
     outputs = [output.name for output in session.get_outputs()]
-    return _network(
-        file, "onnx", threads or 1, given.shape, outputs, lambda crops: session.run(None, {given.name: crops})
-    )
+    return _network(file, "onnx", threads, given.shape, outputs, lambda crops: session.run(None, {given.name: crops}))
 
 
-def _openvino(file: Path, threads: int | None, precision: str | None = None) -> Network:
+def _openvino(file: Path, threads: int, precision: str | None = None) -> Network:
     if precision is None:
         half, full = (_openvino(file, threads, kind) for kind in ("bf16", "f32"))
         return half if difference(half, full) < TOLERANCE else full
-    model = compiled(file, threads or 1, precision)
+    model = compiled(file, threads, precision)
     request = model.create_infer_request()
 
     def run(crops: Crops) -> list[NDArray[np.float32]]:
@@ -180,7 +166,7 @@ def _openvino(file: Path, threads: int | None, precision: str | None = None) -> 
 
     shape = [side.get_length() if side.is_static else None for side in model.inputs[0].partial_shape]
     outputs = [output.get_any_name() for output in model.outputs]
-    return _network(file, f"openvino {precision}", threads or 1, shape, outputs, run)
+    return _network(file, f"openvino {precision}", threads, shape, outputs, run)
 
 
 def compiled(file: Path, threads: int, precision: str) -> Any:
@@ -217,7 +203,7 @@ def _torch(model: str | Path, threads: int | None) -> Network:
 
     @torch.inference_mode()
     def run(crops: Crops) -> list[NDArray[np.float32]]:
-        images = torch.from_numpy(np.ascontiguousarray(crops)).to(device).permute(0, 3, 1, 2)
+        images = torch.from_numpy(crops.copy()).to(device).permute(0, 3, 1, 2)
         return [value.cpu().numpy() for value in probabilities(network(images)).values()]
 
     name = f"{Path(model).name} (torch, {device.type if device.type == 'cuda' else _threads(torch.get_num_threads())})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -35,31 +36,29 @@ class Exported:
     """What `export` wrote and how it differs from torch.
 
     Attributes:
-        path: The file.
-        name: The engine that was compared.
+        files: The file, and the weights that OpenVINO puts beside it.
         crops: How many crops were compared.
         parity: The largest difference of a prediction, for each task.
         scores: With an index, the scores of torch and of the file.
     """
 
-    path: Path
-    name: str
+    files: list[Path]
     crops: int
     parity: dict[str, float]
-    scores: tuple[Scores, ...] | None = None
+    scores: tuple[Scores, ...] = ()
 
     def text(self) -> str:
         """A few lines for people."""
-        files = [self.path, *([self.path.with_suffix(".bin")] if self.path.suffix == ".xml" else [])]
-        size = sum(file.stat().st_size for file in files) / 1e6
+        size = sum(file.stat().st_size for file in self.files) / 1e6
         differences = ", ".join(f"{task} {value:.2g}" for task, value in self.parity.items())
-        lines = [f"{self.path}: {size:.1f} MB", f"largest difference from torch on {self.crops} crops: {differences}"]
+        lines = [
+            f"{self.files[0]}: {size:.1f} MB",
+            f"largest difference from torch on {self.crops} crops: {differences}",
+        ]
         if self.scores:
-            before, after = self.scores
+            before, after = ({**scores.tasks, "total": scores.total} for scores in self.scores)
             lines.append(f"{'score':<8}{'torch':>8}{'file':>8}{'change':>8}")
-            pairs = {task: (value, after.tasks[task]) for task, value in before.tasks.items()}
-            for name, (a, b) in {**pairs, "total": (before.total, after.total)}.items():
-                lines.append(f"{name:<8}{a:>8.3f}{b:>8.3f}{b - a:>+8.3f}")
+            lines += [f"{name:<8}{a:>8.3f}{after[name]:>8.3f}{after[name] - a:>+8.3f}" for name, a in before.items()]
         return "\n".join(lines)
 
 
@@ -95,7 +94,6 @@ def export(
         InputError: Nothing to calibrate on, an ending that does not fit the format, no model.
     """
     import onnx
-    import onnxruntime
 
     from triaffect.learning.inference import load_model
 
@@ -108,29 +106,27 @@ def export(
     pixels, rows, root = _crops(crops, split, network.size)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.onnx")
-        written = _graph(network)
+        onnx.save(_graph(network), file)
         if int8:
-            onnx.save(written, file)
             _quantise(file, pixels)
-            written = onnx.load(file)
-        said = json.dumps(_metadata(network, model, licence, int8))
-        onnx.helper.set_model_props(written, {"triaffect": said})
-        onnx.save(written, file)
-        onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])  # whole and loadable, before it is kept
-        if format == "openvino":
-            _convert(file, target, said)
-        else:
-            with replacing(target) as beside:
-                beside.write_bytes(file.read_bytes())
-    before, after = open_engine(model, "torch"), open_engine(target, format)
-    one, two = before(pixels), after(pixels)
-    parity = {task: float(abs(one[task] - two[task]).max()) for task in network.tasks}
-    scores = None
-    if rows is not None:
-        predicted = [predict_images(engine, rows, root) for engine in (before, after)]
-        seen = rows.filter(pl.col("image").is_in(predicted[0]["image"].implode()))
-        scores = tuple(score(table, seen, resamples=0) for table in predicted)
-    return Exported(target, after.name, len(pixels), parity, scores)
+        said = json.dumps(_metadata(network, Path(model).name, licence, int8))
+        graph = onnx.load(file)
+        onnx.helper.set_model_props(graph, {"triaffect": said})
+        onnx.save(graph, file)
+        made = [file] if format == "onnx" else _openvino(file, said)
+        engines = open_engine(model, "torch"), open_engine(made[0], format)
+        one, two = (engine(pixels) for engine in engines)
+        parity = {task: float(abs(one[task] - two[task]).max()) for task in network.tasks}
+        scores: tuple[Scores, ...] = ()
+        if rows is not None:
+            predicted = [predict_images(engine, rows, root) for engine in engines]
+            seen = rows.filter(pl.col("image").is_in(predicted[0]["image"].implode()))
+            scores = tuple(score(table, seen, resamples=0) for table in predicted)
+        files = [target.with_suffix(part.suffix) for part in made]
+        for part, place in zip(made, files, strict=True):
+            with replacing(place) as beside:
+                shutil.copyfile(part, beside)
+    return Exported(files, len(pixels), parity, scores)
 
 
 def bundle(model: str | Path, out: str | Path, licence: str | None = None) -> Path:
@@ -166,7 +162,7 @@ def bundle(model: str | Path, out: str | Path, licence: str | None = None) -> Pa
         written = _share(_graph(network, fold=False), folder / "model.safetensors")
         import onnx
 
-        onnx.helper.set_model_props(written, {"triaffect": json.dumps(_metadata(network, BASE, None, False))})
+        onnx.helper.set_model_props(written, {"triaffect": json.dumps(_metadata(network, BASE))})
         (folder / "model.onnx").write_bytes(written.SerializeToString())
     return Path(out)
 
@@ -243,9 +239,9 @@ def _share(graph: onnx.ModelProto, weights: Path) -> onnx.ModelProto:
     return graph
 
 
-def _metadata(model: AffectModel, name: str | Path, licence: str | None, int8: bool) -> dict[str, Any]:
+def _metadata(model: AffectModel, name: str, licence: str | None = None, int8: bool = False) -> dict[str, Any]:
     return {
-        "model": Path(name).name,
+        "model": name,
         "triaffect": triaffect.__version__,
         "tasks": list(model.tasks),
         "labels": {"va": list(VA), "expr": list(EXPRESSIONS), "au": list(ACTION_UNITS)},
@@ -283,13 +279,14 @@ def _quantise(file: Path, crops: NDArray[np.uint8]) -> None:
     )
 
 
-def _convert(file: Path, target: Path, said: str) -> None:
+def _openvino(file: Path, said: str) -> list[Path]:
+    """An ONNX file in OpenVINO's own form, beside it; 8-bit layers stay 8-bit."""
     import openvino
 
-    model = openvino.convert_model(file)
+    model, target = openvino.convert_model(file), file.with_suffix(".xml")
     model.set_rt_info(said, ["triaffect"])
-    with replacing(target) as beside, replacing(target.with_suffix(".bin")):
-        openvino.save_model(model, beside)  # the weights go beside it, under the other name
+    openvino.save_model(model, target)
+    return [target, target.with_suffix(".bin")]
 
 
 def _crops(

@@ -7,28 +7,17 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from triaffect.files import InputError, write_text
-from triaffect.media.engines import (
-    TOLERANCE,
-    Crops,
-    Engine,
-    Network,
-    difference,
-    installed,
-    made_up_crops,
-    open_engine,
-    open_file,
-)
+from triaffect.media.engines import TOLERANCE, Crops, Engine, Network, difference, made_up_crops, open_file
 
 SECONDS = 2.0
 """How long the self-test may take."""
-BATCHES = (1, 2, 4, 8, 16, 32)
 
 
 def fastest(file: Path, threads: int | None = None, cache: Path | None = None) -> Network:
@@ -57,49 +46,40 @@ def fastest(file: Path, threads: int | None = None, cache: Path | None = None) -
 def _open(file: Path, engine: str, threads: int, precision: str | None, batch: int) -> Network:
     if not (isinstance(threads, int) and isinstance(batch, int) and threads > 0 and batch > 0):
         raise ValueError
-    # A GPU's weights stand in the model folder beside the graph.
-    opened = open_engine(file.parent, engine) if engine == "torch" else open_file(file, engine, threads, precision)
+    opened = open_file(file, engine, threads, precision)
     opened.batch = batch
     return opened
 
 
 def _test(file: Path, threads: int | None) -> tuple[Network, dict[str, Any]]:
     end = perf_counter() + SECONDS
-    reference = open_file(file, "onnx", threads or 1)
+    reference = open_file(file, "onnx", threads)
     crops = made_up_crops(32, reference.size)
-    best, chosen, choice = float("inf"), reference, {"engine": "onnx", "threads": threads or 1, "precision": None}
-    for candidate in _candidates(file, threads):
-        if perf_counter() > end - SECONDS / 4:  # the rest is for the micro-batch
-            break
-        try:
-            engine = _open(file, **candidate, batch=32)
-        except InputError:
-            continue
-        if difference(engine, reference, crops[:8]) > TOLERANCE:
-            continue
-        time = _seconds(engine, crops[:1], 0.04) + _seconds(engine, crops[:8], 0.08) / 8
-        if time < best:
-            best, chosen, choice = time, engine, candidate
-    times = {}
-    for batch in BATCHES:
-        if batch > 1 and perf_counter() > end:
-            break
-        times[batch] = _seconds(chosen, crops[:batch], 0.05) / batch
+    best, chosen = float("inf"), reference
+    choice: dict[str, Any] = {"engine": "onnx", "threads": threads or 1, "precision": None}
+    # The likeliest first, for the time may run out.
+    for number in [threads] if threads else [n for n in (1, 2, 4, 8) if n <= cpus()]:
+        for kind in (None, "bf16", "f32") if find_spec("openvino") else (None,):
+            if perf_counter() > end - SECONDS / 4:  # the rest is for the micro-batch
+                continue
+            candidate: dict[str, Any] = {"threads": number, "precision": kind}
+            candidate["engine"] = "openvino" if kind else "onnx"
+            try:
+                engine = _open(file, **candidate, batch=32)
+            except InputError:
+                continue
+            if difference(engine, reference, crops[:8]) > TOLERANCE:
+                continue
+            time = _seconds(engine, crops[:1], 0.04) + _seconds(engine, crops[:8], 0.08) / 8
+            if time < best:
+                best, chosen, choice = time, engine, candidate
+    times: dict[int, float] = {}
+    for batch in (1, 2, 4, 8, 16, 32):
+        if not times or perf_counter() < end:
+            times[batch] = _seconds(chosen, crops[:batch], 0.05) / batch
     # The smallest that is nearly as good as the best: it waits for fewer crops.
     chosen.batch = min(batch for batch, time in times.items() if time <= 1.05 * min(times.values()))
     return chosen, {**choice, "batch": chosen.batch}
-
-
-def _candidates(file: Path, threads: int | None) -> list[dict[str, Any]]:
-    """What to test, the likeliest first, for the time may run out."""
-    found: list[dict[str, Any]] = []
-    if installed("torch") and shutil.which("nvidia-smi") and (file.parent / "model.safetensors").is_file():
-        found.append({"engine": "torch", "threads": 1, "precision": None})
-    for number in [threads] if threads else [n for n in (1, 2, 4, 8) if n <= cpus()]:
-        found.append({"engine": "onnx", "threads": number, "precision": None})
-        if installed("openvino"):
-            found += [{"engine": "openvino", "threads": number, "precision": kind} for kind in ("bf16", "f32")]
-    return found
 
 
 def cpus() -> int:
@@ -134,21 +114,15 @@ def _read(cache: Path) -> dict[str, Any]:
 
 def _key(file: Path) -> str:
     """Model, versions and processor: what the outcome hangs on."""
-    state = hashlib.sha256(file.read_bytes())
-    weights = file.parent / "model.safetensors"
-    if weights.is_file():
-        state.update(weights.read_bytes())
-    for package in ("onnxruntime", "openvino", "torch"):
+    state = hashlib.sha256(f"{platform.machine()} {cpus()} {SECONDS}".encode())
+    for part in (file, file.parent / "model.safetensors"):
+        if part.is_file():
+            state.update(part.read_bytes())
+    for package in ("onnxruntime", "openvino"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            state.update(f"{package} {metadata.version(package)}".encode())
-    state.update(f"{_processor()} {cpus()} {SECONDS}".encode())
+            state.update(metadata.version(package).encode())
+    with contextlib.suppress(OSError):
+        # The flags tell what the name does not: machines of one name differ in what is switched on.
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()[:30]
+        state.update(" ".join(line for line in lines if line.startswith(("model name", "flags", "Features"))).encode())
     return state.hexdigest()[:24]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    # The flags tell what the name does not: machines of one name differ in what is switched on.
-    return " ".join(line for line in lines[:30] if line.startswith(("model name", "flags", "Features")))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from triaffect.files import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
-from triaffect.media.engines import FILES, Crops, Network, compiled, installed, open_engine
+from triaffect.media.engines import FILES, Crops, Network, compiled, open_engine
 
 
 def peer(name: str) -> Network:
@@ -55,7 +55,7 @@ def predictor(name: str, faces: int | None = None) -> Network | None:
     """
     if name.partition(":")[0] in PEERS:
         return peer(name)
-    if Path(name).suffix in FILES or not installed("torch"):
+    if Path(name).suffix in FILES or find_spec("torch") is None:
         return open_engine(name, faces=faces)
     return None
 
