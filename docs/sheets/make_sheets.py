@@ -124,7 +124,7 @@ def sample_sheet() -> None:
         root = triaffect.sample(Path(folder) / "sample")
         truth = pl.read_parquet(root / "truth.parquet").filter(~pl.col("occluded"))
         rows: list[list[np.ndarray]] = [[], [], [], []]
-        for video in truth["video"].unique().sort().to_list()[::3]:
+        for video in truth["video"].unique().sort().to_list()[::4]:
             mine = truth.filter(pl.col("video") == video).sort("expression_intensity", descending=True)
             picks = mine.unique("expression", keep="first", maintain_order=True)["image"].to_list()
             for row, image in zip(rows, (picks + mine["image"].to_list())[:4], strict=True):
