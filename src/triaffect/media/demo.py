@@ -24,12 +24,6 @@ from triaffect.media.video import Writer, ahead, frames
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-DOUBTS = {
-    "small": "the face is small",
-    "turned": "it is turned away",
-    "blurred": "it is blurred",
-    "unsure": "it may be no face",
-}
 CARE = (
     "What a face shows is not what a person feels. This is research software: use it on people who agreed, and never "
     "to judge, select, monitor or diagnose anyone. Nothing leaves this machine."
@@ -93,8 +87,8 @@ def panels(rows: pl.DataFrame) -> str:
     more = f"the largest of {rows.height} faces, " if rows.height > 1 else ""
     shown.append(f'<div class="sub">face {row["face"]}, {more}{row["size"]:.0f} px between the eyes</div>')
     if row["doubt"]:
-        why = ", ".join(DOUBTS.get(word, word) for word in row["doubt"].split(","))
-        shown.append(f'<div class="doubt">Do not rely on this: {escape(why)}.</div>')
+        words = escape(row["doubt"].replace(",", ", "))
+        shown.append(f'<div class="doubt">Do not rely on this: {words}.</div>')
     left = []
     if "valence" in row:
         left.append(plane(row["valence"], row["arousal"]))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -116,23 +116,18 @@ def _open(path: Path, stack: contextlib.ExitStack) -> Any:
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
     """Frames, and a string where something did not decode."""
     at = 0.0
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except av.error.FFmpegError as error:
-            yield f"unreadable after {at:.1f} s ({error.strerror})"
-            return
-        try:
-            for frame in packet.decode():
-                at = frame.time or at
-                yield frame
-        except av.error.EOFError:
-            return
-        except av.error.FFmpegError as error:
-            yield f"unreadable at {at:.1f} s ({error.strerror})"
+    try:
+        for packet in container.demux(stream):
+            try:
+                for frame in packet.decode():
+                    at = frame.time or at
+                    yield frame
+            except av.error.EOFError:
+                return
+            except av.error.FFmpegError as error:  # the next packet may be whole
+                yield f"unreadable at {at:.1f} s ({error.strerror})"
+    except av.error.FFmpegError as error:
+        yield f"unreadable after {at:.1f} s ({error.strerror})"
 
 
 def camera(index: int, every: int = 1, fps: float | None = None) -> Generator[Frame]:
@@ -162,40 +157,17 @@ def camera(index: int, every: int = 1, fps: float | None = None) -> Generator[Fr
 
 def ahead(source: Generator[T], depth: int = 4) -> Generator[T]:
     """The same items, made by a thread that runs up to `depth` items ahead; errors arrive where they happened."""
-    box: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(item: tuple[bool, Any]) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                box.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        with contextlib.closing(source):
-            try:
-                for item in source:
-                    put((True, item))
-                    if stopped.is_set():
-                        return
-                put((False, None))
-            except BaseException as error:
-                put((False, error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            more, item = box.get()
-            if more:
-                yield item
-            elif item is None:
-                return
-            else:
-                raise item
-    finally:
-        stopped.set()
-        thread.join()
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = deque(pool.submit(next, source, end) for _ in range(depth))
+        try:
+            while (item := coming.popleft().result()) is not end:
+                coming.append(pool.submit(next, source, end))
+                yield item  # type: ignore[misc]
+        finally:
+            for one in coming:
+                one.cancel()
+            pool.submit(source.close)  # where it ran, and after what still runs
 
 
 class Writer:
