@@ -12,14 +12,7 @@ from triaffect.annotations.predictions import save_predictions
 from triaffect.files import InputError
 from triaffect.labels import PREDICTION_COLUMNS
 from triaffect.learning.config import DataConfig, TrainConfig
-from triaffect.learning.dataset import (
-    Augmentation,
-    EpochSampler,
-    FrameDataset,
-    augmentation,
-    image_root,
-    training_rows,
-)
+from triaffect.learning.dataset import Augmentation, EpochSampler, FrameDataset, augmentation, image_root, training_rows
 from triaffect.learning.loading import loader
 from triaffect.pictures import decode, fit
 

@@ -107,7 +107,7 @@ def children(pid):
 
 @pytest.mark.parametrize("killed", ["first", "second"])
 def test_a_killed_process_ends_the_job_with_a_message_and_it_resumes(frames, tmp_path, killed):
-    nested = settings(frames, training__epochs=40, training__batch=8, training__devices=2)
+    nested = settings(frames, training__epochs=20, training__batch=8, training__devices=2)
     run = tmp_path / "run"
     process = start(tmp_path / "recipe.yaml", run, **nested)
     try:
@@ -125,7 +125,7 @@ def test_a_killed_process_ends_the_job_with_a_message_and_it_resumes(frames, tmp
     assert process.returncode != 0
     assert "start all again with --resume" in said[1]
     assert "Traceback" not in said[1]
-    assert len(history(run)) < 40
+    assert len(history(run)) < 20
     again = [sys.executable, "-m", "triaffect.cli", "train", "--resume", "--out", str(run)]
     subprocess.run(again, check=True, capture_output=True, timeout=250)
-    assert history(run)["epoch"].to_list() == list(range(1, 41))
+    assert history(run)["epoch"].to_list() == list(range(1, 21))

@@ -119,8 +119,8 @@ def test_a_run_is_the_same_with_any_cache_and_a_device_learns_too(frames, tmp_pa
         config(frames, data__cache="device", data__erase=0.1)
 
 
-def test_the_loss_is_looked_at_by_the_host_once_in_many_steps(frames, tmp_path, monkeypatch):
-    """A number that is fetched in a step makes a GPU wait: the step may not fetch any."""
+def test_no_step_fetches_a_number(frames, tmp_path, monkeypatch):
+    """A number that is fetched makes a GPU wait."""
     inside, fetched = [False], []
     step, item = training.AffectTraining.training_step, torch.Tensor.item
 
@@ -133,6 +133,10 @@ def test_the_loss_is_looked_at_by_the_host_once_in_many_steps(frames, tmp_path, 
 
     monkeypatch.setattr(training.AffectTraining, "training_step", watched)
     monkeypatch.setattr(torch.Tensor, "item", lambda self: fetched.append(inside[0]) or item(self))
-    training.train(config(frames, training__epochs=1, training__batch=4), tmp_path / "run", progress=False)
-    assert not any(fetched)
-    assert len(fetched) < 12  # a step each would be 12 more
+    counts = []
+    for batch in (8, 4):  # 6 steps, 12 steps
+        fetched.clear()
+        training.train(config(frames, training__epochs=1, training__batch=batch), tmp_path / f"{batch}", progress=False)
+        assert not any(fetched)
+        counts.append(len(fetched))
+    assert counts[0] == counts[1]  # Lightning's bookkeeping after a step fetches nothing either
