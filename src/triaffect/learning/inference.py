@@ -83,7 +83,7 @@ def predict(
         every = torch.cat(seen)
         raw = in_videos(network, *(part.to(every.device)[place] for part in (every, time, video)))
         for task, value in probabilities(raw).items():
-            outputs[task].append(value.cpu().numpy()[np.argsort(place)])
+            outputs[task].append(value.cpu().numpy()[place.argsort().numpy()])
     names = [dataset.name(int(row)) for part in rows for row in part]
     columns: dict[str, np.ndarray] = {}
     for task in network.tasks:
