@@ -47,7 +47,7 @@ def test_a_verb_without_its_extra_says_which_one(verb, capsys, monkeypatch, tmp_
         monkeypatch.delitem(sys.modules, module)
     words = {
         "train": ["--data.index", str(frames[0]), "--out", str(tmp_path / "run")],
-        "predict": [str(tmp_path), str(frames[0])],
+        "predict": [str(tmp_path), str(frames[0]), "--images", str(frames[1])],
     }[verb]
     assert cli.main([verb, *words]) == 2
     assert f"needs torch: pip install 'triaffect[{cli.EXTRAS[verb]}]'" in capsys.readouterr().err

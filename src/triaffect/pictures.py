@@ -11,8 +11,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-MAX_PIXELS = 50_000_000
-"""Larger pictures are refused before they are decoded."""
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused before they are decoded; phones take 50 million."""
 
 TEMPLATE: NDArray[np.float32] = np.array(
     [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)], np.float32

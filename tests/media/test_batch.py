@@ -1,5 +1,6 @@
 """What analyze takes, what it writes, what it says, and how it ends."""
 
+import json
 import os
 
 import av
@@ -193,6 +194,18 @@ def test_the_command_line_with_the_bundled_model(tmp_path, capsys):
     assert "face 1:" in capsys.readouterr().out
     assert main(["analyze", str(tmp_path / "nothing.jpg")]) == 1
     assert "no such file" in capsys.readouterr().err
+
+
+def test_post_processing_reaches_the_table(tmp_path):
+    film(tmp_path / "clip.mp4", 6)
+    run([tmp_path / "clip.mp4"], tmp_path / "raw")
+    sure = {"sigma": 0, "temperature": 1.0, "bias": [0.0, 0, 0, 9, 0, 0, 0, 0]}
+    (tmp_path / "post.json").write_text(json.dumps({"expr": sure}))
+    run([tmp_path / "clip.mp4"], tmp_path / "post", post=str(tmp_path / "post.json"))
+    raw, post = (pl.read_parquet(tmp_path / name / "faces.parquet") for name in ("raw", "post"))
+    assert post.schema == raw.schema
+    assert set(post["expression"]) == {"Fear"}
+    assert post["valence"].equals(raw["valence"])
 
 
 def row(face, x, y, w, h, **others):

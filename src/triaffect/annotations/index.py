@@ -186,7 +186,7 @@ def image_root(index: str | Path, images: str | Path | None) -> Path:
     root = images or index_info(index).get("images")
     if not root:
         raise InputError(f"{index}: does not say where its images are; name the folder with --images")
-    if not (Path(root).is_dir() or str(root).endswith(".safetensors") and Path(root).is_file()):
+    if not (Path(root).is_dir() or (str(root).endswith(".safetensors") and Path(root).is_file())):
         raise InputError(f"{root}: no such folder of images; name it with --images")
     return Path(root)
 

@@ -63,7 +63,7 @@ class Analyzer:
         named = isinstance(detector, str)
         # A photo is searched more closely than a frame, of which another one follows.
         self._find: Detector = named_detector(detector) if named else detector  # type: ignore[assignment, arg-type]
-        self._look: Detector = named_detector(detector, 640) if named else self._find  # type: ignore[arg-type]
+        self._look: Detector = named_detector(detector, 1280) if named else self._find  # type: ignore[arg-type]
         self.max_faces, self.batch = max_faces, batch
         self.tasks = tuple(task for task in TASKS if task in self.engine.tasks)
         columns = [column for task in self.tasks for column in PREDICTION_COLUMNS[task]]
@@ -161,11 +161,14 @@ class Analyzer:
         table = pl.DataFrame(rows, {name: self.schema[name] for name in PLACE}, orient="row")
         found = self.engine(np.stack(crops)) if crops else {task: np.zeros((0, OUTPUTS[task])) for task in self.tasks}
         columns = {n: found[task][:, i] for task in self.tasks for i, n in enumerate(PREDICTION_COLUMNS[task])}
+        return self.named(table.with_columns(pl.Series(n, v, self.schema[n]) for n, v in columns.items()))
+
+    def named(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The table in the order and types of `schema`, its `expression` the likeliest of the probabilities."""
         if "expr" in self.tasks:
-            columns["expression"] = np.array(EXPRESSIONS)[found["expr"].argmax(1)]
-        return table.with_columns(pl.Series(n, v, self.schema[n]) for n, v in columns.items()).select(
-            self.schema.names()
-        )
+            likeliest = table.select(PREDICTION_COLUMNS["expr"]).to_numpy().argmax(1)
+            table = table.with_columns(pl.Series("expression", np.array(EXPRESSIONS)[likeliest], pl.String))
+        return table.select(self.schema.names()).cast(self.schema)
 
 
 def _measures(face: Face, cut: NDArray[np.uint8]) -> list[Any]:

@@ -25,6 +25,7 @@ from triaffect.media.analyzer import Analyzer, read
 from triaffect.media.draw import ACTIVE, active_units, annotate, time_lines
 from triaffect.media.photos import is_photo
 from triaffect.media.video import Frame, Writer, ahead, camera, frames
+from triaffect.scoring.postprocess import apply, load_post
 from triaffect.scoring.style import save_figure
 
 PHOTOS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic")
@@ -130,6 +131,7 @@ def analyze(
     cropped: bool = False,
     every: int = 1,
     fps: float | None = None,
+    post: str | None = None,
 ) -> int:
     """Describes every face of the inputs; an input that fails costs one line, never the rest.
 
@@ -142,6 +144,8 @@ def analyze(
         cropped: Every picture is one ready crop.
         every: Of a video, each so-manieth frame.
         fps: Of a video, at most so many frames a second.
+        post: Post-processing from `triaffect tune`, applied to the tables and time lines, not to what is drawn on
+            pictures, which cannot wait for the frames to come.
 
     Returns:
         0; 1 where an input failed; 130 where Ctrl-C ended it early, with all that was finished written.
@@ -153,6 +157,7 @@ def analyze(
         raise InputError(f"--every {every} --fps {fps}: take 1 or more, and more than 0")
     if out is None and (annotated or plots):
         raise InputError("--annotate and --plot write files: name a folder with --out")
+    known = load_post(post) if post else None
     folder = Path(out or ".")
     found, failures = collect(inputs, [folder / "annotated", folder / "plots"] if out else [])
     moving = any(isinstance(item.source, int) or item.source.suffix.lower() in VIDEOS for item in found)
@@ -186,6 +191,8 @@ def analyze(
                     stopped = not isinstance(item.source, int)
             if parts:
                 tables.append(pl.concat(parts))
+                if known:
+                    tables[-1] = analyzer.named(apply(tables[-1], known))
                 if plots and not still and tables[-1].height:
                     figure = time_lines(tables[-1], plain(PurePath(item.name).name))
                     save_figure(figure, folder / "plots" / f"{item.place}.png")
