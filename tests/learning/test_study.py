@@ -373,7 +373,7 @@ def test_every_bundled_recipe_is_whole():
     for name in ("chang2022", "asim2024", "initialisation", "losses", "balancing", "heads", "demo"):
         recipe = read_recipe(name, "i.parquet", changes=changes.get(name, []))
         assert recipe.question.endswith("?")
-    with pytest.raises(InputError, match=r"one of asim2024, balancing, chang2022"):
+    with pytest.raises(InputError, match=r"one of asim2024, .*chang2022"):
         read_recipe("chang2023", "i.parquet")
     with pytest.raises(InputError, match="no weights 'models/affect'"):
         read_recipe("initialisation", "i.parquet")
@@ -495,7 +495,7 @@ def test_the_answer_says_who_is_ahead_and_whether_it_is_real():
     )
     text = "\n".join(lines)
     assert lines[:3] == [
-        "In total multi and all are equal (0.600).",
+        "In total multi and all are level (0.600).",
         "By task: valence-arousal 0.400 to 0.300 (real), action units 0.200 to 0.300 (may be chance).",
         "Fused, each half of the videos with the λ chosen on the other, is in total ahead of all, 0.700 to 0.600, and "
         "at least as good as the better of its two sides on each task but action units (0.250 to 0.300).",

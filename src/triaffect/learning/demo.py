@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,4 +41,5 @@ def demo(out: str | Path = "demo", recipe: str = "demo", changes: Sequence[str] 
     for name, figure in drawn.items():
         save_figure(figure, pictures / f"{name}.png")
     print(f"{pictures}: {', '.join(drawn)}\n")
-    return study(recipe, str(index), str(tree / "cropped_aligned"), folder / "study", changes=changes)
+    images, jobs = str(tree / "cropped_aligned"), min(2, os.cpu_count() or 1)  # each run keeps one thread busy
+    return study(recipe, str(index), images, folder / "study", changes=changes, jobs=jobs)

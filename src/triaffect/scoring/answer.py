@@ -59,8 +59,8 @@ def _duel(results: Mapping[str, Any], a: Model, b: Model) -> list[str]:
 def _ahead(results: Mapping[str, Any], first: Model, second: Model) -> str:
     where = "On " + TASK_NAMES[first["tasks"][0]] if len(first["tasks"]) == 1 else "In total"
     one, two = _value(first, "total"), _value(second, "total")
-    if one == two:
-        return f"{where} {first['name']} and {second['name']} are equal ({one:.3f})."
+    if f"{one:.3f}" == f"{two:.3f}":
+        return f"{where} {first['name']} and {second['name']} are level ({one:.3f})."
     told = _chance(results, first, second, "total", interval=True)
     return f"{where} {first['name']} is ahead of {second['name']}, {one:.3f} to {two:.3f}{told}."
 
