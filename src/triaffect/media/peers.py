@@ -5,7 +5,6 @@ So that anyone can score a peer on their own data by the same official measures 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import io
 from collections.abc import Callable, Sequence
@@ -140,8 +139,6 @@ def _mediapipe(model: str) -> Network:
         landmarker = vision.FaceLandmarker.create_from_options(options)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"{model}: MediaPipe cannot load it ({str(error).splitlines()[0][:120]})") from None
-
-    atexit.register(landmarker.close)  # its own end comes too late for it
 
     def one(crop: NDArray[np.uint8]) -> list[float]:
         # Its detector wants more around the face than a crop has.
