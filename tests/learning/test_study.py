@@ -497,8 +497,8 @@ def test_the_answer_says_who_is_ahead_and_whether_it_is_real():
     assert lines[:3] == [
         "In total multi and all are level (0.600).",
         "By task: valence-arousal 0.400 to 0.300 (real), action units 0.200 to 0.300 (may be chance).",
-        "Fused, each half of the videos with the λ chosen on the other, is in total ahead of multi, 0.700 to 0.600, and "
-        "at least as good as the better of its two sides on each task but action units (0.250 to 0.300).",
+        "Fused, each half of the videos with the λ chosen on the other, is in total ahead of multi, 0.700 to 0.600, "
+        "and at least as good as the better of its two sides on each task but action units (0.250 to 0.300).",
     ]
     assert (
         "Not clearly above the floor of trivial predictors: multi on valence-arousal and multi on action units." in text
