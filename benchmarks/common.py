@@ -30,7 +30,9 @@ def alone(script: str, *words: str) -> dict[str, float]:
         "import resource, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
     )
-    said = subprocess.run([sys.executable, "-c", code, script, *words], check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, script, *words]
+    path = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=path)
     *_, line, peak = said.stdout.strip().splitlines()
     return {**json.loads(line), "peak": float(peak)}
 
