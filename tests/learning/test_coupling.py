@@ -8,12 +8,14 @@ import torch
 from learning.test_balancing import batch, model
 from learning.test_training import config
 from triaffect.annotations.index import load_index
+from triaffect.annotations.predictions import save_predictions
 from triaffect.files import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
 from triaffect.learning import training
 from triaffect.learning.config import CouplingConfig
 from triaffect.learning.coupling import FRAMES, SPREAD, Coupling, counted, literature
 from triaffect.learning.dataset import training_rows
+from triaffect.learning.inference import predict
 
 HAPPY, ANGER = EXPRESSIONS.index("Happiness"), EXPRESSIONS.index("Anger")
 
@@ -153,3 +155,18 @@ def test_a_run_on_thinned_labels_uses_unlabelled_images_too(frames, tmp_path):
 def test_coupling_needs_expressions(frames):
     with pytest.raises(InputError, match="expr"):
         config(frames, coupling__matching=1.0, model__tasks=["va", "au"])
+
+
+def test_a_student_learns_from_its_teachers_where_labels_are_missing(frames, tmp_path):
+    table = pl.read_parquet(frames[0])
+    train = pl.col("split") == "train"
+    holed = [pl.when(~train).then(pl.col(c)).alias(c) for task in ("expr", "au") for c in LABEL_COLUMNS[task]]
+    table.with_columns(holed).write_parquet(tmp_path / "index.parquet")
+    said = predict(model(), load_index(frames[0], "train"), frames[1], workers=0, progress=False, device="cpu")
+    save_predictions(said, tmp_path / "soft.parquet")
+    settings = config((tmp_path / "index.parquet", frames[1]), data__soft=[str(tmp_path / "soft.parquet")])
+    run = training.train(settings, tmp_path / "run", progress=False)
+    metrics = pl.read_csv(run / "metrics.csv")
+    assert metrics["train/loss_expr"].min() > 0
+    assert metrics["train/loss_au"].min() > 0
+    assert metrics["val/expr"].is_finite().all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from triaffect.labels import ACTION_UNITS, OUTPUTS, TASKS
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, OUTPUTS, TASKS
 from triaffect.learning.config import LossConfig
 from triaffect.learning.losses import (
     TaskLosses,
@@ -190,3 +190,12 @@ def test_asymmetric_is_ridniks_formula_and_forgets_easy_negatives():
     easy = torch.full((1, 12), -4.0, requires_grad=True)
     asymmetric(easy, torch.zeros(1, 12)).backward()
     assert easy.grad.abs().max() == 0
+
+
+def test_soft_expressions_count_where_a_row_has_none_of_its_own():
+    soft = pl.DataFrame(
+        {f"soft/{name.lower()}": [0.5 if i == 2 else 0.5 / 7] * 5 for i, name in enumerate(EXPRESSIONS)}
+    )
+    both = pl.concat([index(), soft], how="horizontal")
+    counts = np.array([3, 1, 0, 0, 0, 0, 0, 0]) + np.where(np.arange(8) == 2, 0.5, 0.5 / 7)
+    np.testing.assert_allclose(expression_weights(both), counts.sum() / counts, rtol=1e-6)

@@ -290,7 +290,8 @@ def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path
     ):
         raise InputError(f"{name}: no label of {select} in split {data.val!r}, which training.select judges by")
     train_rows = subset(found[0], data.fraction, data.fraction_by, config.training.seed)
-    return train_rows, found[1], image_root(name, data.images)
+    # What is judged has labels of its own only.
+    return train_rows, found[1].select(pl.exclude(f"^{SOFT}.*$")), image_root(name, data.images)
 
 
 def _with_soft(index: pl.DataFrame, path: str, split: str) -> pl.DataFrame:

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS
 from triaffect.learning.config import LossConfig
+from triaffect.learning.dataset import SOFT
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -106,10 +107,16 @@ def au_mse(raw: Tensor, target: Tensor) -> Tensor:
 
 
 def expression_weights(index: pl.DataFrame) -> Tensor:
-    """w_c = N / N_c of each expression in a training index (Chang et al. 2022, sec. 2); 0 for an absent class."""
-    codes = index["expression"].drop_nulls() if "expression" in index.columns else pl.Series([], dtype=pl.Int8)
-    counts = np.bincount(codes.to_numpy(), minlength=len(EXPRESSIONS))
-    return torch.tensor(np.where(counts > 0, counts.sum() / counts.clip(min=1), 0), dtype=torch.float32)
+    """w_c = N / N_c of each expression in a training index (Chang et al. 2022, sec. 2); 0 for an absent class.
+
+    Where a row has a soft label in place of its own, that is counted: a class that only soft labels show must not be 0.
+    """
+    codes = index["expression"] if "expression" in index.columns else pl.Series([None] * len(index), dtype=pl.Int8)
+    counts = np.bincount(codes.drop_nulls().to_numpy(), minlength=len(EXPRESSIONS)).astype(float)
+    soft = [SOFT + name for name in PREDICTION_COLUMNS["expr"]]
+    if set(soft) <= set(index.columns):
+        counts += index.filter(codes.is_null()).select(pl.col(soft).sum()).to_numpy()[0]
+    return torch.tensor(np.divide(counts.sum(), counts, out=np.zeros(len(counts)), where=counts > 0)).float()
 
 
 def au_pos_weight(index: pl.DataFrame) -> Tensor:
