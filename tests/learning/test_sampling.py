@@ -26,10 +26,6 @@ def rows(videos=(60, 30, 10), missing=0.2):
     return pl.DataFrame({**key, "expression": [int(c) if k else None for c, k in zip(code, known, strict=True)]})
 
 
-def shares(values):
-    return {k: n for k, n in zip(*np.unique(values, return_counts=True), strict=True)}
-
-
 @pytest.mark.parametrize(("balance", "column"), [("class", "expression"), ("video", "video")])
 def test_drawn_groups_are_even(balance, column):
     index = rows()
