@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from triaffect.media.faces import Face
 
@@ -34,7 +33,7 @@ class _Track:
 class Tracker:
     """Gives faces numbers that stay theirs.
 
-    Boxes are matched to tracks by the Hungarian method over place (1 - IoU with the box expected at constant speed) and
+    Boxes are matched to tracks, the likest pair first, by place (1 - IoU with the box expected at constant speed) and
     look (Hellinger distance of the colours in the box). A face that stays out of sight is forgotten, so memory is
     constant.
     """
@@ -61,8 +60,9 @@ class Tracker:
         for track in self._tracks:
             track.unseen += 1
         numbers = [0] * len(faces)
-        for row, column in zip(*linear_sum_assignment(cost), strict=True):
-            if cost[row, column] < _NEVER:
+        for at in np.argsort(cost, axis=None, kind="stable"):
+            row, column = divmod(int(at), len(self._tracks))
+            if cost[row, column] < _NEVER and not numbers[row] and self._tracks[column].unseen:
                 track = self._tracks[column]
                 moved = (boxes[row][:2] - track.box[:2]) / track.unseen
                 track.speed += 0.3 * (moved - track.speed)

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit, softmax
 
 from triaffect.annotations.predictions import provenance, save_predictions, tasks_of
 from triaffect.files import InputError
@@ -64,8 +62,15 @@ def run(task: str, x: Floats, post: Mapping[str, Any]) -> Floats:
     if task == "va":
         return np.clip(x * np.array(post["scale"]) + np.array(post["shift"]), -1, 1)
     if task == "au":
-        return expit(logit(x.clip(TINY, 1 - TINY)) - logit(np.clip(post["thresholds"], TINY, 1 - TINY)))
-    return softmax(np.log(x.clip(TINY)) / post["temperature"] + np.array(post["bias"]), axis=1)
+        return 1 / (1 + np.exp(_logit(np.array(post["thresholds"])) - _logit(x)))
+    scores = np.log(x.clip(TINY)) / post["temperature"] + np.array(post["bias"])
+    shares = np.exp(scores - scores.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+def _logit(p: Floats) -> Floats:
+    p = p.clip(TINY, 1 - TINY)
+    return np.log(p / (1 - p))
 
 
 def _match_moments(x: Floats, y: Floats) -> Post:
@@ -100,7 +105,12 @@ def _temperature(scores: Floats, target: NDArray) -> float:
         z = scores / np.exp(log_t)
         return float(np.mean(np.logaddexp.reduce(z, axis=1) - z[np.arange(len(z)), target]))
 
-    return float(np.exp(minimize_scalar(cost, bounds=(-3, 3), method="bounded").x))
+    # Golden section: the likelihood is concave in 1/T, so there is one minimum.
+    low, high, part = -3.0, 3.0, (5**0.5 - 1) / 2
+    for _ in range(30):
+        a, b = high - part * (high - low), low + part * (high - low)
+        low, high = (low, b) if cost(a) < cost(b) else (a, high)
+    return float(np.exp((low + high) / 2))
 
 
 def _biases(scores: Floats, target: NDArray, rounds: int = 3) -> list[float]:

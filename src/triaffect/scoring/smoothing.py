@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 Floats = NDArray[np.float64]
 
@@ -37,12 +36,14 @@ def smooth(values: Floats, video: NDArray, frame: NDArray, sigma: float) -> Floa
     if not len(order):
         return out
     place = np.cumsum(step) - step[0]
+    bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     for column in out.T:
         known = np.isfinite(column[order])
-        line = np.bincount(place, np.where(known, column[order], 0))
-        weight = gaussian_filter1d(np.bincount(place, known).astype(float), sigma, mode="constant")
-        mean = gaussian_filter1d(line, sigma, mode="constant")[place] / np.maximum(weight[place], 1e-300)
-        column[order] = np.where(known, mean, column[order])
+        total, weight = (
+            np.convolve(np.bincount(place, values), bell)[reach:-reach][place]
+            for values in (np.where(known, column[order], 0), known)
+        )
+        column[order] = np.where(known, total / np.maximum(weight, 1e-300), column[order])
     return out
 
 
