@@ -79,6 +79,7 @@ class AffectTraining(lightning.LightningModule):
         self.rate = 1.0  # what `plateau` has divided the learning rate by so far, inverted
         self.bad: dict[str, str] = {}
         self.residents: list[Resident] = []  # training and validation pictures on the device
+        self.latest: Tensor | None = None  # loss, for the bar: logging it would fetch it from the device each step
         self._recent: list[tuple[Tensor, Tensor]] = []
         self._sums: Tensor | None = None
         self._steps = 0
@@ -181,7 +182,7 @@ class AffectTraining(lightning.LightningModule):
         self._recent.append((values, batch["row"]))
         if len(self._recent) >= CHECK_EVERY:
             self._stop_on_nan()
-        self.log("loss", values[0], prog_bar=True, logger=False)
+        self.latest = values[0]
         # Lightning divides by `accumulate`; the last step of an epoch may have fewer batches.
         every, count = self.config.training.accumulate, int(self.trainer.num_training_batches)
         return total * (every / (count % every)) if number >= count // every * every else total
@@ -317,7 +318,8 @@ class _Bar(TQDMProgressBar):
     """A bar of the epoch's batches at a terminal, without a version number and without one for the validation split."""
 
     def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
-        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+        loss = {} if pl_module.latest is None else {"loss": pl_module.latest.item()}
+        return loss | {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
 
     def init_validation_tqdm(self) -> Any:
         return tqdm(disable=True)
