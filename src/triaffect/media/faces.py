@@ -95,7 +95,8 @@ class YuNet:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
+        # A frame leaves the other cores to what decodes the next one; a photo has them all.
+        options.intra_op_num_threads = 1 if side <= SIDE else 0
         options.log_severity_level = 3  # the file's output shapes are those of 640 x 640; others are no error
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         model = resources.files("triaffect.media").joinpath(WEIGHTS).read_bytes()
