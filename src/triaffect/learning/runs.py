@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -12,11 +13,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 import yaml
 
-from triaffect.files import InputError, write_text
+from triaffect.files import InputError, replacing, write_text
 from triaffect.learning.config import TrainConfig, TrainingConfig
+from triaffect.learning.models import AffectModel
+from triaffect.scoring.plots import conflict_curves, training_curves
+from triaffect.scoring.style import save_figure
 
 PACKAGES = (
     "triaffect",
@@ -144,3 +149,44 @@ def precision(asked: str, accelerator: str = "auto") -> str:
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 itself; emulated, it is slower than float32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def keep_model(run: Path, model: AffectModel, config: TrainConfig, metrics: dict[str, float], bad: dict) -> None:
+    """Writes the best model so far, with the configuration and the scores that it was kept for."""
+    kept = {k: v for k, v in metrics.items() if k.startswith("val/") or k == "epoch"}
+    model.provenance = {"config": config.to_dict(), "validation": kept, "skipped_images": len(bad)}
+    with replacing(run / "model") as beside:
+        model.save_pretrained(beside)
+
+
+def write_metrics(run: Path, history: list[dict[str, float]]) -> None:
+    """Writes `metrics.csv`, a row an epoch."""
+    with replacing(run / "metrics.csv") as beside:
+        pl.DataFrame(history).write_csv(beside)
+
+
+def draw(run: Path, history: list[dict[str, float]]) -> None:
+    """Draws the curves so far, and the conflict of the tasks' gradients where it was measured."""
+    table = pl.DataFrame(history)
+    save_figure(training_curves(table), run / "curves.png")
+    if (conflict := conflict_curves(table)) is not None:
+        save_figure(conflict, run / "conflict.png")
+
+
+def in_words(metrics: dict[str, float], tasks: tuple[str, ...], epochs: int) -> str:
+    """An epoch's line."""
+    scores = "  ".join(f"{task} {metrics[f'val/{task}']:.3f}" for task in tasks)
+    return (
+        f"epoch {metrics['epoch']:.0f}/{epochs}  loss {metrics.get('train/loss', math.nan):.3f}  {scores}  "
+        f"{metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} images/s"
+    )
+
+
+def learning_rate(training: TrainingConfig, step: int, total: int, rate: float) -> float:
+    """The rate of a step of `total`; `rate` is what `plateau` has left of it."""
+    warm = int(training.warmup * total)
+    if step < warm:
+        return training.lr * (step + 1) / warm
+    if training.schedule == "cosine":
+        return training.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+    return training.lr * rate

@@ -9,9 +9,11 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from triaffect.files import InputError
 from triaffect.learning.balancing import EVERY, Balancing
 from triaffect.learning.config import TrainConfig
 from triaffect.learning.coupling import Coupling
+from triaffect.learning.dataset import FrameDataset
 from triaffect.learning.distributed import everyones
 from triaffect.learning.losses import TaskLosses
 from triaffect.learning.models import AffectModel
@@ -89,3 +91,28 @@ class Step(nn.Module):
         raw, batch = everyones(raw, batch, self.config.training.batch)
         losses = self.losses(dict(raw), dict(batch))
         return losses if self.coupling is None else self.coupling(losses, raw, batch)
+
+
+def stop_on_nan(
+    recent: Sequence[tuple[Tensor, Tensor]], tasks: Sequence[str], dataset: FrameDataset, epoch: int
+) -> None:
+    """Looks at the losses of some steps.
+
+    Args:
+        recent: The values that `Step` gave, with the rows of their batches.
+        tasks: Whose losses follow the sum in the values.
+        dataset: Where the rows are from.
+        epoch: From 1 on.
+
+    Raises:
+        InputError: One is not finite; the line names the task and the images.
+    """
+    for values, rows in recent:
+        if torch.isfinite(values).all():
+            continue
+        task = next((t for t, v in zip(tasks, values[1:], strict=True) if not torch.isfinite(v)), "all")
+        names = ", ".join(dataset.name(int(row)) for row in rows[:4])
+        raise InputError(
+            f"the {task} loss became {values[1:].tolist()} in epoch {epoch}, on a batch with "
+            f"{names}{' ...' if len(rows) > 4 else ''}; lower training.lr, set training.clip, or look at them"
+        )

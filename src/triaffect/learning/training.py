@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from triaffect.files import InputError, replacing
+from triaffect.files import InputError
 from triaffect.learning import runs
 from triaffect.learning.config import TrainConfig
 from triaffect.learning.dataset import Batch, FrameDataset, augmentation, training_rows
@@ -36,9 +36,7 @@ from triaffect.learning.loading import Resident, loader
 from triaffect.learning.losses import TaskLosses
 from triaffect.learning.models import AffectModel, load_backbone_weights
 from triaffect.learning.sampling import Draw
-from triaffect.learning.step import Step
-from triaffect.scoring.plots import conflict_curves, training_curves
-from triaffect.scoring.style import save_figure
+from triaffect.learning.step import Step, stop_on_nan
 
 CHECK_EVERY = 50
 """Steps between two looks at the losses on the host, where a NaN is found; looking at each step would stall a GPU."""
@@ -103,8 +101,6 @@ class AffectTraining(lightning.LightningModule):
         """The model that is judged and kept: the trained one, or its moving average."""
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
 
-    # Data ---------------------------------------------------------------------------------------------------------
-
     def _loader(self, dataset: FrameDataset, shuffle: bool) -> Any:
         data, training = self.config.data, self.config.training
         rank, world = self.trainer.global_rank, self.trainer.world_size
@@ -137,8 +133,6 @@ class AffectTraining(lightning.LightningModule):
                 self.bad[name] = reason
                 warnings.warn(f"skipped {name}: {reason}", stacklevel=1)
 
-    # Steps --------------------------------------------------------------------------------------------------------
-
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The raw output of each task."""
         return self.model(images)
@@ -157,13 +151,7 @@ class AffectTraining(lightning.LightningModule):
             self.model.backbone.eval()
 
     def _learning_rate(self) -> float:
-        training, total = self.config.training, self._total_steps
-        step, warm = self.global_step, int(training.warmup * total)
-        if step < warm:
-            return training.lr * (step + 1) / warm
-        if training.schedule == "cosine":
-            return training.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-        return training.lr * self.rate
+        return runs.learning_rate(self.config.training, self.global_step, self._total_steps, self.rate)
 
     def training_step(self, batch: Batch, number: int) -> Tensor | None:
         """The weighted sum of the task losses on one batch; None where no image of it could be read."""
@@ -198,21 +186,11 @@ class AffectTraining(lightning.LightningModule):
 
     def _stop_on_nan(self) -> None:
         recent, self._recent = self._recent, []
-        for values, rows in recent:
-            if torch.isfinite(values).all():
-                continue
-            task = next((t for t, v in zip(self.losses.tasks, values[1:], strict=True) if not torch.isfinite(v)), "all")
-            names = ", ".join(self.train_data.name(int(row)) for row in rows[:4])
-            raise InputError(
-                f"the {task} loss became {values[1:].tolist()} in epoch {self.current_epoch + 1}, on a batch with "
-                f"{names}{' ...' if len(rows) > 4 else ''}; lower training.lr, set training.clip, or look at them"
-            )
+        stop_on_nan(recent, self.losses.tasks, self.train_data, self.current_epoch + 1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser; its rate is set before each step, so a resumed run needs no scheduler's memory."""
         return runs.optimizer(self.config.training, [p for p in self.parameters() if p.requires_grad])
-
-    # Judging ------------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
         """Looks for NaN before it is judged, and forgets the last epoch's predictions."""
@@ -244,30 +222,21 @@ class AffectTraining(lightning.LightningModule):
         self.log("val", score, prog_bar=True, logger=False, rank_zero_only=True)
         if improved:
             self.best = score
-            self._save_model(metrics)
         if self.trainer.is_global_zero:
-            table = pl.DataFrame(self.history)
-            with replacing(self.run / "metrics.csv") as beside:
-                table.write_csv(beside)
+            if improved:
+                runs.keep_model(self.run, self.judged_model, self.config, metrics, self.bad)
+            runs.write_metrics(self.run, self.history)
             if time.perf_counter() - self._drawn > REDRAW_EVERY:
                 self.draw()
             if self.logger is not None:
                 self.logger.log_metrics(metrics, step=self.current_epoch)
             if self.progress:
-                words = "  ".join(f"{task} {metrics[f'val/{task}']:.3f}" for task in self.model.tasks)
-                tqdm.write(
-                    f"{self.run.name}: epoch {self.current_epoch + 1}/{training.epochs}  "
-                    f"loss {metrics.get('train/loss', math.nan):.3f}  {words}{'  (best)' if improved else ''}  "
-                    f"{metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} images/s",
-                    file=sys.stderr,
-                )
+                line = runs.in_words(metrics, self.model.tasks, training.epochs)
+                tqdm.write(f"{self.run.name}: {line}{'  (best)' if improved else ''}", file=sys.stderr)
 
     def draw(self) -> None:
         """Writes the curves so far."""
-        table = pl.DataFrame(self.history)
-        save_figure(training_curves(table), self.run / "curves.png")
-        if (conflict := conflict_curves(table)) is not None:
-            save_figure(conflict, self.run / "conflict.png")
+        runs.draw(self.run, self.history)
         self._drawn = time.perf_counter()
 
     def _metrics(self) -> dict[str, float]:
@@ -283,20 +252,6 @@ class AffectTraining(lightning.LightningModule):
             "seconds": time.perf_counter() - self._started,
             "images_per_second": images / max(self._trained - self._started, 1e-9),
         }
-
-    def _save_model(self, metrics: dict[str, float]) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        kept = {k: v for k, v in metrics.items() if k.startswith("val/") or k == "epoch"}
-        self.judged_model.provenance = {
-            "config": self.config.to_dict(),
-            "validation": kept,
-            "skipped_images": len(self.bad),
-        }
-        with replacing(self.run / "model") as beside:
-            self.judged_model.save_pretrained(beside)
-
-    # State --------------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What Lightning does not know of."""

@@ -81,7 +81,7 @@ def crop(pixels: NDArray[np.uint8], face: Face, size: int) -> NDArray[np.uint8]:
 class YuNet:
     """The detector that ships with the package (Wu, Peng and Yu 2023): five landmarks, 75,856 parameters.
 
-    It knows faces of 20 to 300 pixels, so a picture larger than `SIDE` is searched at that size as well, for the faces
+    It knows faces of 20 to 300 pixels, so a picture larger than 640 is searched at `SIDE` as well, for the faces
     that fill it. Landmarks of faces under 150 pixels hardly follow the head's roll and turn, so each face is looked at
     again from near (benchmarks/detectors.py shows what that gains). ONNX Runtime takes half the time of
     cv2.FaceDetectorYN; the arithmetic is that class's.
@@ -114,8 +114,9 @@ class YuNet:
         """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise InputError(f"{pixels.dtype} {pixels.shape}: not a picture; give uint8 RGB (height, width, 3)")
-        # Only what is tiny is enlarged; both sizes are the same search where the picture is small.
-        sides = {min(side, max(TINY, *pixels.shape[:2])) for side in (SIDE, self.side)}
+        # Only what is tiny is enlarged. At 640 pixels a face that fills the picture is still found, at more it is not.
+        side = min(self.side, max(TINY, *pixels.shape[:2]))
+        sides = (side, SIDE) if side > 640 else (side,)
         found = np.concatenate([self._search(pixels, side) for side in sides])
         best = cv2.dnn.NMSBoxes(found[:, :4].tolist(), found[:, 14].tolist(), self.threshold, 0.3)
         return [
