@@ -40,14 +40,14 @@ def test_the_version(capsys):
     assert capsys.readouterr().out.strip()[0].isdigit()
 
 
-@pytest.mark.parametrize("verb", ["train", "predict"])
+@pytest.mark.parametrize("verb", ["train", "features"])
 def test_a_verb_without_its_extra_says_which_one(verb, capsys, monkeypatch, tmp_path, frames):
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
     for module in [name for name in sys.modules if name.startswith("triaffect.learning.")]:
         monkeypatch.delitem(sys.modules, module)
     words = {
         "train": ["--data.index", str(frames[0]), "--out", str(tmp_path / "run")],
-        "predict": [str(tmp_path), str(frames[0]), "--images", str(frames[1])],
+        "features": [str(tmp_path), str(frames[0]), "--images", str(frames[1])],
     }[verb]
     assert cli.main([verb, *words]) == 2
     assert f"needs torch: pip install 'triaffect[{cli.EXTRAS[verb]}]'" in capsys.readouterr().err

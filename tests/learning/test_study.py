@@ -44,7 +44,7 @@ def short_report(request, monkeypatch):
 
     if "real_report" not in request.fixturenames:
         monkeypatch.setattr("triaffect.scoring.report.report", brief)
-        for module in (training, heads):
+        for module in (runs, heads):
             monkeypatch.setattr(module, "save_figure", lambda figure, path: None)
 
 
@@ -186,7 +186,7 @@ def whole(frames, tmp_path_factory):
     recipe = write_recipe(folder / "r.yaml", RUNS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("triaffect.scoring.report.report", lambda folder: folder / "report.html")
-        patch.setattr(training, "save_figure", lambda figure, path: None)
+        patch.setattr(runs, "save_figure", lambda figure, path: None)
         study(recipe, str(frames[0]), str(frames[1]), folder / "out", changes=[*TINY, "base.training.epochs=3"])
     return recipe, folder / "out"
 

@@ -1,5 +1,6 @@
 """The page: its panels, its functions as the browser calls them, and that it names no other machine."""
 
+import asyncio
 import json
 import re
 import warnings
@@ -25,10 +26,15 @@ def test_the_panels_name_everything_and_step_back_where_nothing_is():
 
 @pytest.fixture(scope="module")
 def blocks():
+    loop = asyncio.new_event_loop()  # where there is none, gradio makes one and leaves it open
+    asyncio.set_event_loop(loop)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # gradio's own
         pytest.importorskip("gradio")
-        return build(analyzer())
+        page = build(analyzer())
+    yield page
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 def test_the_page_answers_as_the_browser_asks(blocks, tmp_path):
