@@ -26,15 +26,19 @@ def test_the_panels_name_everything_and_step_back_where_nothing_is():
 
 @pytest.fixture(scope="module")
 def blocks():
-    loop = asyncio.new_event_loop()  # where there is none, gradio makes one and leaves it open
-    asyncio.set_event_loop(loop)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # gradio's own
-        pytest.importorskip("gradio")
-        page = build(analyzer())
-    yield page
-    asyncio.set_event_loop(None)
-    loop.close()
+    """The page; the event loops that gradio makes and leaves open are closed in its place."""
+    policy, loops = type(asyncio.get_event_loop_policy()), []
+    make = policy.new_event_loop
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy, "new_event_loop", lambda self: loops.append(make(self)) or loops[-1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # gradio's own
+            pytest.importorskip("gradio")
+            page = build(analyzer())
+        yield page
+        asyncio.set_event_loop(None)
+        for loop in loops:
+            loop.close()
 
 
 def test_the_page_answers_as_the_browser_asks(blocks, tmp_path):
