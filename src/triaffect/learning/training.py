@@ -41,6 +41,8 @@ from triaffect.learning.step import Step, stop_on_nan
 CHECK_EVERY = 50
 """Steps between two looks at the losses on the host, where a NaN is found; looking at each step would stall a GPU."""
 
+LOST = "another process of this run has ended, its message tells why; start all again with --resume"
+
 REDRAW_EVERY = 30.0
 """Seconds between two drawings of the curves."""
 
@@ -314,7 +316,6 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
         torch.set_num_threads(config.training.threads)
     train_rows, val_rows, images = training_rows(config)
     module = _module(config, run, train_rows, val_rows, images, progress)
-    checkpoint = run / "last.ckpt"
     with warnings.catch_warnings():
         # Lightning's hints on workers, hardware and its own checkpoints are not for our users.
         for hint in ("Checkpoint directory .* exists", "GPU available", "sync_dist=True", "smaller than the logging"):
@@ -323,15 +324,13 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
         warnings.filterwarnings("ignore", category=FutureWarning)
         trainer = _trainer(config, run, progress)
         try:
-            trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+            trainer.fit(module, ckpt_path=last if (last := run / "last.ckpt").exists() else None, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
         except RuntimeError as error:
             if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
                 raise
-            raise InputError(
-                f"{run}: another process of this run has ended, its message tells why; start all again with --resume"
-            ) from None
+            raise InputError(f"{run}: {LOST}") from None
     if trainer.is_global_zero:
         module.draw()
         parameters = sum(p.numel() for p in module.model.parameters())
@@ -367,6 +366,10 @@ def _trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.Traine
     bar = progress and sys.stderr.isatty()
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Lightning's watcher may kill this process before the loss of the other is felt here; its word comes first.
+    watcher = logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script")
+    watcher.setLevel(logging.INFO)
+    watcher.filters[:] = [lambda _: print(f"{run}: {LOST}", file=sys.stderr, flush=True) or False]
     return lightning.Trainer(
         default_root_dir=run,
         max_epochs=training.epochs,
