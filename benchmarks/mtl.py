@@ -38,7 +38,7 @@ def thin(index: pl.DataFrame, variant: str, seed: int = 0) -> pl.DataFrame:
     return index.with_columns(holes)
 
 
-def run(index: Path, images: str, folder: Path, seed: int, changes: list[str]) -> dict[str, Path]:
+def run(index: Path, images: str, folder: Path, seed: int, jobs: int, changes: list[str]) -> dict[str, Path]:
     """The recipe and the student for one seed; model -> predictions of the validation split."""
     from triaffect.learning.inference import predict
     from triaffect.learning.study import study
@@ -47,7 +47,7 @@ def run(index: Path, images: str, folder: Path, seed: int, changes: list[str]) -
     rows, soft = load_index(index), []
     counted = rows.filter(pl.col("split") == "train").select("expression", "AU1").drop_nulls().height
     left_out = [] if counted else ["runs.co-annotation-counted=null", "runs.matching-counted=null"]
-    found = study("mtl", str(index), images, folder / "study", changes=[*changes, *left_out])
+    found = study("mtl", str(index), images, folder / "study", changes=[*changes, *left_out], jobs=jobs)
     for task in TASKS:
         soft.append(str(folder / f"soft_{task}.parquet"))
         if not Path(soft[-1]).exists():
@@ -68,7 +68,7 @@ def table(made: list[dict[str, Path]], index: Path) -> str:
     scores = {
         name: [score(load_predictions(each[name]), labels, resamples=0) for each in made]
         for name in made[0]
-        if name not in TASKS
+        if name.removesuffix("-steps") not in TASKS
     }
     base = scores["single-task"]
     for name, each in scores.items():
@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--out", default="work/mtl")
     parser.add_argument("--variants", nargs="+", default=["thirds", "disjoint"], choices=["thirds", "disjoint"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--set", nargs="*", default=[], help="keys of the recipe, such as base.training.epochs=1")
     given = parser.parse_args()
     whole = load_index(given.index)
@@ -100,7 +101,9 @@ def main() -> None:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             save_index(thin(whole, variant), path, root=given.index, images=images, format="table")
-        made = [run(path, images, folder / f"seed{seed}", seed, given.set) for seed in range(given.seeds)]
+        steps = [f"runs.{task}-steps.training.epochs=24" for task in TASKS] if variant == "disjoint" else []
+        changes = [*given.set, *steps]
+        made = [run(path, images, folder / f"seed{seed}", seed, given.jobs, changes) for seed in range(given.seeds)]
         print(f"\n### {variant}, {given.seeds} seeds\n\n{table(made, path)}\n")
 
 

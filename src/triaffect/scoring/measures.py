@@ -57,11 +57,21 @@ def sums(
     if task == "va":
         return np.stack([_moments(p, t, group, groups) for p, t in zip(pred, target, strict=True)], axis=1)
     if task == "expr":
-        best = np.stack(pred).argmax(0)
+        best = _argmax(pred)
         return _count(group, groups, target[0], 8, best, 8).astype(float)
     cuts = np.broadcast_to(np.asarray(thresholds, float), 12)
     counts = [_count(group, groups, t, 2, p >= cut, 2) for p, t, cut in zip(pred, target, cuts, strict=True)]
     return np.stack(counts, axis=1).reshape(groups, 12, 4).astype(float)
+
+
+def _argmax(columns: Sequence[NDArray]) -> NDArray[np.intp]:
+    """The first highest of some columns, row by row, without a copy of them all."""
+    highest, best = columns[0].copy(), np.zeros(len(columns[0]), np.intp)
+    for i, column in enumerate(columns[1:], 1):
+        higher = column > highest
+        best[higher] = i
+        np.maximum(highest, column, out=highest)
+    return best
 
 
 def _count(
@@ -92,8 +102,10 @@ def _moments(pred: NDArray, target: NDArray, group: NDArray, groups: int) -> Flo
         # About their means the squares keep their digits; about the first value first, so that constants become 0.
         x, y = x - x[0], y - y[0]
         x, y = x - x.mean(), y - y.mean()
-    weights = (np.ones_like(x), x, y, x * x, y * y, x * y, difference)
-    return np.stack([np.bincount(group, w, minlength=groups) for w in weights], axis=-1)
+    # One at a time: seven columns of millions of frames would be the most that scoring holds.
+    pairs = ((x, None), (y, None), (x, x), (y, y), (x, y), (difference, None))
+    found = [np.bincount(group, a if b is None else a * b, minlength=groups) for a, b in pairs]
+    return np.stack([np.bincount(group, minlength=groups), *found], axis=-1)
 
 
 def values(task: str, sums: Floats) -> Floats:

@@ -236,20 +236,25 @@ def _collect(
 ) -> _Collected:
     if by is not None and by not in index.columns:
         raise InputError(f"no column {by!r} in the index; it has {', '.join(index.columns)}")
-    index = index.filter(pl.any_horizontal(pl.col(c).is_not_null() for t in tasks for c in LABEL_COLUMNS[t]))
+    labels = [name for task in tasks for name in LABEL_COLUMNS[task]]
+    index = index.select(*dict.fromkeys(["image", "video", "split", *labels, *([by] if by else [])]))
+    some = index.select(pl.any_horizontal(pl.col(labels).is_not_null())).to_series()
+    index = index if some.all() else index.filter(some)
     keys = [pl.col("video").fill_null("(missing)")]
     if by is not None:
         if (n := index[by].n_unique()) > 1000:
             raise InputError(f"{by}: {n} different values are too many groups; put them into a few first")
         keys.append(pl.col(by).cast(pl.String).fill_null("(missing)").alias("group"))
-    unit = pl.struct(keys).rank("dense").cast(pl.Int64) - 1
-    index = index.with_columns(*keys, unit=unit)
-    units = index.group_by("unit").agg(pl.col("video", *(["group"] if by else [])).first()).sort("unit").drop("unit")
+    names = index.select(keys)
+    units = names.unique().sort(names.columns)
+    numbered = units.with_row_index("unit").with_columns(pl.col("unit").cast(pl.Int64))
+    index = index.with_columns(names.join(numbered, on=names.columns, how="left", maintain_order="left")["unit"])
     places, sums, frames = locate(predictions, index), {}, {}
     for task in tasks:
         pred, target, group = aligned(predictions, places, index, task)
         sums[task] = measures.sums(task, pred, target, group, units.height, cuts)
         frames[task] = np.bincount(group, minlength=units.height)
+        del pred, target, group  # before the next task's take as much again
     split = "+".join(index["split"].unique().sort().fill_null("-"))
     return _Collected(sums, frames, units, split)
 
