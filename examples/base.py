@@ -179,13 +179,18 @@ def write(npz: Path, out: Path) -> None:
 
 
 def check(npz: Path, out: Path, predictions: list[Path]) -> None:
-    """Accuracy and macro F1 on FER+'s validation images (the strict majority's class) of each predictions file."""
+    """Accuracy and macro F1 on FER+'s validation images (the strict majority's class): `analyze`, then each file."""
     from triaffect.annotations.index import load_index
     from triaffect.annotations.predictions import load_predictions
+    from triaffect.media.analyzer import Analyzer
     from triaffect.scoring.measures import expr_score
 
-    truth = load_index(out / "ferplus.csv")
-    for path in predictions:
+    truth, analyzer, faces = load_index(out / "ferplus.csv"), Analyzer(), []
+    for image in truth.filter(pl.col("kind") == "raw")["image"]:
+        found = analyzer.image(out / "images" / image).sort(pl.col("w") * pl.col("h"), descending=True)
+        faces.append(found.head(1).select(pl.lit(image).alias("image"), *PREDICTION_COLUMNS["expr"]))
+    save_predictions(pl.concat(faces), out / "analyze.parquet")
+    for path in (out / "analyze.parquet", *predictions):
         rows = truth.join(load_predictions(path), on="image", how="inner")
         for kind in sorted(rows["kind"].unique()):
             some = rows.filter(pl.col("kind") == kind)
@@ -207,7 +212,7 @@ def main() -> None:
         if verb == "teach":
             one.add_argument("--task", required=True, help="MediaPipe's face_landmarker.task")
         if verb == "check":
-            one.add_argument("predictions", type=Path, nargs="+")
+            one.add_argument("predictions", type=Path, nargs="*")
     options = vars(parser.parse_args())
     {"teach": teach, "write": write, "check": check}[options.pop("verb")](**options)
 

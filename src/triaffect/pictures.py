@@ -21,10 +21,14 @@ TEMPLATE: NDArray[np.float32] = np.array(
 left and right as in the picture)."""
 
 
-def decode(source: Path | bytes) -> NDArray[np.uint8]:
+def decode(source: Path | bytes, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """Reads a picture, a file or its bytes, as uint8 RGB (height, width, 3).
 
     JPEG goes through libjpeg-turbo, anything else through Pillow.
+
+    Args:
+        source: The file or its bytes.
+        into: Where to decode to, contiguous (height, width, 3), if the picture has that size and can be.
 
     Raises:
         ValueError: It is missing, corrupt or larger than `MAX_PIXELS`; the message is the reason without the name.
@@ -34,7 +38,8 @@ def decode(source: Path | bytes) -> NDArray[np.uint8]:
         if data[:2] == b"\xff\xd8":
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             _check(width, height)
-            return simplejpeg.decode_jpeg(data, "RGB")
+            fits = into is not None and into.shape[:2] == (height, width)
+            return simplejpeg.decode_jpeg(data, "RGB", buffer=into if fits else None)
         with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "GIF", "TIFF", "WEBP")) as picture:
             _check(*picture.size)
             return np.asarray(picture.convert("RGB"))

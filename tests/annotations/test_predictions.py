@@ -102,4 +102,6 @@ def test_threshold_row() -> None:
 
 
 def test_an_extra_column_is_no_harm() -> None:
-    check_predictions(predictions(["a"], "va").with_columns(filled=pl.lit(True), note=pl.lit("x")))
+    more = predictions(["a"], "va").with_columns(filled=pl.lit(True), note=pl.lit("x"))
+    check_predictions(more)
+    assert tasks_of(more) == ("va",)

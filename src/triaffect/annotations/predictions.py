@@ -53,10 +53,10 @@ def check_predictions(predictions: pl.DataFrame, name: StrPath = "predictions") 
         raise InputError(
             f"{name}: holds no task; it needs {', '.join(PREDICTION_COLUMNS['va'])} or another task's columns"
         )
-    # Names whose hashes differ, differ; hashes take a fraction of the memory.
-    if predictions["image"].hash().n_unique() < predictions.height:
-        if (twice := predictions.filter(pl.col("image").is_duplicated())["image"]).len():
-            raise InputError(f"{name}: predicts {twice[0]!r} more than once; keep one row an image")
+    # Hashes take a fraction of the memory of names; where two are the same, the names decide.
+    suspect = predictions["image"].hash().n_unique() < predictions.height
+    if suspect and (twice := predictions.filter(pl.col("image").is_duplicated())["image"]).len():
+        raise InputError(f"{name}: predicts {twice[0]!r} more than once; keep one row an image")
     for column in (column for task in tasks for column in PREDICTION_COLUMNS[task]):
         low = -1 if column in VA else 0
         if not predictions.schema[column].is_numeric():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,11 +153,19 @@ def _per_video(jobs: Sequence[_Job], images: Path | None, notices: Notices) -> p
     places = find_places(images, {video for _, video, _, _ in jobs}) if images else {}
     tables = [pl.DataFrame(schema=SCHEMA)]
     videos: list[_Video] = []
-    for job in jobs:
-        videos.append(_read_job(job, places.get(job[1], []), images, notices))
-        if sum(len(video.place) for video in videos) >= _BLOCK or job is jobs[-1]:
-            tables.append(_table(videos))
-            videos.clear()
+
+    def read(job: _Job) -> tuple[_Video, Notices]:
+        met: Notices = {}
+        return _read_job(job, places.get(job[1], []), images, met), met
+
+    with ThreadPoolExecutor(2, "index") as pool:  # one waits for the disk while the other reads numbers
+        for job, (video, met) in zip(jobs, pool.map(read, jobs), strict=True):
+            videos.append(video)
+            for message, cases in met.items():
+                notices.setdefault(message, []).extend(cases)
+            if sum(len(video.place) for video in videos) >= _BLOCK or job is jobs[-1]:
+                tables.append(_table(videos))
+                videos.clear()
     index = pl.concat(tables, rechunk=False)
     return index if images else index.with_columns(exists=pl.lit(None, pl.Boolean))
 

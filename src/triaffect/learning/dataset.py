@@ -181,7 +181,7 @@ class FrameDataset(Dataset[Batch]):
         for key in keys:
             row = key % len(self)
             try:
-                picture = self._picture(row)
+                picture = self._picture(row, pixels[len(rows)])
             except (OSError, ValueError, cv2.error) as error:
                 bad.append((self.name(row), getattr(error, "strerror", None) or str(error)))
                 continue
@@ -192,10 +192,11 @@ class FrameDataset(Dataset[Batch]):
         # Channels last in memory, as convolutions on a CPU and in half precision want it.
         return {"image": torch.from_numpy(pixels[: len(rows)]).permute(0, 3, 1, 2), **self._labels(rows, bad)}
 
-    def _picture(self, row: int) -> np.ndarray:
+    def _picture(self, row: int, place: np.ndarray) -> np.ndarray:
+        """A picture, in `place` already where nothing has to be done to it."""
         if self.kept is not None and self.known[row]:
             return self.kept[row]
-        picture = fit(decode(self.read(row)), self.size)
+        picture = fit(decode(self.read(row), place), self.size)
         if self.kept is not None:
             self.kept[row] = picture
             self.known[row] = True

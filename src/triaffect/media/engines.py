@@ -101,7 +101,8 @@ def open_engine(
     if engine in ("auto", "torch"):
         return _torch(model, threads)
     if file is None:
-        raise InputError(f"{model}: holds no model.onnx; write one: triaffect export {model} --out {model}/model.onnx")
+        where = model_folder(model) / "model.onnx"
+        raise InputError(f"{model}: holds no model.onnx; write one: triaffect export {model} --out {where}")
     return open_file(file, engine, threads)
 
 

@@ -67,7 +67,7 @@ def locate(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.Series:
 
 
 def _places(here: pl.DataFrame, there: pl.DataFrame) -> pl.Series:
-    """A left join on `image`, by the names' hashes, which take a fraction of the memory, where no two names share one."""
+    """A left join on `image`; by the names' hashes, which take a fraction of the memory, where no two share one."""
     names, on, step = there["image"], pl.col("image"), 1 << 18
     hashed = there.with_columns(on.hash())
     places = here.select(on.hash()).join(hashed, on="image", how="left", maintain_order="left")["place"]
