@@ -8,6 +8,7 @@ The floor decodes bytes that lie in memory into one buffer; everything else read
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -47,6 +48,14 @@ def drain(batches: Iterable[Any], count: int) -> float:
     return count / (time.perf_counter() - start)
 
 
+def cold(files: Iterable[Path]) -> None:
+    """Makes the system forget what it read of some files."""
+    for path in files:
+        file = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=20000)
@@ -77,6 +86,13 @@ def main() -> None:
         for name, s in sets.items()
         for n in (1, 2)
     }
+    for name, files in (("loose", [root / image for image in rows["image"]]), ("packed", [packed])):
+
+        def from_disk(name: str = name, files: list[Path] = files) -> float:
+            cold(files)
+            return drain(loader(sets[name], 64, 2, shuffle=True), count)
+
+        ways[f"{name}, cold disk|2"] = from_disk
     ways["loose, torch's DataLoader|2 processes"] = lambda: drain(processes, count)
     part = rows["image"].to_list()[: max(64, count // 5)]
     ways["the seed's way, augmented|2 processes"] = lambda: drain(papers_loader(root, part, 2), len(part))

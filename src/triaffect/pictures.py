@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def decode(source: Path | bytes, into: NDArray[np.uint8] | None = None) -> NDArr
 
     Args:
         source: The file or its bytes.
-        into: Where to decode to, contiguous (height, width, 3), if the picture has that size and can be.
+        into: Contiguous (height, width, 3); a JPEG of this size is decoded there, and `into` itself is returned.
 
     Raises:
         ValueError: It is missing, corrupt or larger than `MAX_PIXELS`; the message is the reason without the name.
@@ -36,10 +37,13 @@ def decode(source: Path | bytes, into: NDArray[np.uint8] | None = None) -> NDArr
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
         if data[:2] == b"\xff\xd8":
+            if into is not None:
+                with contextlib.suppress(ValueError):  # larger than `into`, or corrupt, which is told below
+                    picture = simplejpeg.decode_jpeg(data, "RGB", buffer=into)
+                    return into if picture.shape == into.shape else picture.copy()
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             _check(width, height)
-            fits = into is not None and into.shape[:2] == (height, width)
-            return simplejpeg.decode_jpeg(data, "RGB", buffer=into if fits else None)
+            return simplejpeg.decode_jpeg(data, "RGB")
         with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "GIF", "TIFF", "WEBP")) as picture:
             _check(*picture.size)
             return np.asarray(picture.convert("RGB"))

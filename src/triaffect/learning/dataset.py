@@ -178,16 +178,18 @@ class FrameDataset(Dataset[Batch]):
         pixels = np.empty((len(keys), self.size, self.size, 3), np.uint8)
         rows: list[int] = []
         bad: list[tuple[str, str]] = []
+        length = len(self)
         for key in keys:
-            row = key % len(self)
+            row, place = key % length, pixels[len(rows)]
             try:
-                picture = self._picture(row, pixels[len(rows)])
+                picture = self._picture(row, place)
             except (OSError, ValueError, cv2.error) as error:
                 bad.append((self.name(row), getattr(error, "strerror", None) or str(error)))
                 continue
             if self.augmentation is not None:
                 picture = self.augmentation(picture, np.random.default_rng((self.seed, key)))
-            pixels[len(rows)] = picture
+            if picture is not place:
+                place[:] = picture
             rows.append(row)
         # Channels last in memory, as convolutions on a CPU and in half precision want it.
         return {"image": torch.from_numpy(pixels[: len(rows)]).permute(0, 3, 1, 2), **self._labels(rows, bad)}
