@@ -114,7 +114,6 @@ def main() -> None:
     from loading import drain
     from trees import write
 
-    from triaffect.annotations.index import read_annotations
     from triaffect.learning.config import DataConfig
     from triaffect.learning.dataset import FrameDataset, augmentation
     from triaffect.learning.loading import loader as our_loader
@@ -122,23 +121,25 @@ def main() -> None:
     index, root = crops(given.folder, given.images)
     rows = pl.read_parquet(index)
     train = rows.filter(pl.col("split") == "train")
-    tree = given.folder / "small-tree"
+    tree, part = given.folder / "tree", 20  # of the loop, a twentieth of the files will do
+    if not tree.exists():
+        tree, part = given.folder / "small-tree", 1
     if not tree.exists():
         write(tree, 20, given.images // 8)
-    from indexing import loop
+    from indexing import loop, ours
 
-    def frames(way: Callable[[], int]) -> float:
+    height = ours(tree)
+
+    def frames(way: Callable[[], int], part: int = 1) -> float:
         start = time.perf_counter()
-        count = way()
-        return count / (time.perf_counter() - start)
+        way()
+        return height / part / (time.perf_counter() - start)
 
     drawn = FrameDataset(train, root, 112, augmentation(DataConfig()))
     papers_measures, our_measures = measures()
     ways = {
-        "index|paper": lambda: frames(lambda: loop(tree, 1)),
-        "index|ours": lambda: frames(
-            lambda: read_annotations(tree / "annotations", tree / "cropped_aligned").index.height
-        ),
+        "index|paper": lambda: frames(lambda: loop(tree, part), part),
+        "index|ours": lambda: frames(lambda: ours(tree)),
         "loading|paper": lambda: drain(loader(root, train["image"].to_list(), 2), len(train)),
         "loading|ours": lambda: drain(our_loader(drawn, 64, 2, shuffle=True), len(train)),
         "training|paper": lambda: papers_epoch(root, train),

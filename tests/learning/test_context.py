@@ -11,7 +11,7 @@ from triaffect.files import InputError
 from triaffect.labels import ACTION_UNITS, TASKS
 from triaffect.learning import training
 from triaffect.learning.config import TrainConfig
-from triaffect.learning.context import Stream, in_videos
+from triaffect.learning.context import in_videos
 from triaffect.learning.features import extract_features
 from triaffect.learning.inference import load_model, predict
 from triaffect.learning.models import AffectModel
@@ -69,17 +69,6 @@ def test_pieces_of_videos_are_equal_to_the_whole(causal, monkeypatch):
     pieces = in_videos(net, features, time, video)
     for task in TASKS:
         torch.testing.assert_close(pieces[task], whole[task], atol=1e-4, rtol=1e-4)
-
-
-def test_a_camera_sees_what_the_file_gave():
-    net = model(0.5, causal=True)
-    features, time, _ = made(80, 1)
-    whole = net.predict_from_features(features, time, torch.zeros(80))
-    stream = Stream(net)
-    live = [stream(features[i : i + 1], float(time[i])) for i in range(80)]
-    for task in TASKS:
-        torch.testing.assert_close(torch.cat([raw[task] for raw in live]), whole[task], atol=1e-4, rtol=1e-4)
-    assert len(stream.past) < 20
 
 
 def noisy_videos(tmp_path, net):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,27 +93,3 @@ def in_videos(model: AffectModel, features: Tensor, time: Tensor, video: Tensor)
         own = (rows >= start) & (rows < end)
         parts.append({task: value[own] for task, value in whole.items()})
     return {task: torch.cat([part[task] for part in parts]) for task in model.tasks}
-
-
-class Stream:
-    """One face before a camera: each frame's raw outputs from it and the seconds before it.
-
-    Args:
-        model: With a causal context.
-    """
-
-    def __init__(self, model: AffectModel) -> None:
-        self.model = model
-        self.past: deque[tuple[float, Tensor]] = deque()
-
-    @torch.inference_mode()
-    def __call__(self, features: Tensor, time: float) -> dict[str, Tensor]:
-        """The raw outputs (1, columns) of a frame with these features (1, width) at this time in seconds."""
-        reach = self.model.context.seconds if self.model.context is not None else 0.0
-        self.past.append((time, features))
-        while time - self.past[0][0] > reach * (1 + 1e-6):
-            self.past.popleft()
-        times = torch.tensor([t for t, _ in self.past], device=features.device)
-        known = torch.cat([f for _, f in self.past])
-        raw = self.model.predict_from_features(known, times, torch.zeros_like(times))
-        return {task: value[-1:] for task, value in raw.items()}

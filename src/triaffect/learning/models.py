@@ -248,3 +248,33 @@ def probabilities(raw: dict[str, Tensor]) -> dict[str, Tensor]:
     """Raw outputs to predictions: valence and arousal clamped to [-1, 1], softmax, sigmoid; float32."""
     functions = {"va": lambda x: x.clamp(-1, 1), "expr": lambda x: x.softmax(-1), "au": torch.sigmoid}
     return {task: functions[task](value.float()) for task, value in raw.items()}
+
+
+class Through(nn.Module):
+    """A model with a causal context over the next frames of a video: crops and what came before in, predictions out.
+
+    Args:
+        model: With a context.
+    """
+
+    def __init__(self, model: AffectModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, crops: Tensor, time: Tensor, face: Tensor, past: Tensor, past_time: Tensor, past_face: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Predictions of the crops, and their features, which the next call is given as `past`.
+
+        Args:
+            crops: (N, size, size, 3), uint8.
+            time: (N,) seconds.
+            face: (N,) numbers; frames of other faces are not seen.
+            past: (P, width) features of frames before.
+            past_time: (P,) their times.
+            past_face: (P,) their numbers.
+        """
+        features = self.model.features(crops.permute(0, 3, 1, 2).contiguous())
+        known = torch.cat([past, features]), torch.cat([past_time, time]), torch.cat([past_face, face])
+        said = probabilities(self.model.predict_from_features(*known))
+        return *(value[past.shape[0] :] for value in said.values()), features

@@ -17,6 +17,7 @@ from triaffect.labels import EXPRESSIONS, OUTPUTS, PREDICTION_COLUMNS, TASKS
 from triaffect.media.engines import Engine, open_engine
 from triaffect.media.faces import Detector, Face, crop
 from triaffect.media.faces import detector as named_detector
+from triaffect.media.following import Following
 from triaffect.media.photos import is_photo, photo
 from triaffect.media.quality import quality
 from triaffect.media.tracks import Tracker
@@ -124,7 +125,8 @@ class Analyzer:
         Yields:
             Up to `batch` frames, in their order, and the table of their faces.
         """
-        tracker = Tracker()
+        tracker, follow = Tracker(), getattr(self.engine, "follow", None)
+        following = Following(follow, self.engine.tasks) if follow and not still and not cropped else None
         held: list[Frame] = []
         rows: list[list[Any]] = []
         crops: list[NDArray[np.uint8]] = []
@@ -144,7 +146,7 @@ class Analyzer:
                     rows.append([name, frame.number, frame.time, number, *_measures(face, crops[-1])])
                 held.append(frame)
             if held and (trouble or len(crops) >= self.batch or len(held) >= self.batch):
-                yield held, self._table(rows, crops)
+                yield held, self._table(rows, crops, following)
                 held, rows, crops = [], [], []
         if isinstance(trouble, InputError):
             raise trouble
@@ -157,9 +159,16 @@ class Analyzer:
             faces = sorted(faces, key=lambda face: -face.box[2] * face.box[3])[: self.max_faces]
         return sorted(faces, key=lambda face: face.box[0])
 
-    def _table(self, rows: list[list[Any]], crops: list[NDArray[np.uint8]]) -> pl.DataFrame:
+    def _table(
+        self, rows: list[list[Any]], crops: list[NDArray[np.uint8]], following: Following | None
+    ) -> pl.DataFrame:
         table = pl.DataFrame(rows, {name: self.schema[name] for name in PLACE}, orient="row")
-        found = self.engine(np.stack(crops)) if crops else {task: np.zeros((0, OUTPUTS[task])) for task in self.tasks}
+        if not crops:
+            found = {task: np.zeros((0, OUTPUTS[task]), np.float32) for task in self.tasks}
+        elif following is None:
+            found = self.engine(np.stack(crops))
+        else:
+            found = following(np.stack(crops), table["time"].to_list(), table["face"].to_list())
         columns = {n: found[task][:, i] for task in self.tasks for i, n in enumerate(PREDICTION_COLUMNS[task])}
         return self.named(table.with_columns(pl.Series(n, v, self.schema[n]) for n, v in columns.items()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 from triaffect.annotations.predictions import fill_nearest
 from triaffect.files import BASE, InputError, model_folder
 from triaffect.labels import OUTPUTS, PREDICTION_COLUMNS, TASKS
+from triaffect.media.following import INPUTS, Follow
 from triaffect.pictures import decode, fit
 
 FILES = (".onnx", ".xml")
 """Endings of exported models."""
+FOLLOWED = ".context.onnx"
+"""Ending of the graph beside an exported model that sees frames after others."""
 ENGINES = ("auto", "onnx", "openvino", "torch")
 FEW = 2000
 """Faces below which `auto` does not wait for an engine that takes longer to load than ONNX Runtime does."""
@@ -61,6 +65,8 @@ class Network:
     tasks: tuple[str, ...]
     run: Callable[[Crops], Sequence[NDArray[np.float32]]]
     batch: int = 32
+    follow: Follow | None = None
+    """How it sees a video's frames together, if it does."""
 
     def __call__(self, crops: Crops) -> Outputs:
         """Predictions of crops; see `Engine`."""
@@ -93,7 +99,8 @@ def open_engine(
         raise InputError(f"engine {engine!r}: there are {', '.join(ENGINES)}")
     file = _file(model)
     if engine == "auto" and file is not None:
-        if file.suffix == ".onnx" and (faces is None or faces >= FEW):
+        followed = file.with_suffix(FOLLOWED).is_file()  # which ONNX Runtime alone reads
+        if file.suffix == ".onnx" and (faces is None or faces >= FEW) and not followed:
             from triaffect.media.fastest import fastest
 
             return fastest(file, threads)
@@ -151,7 +158,17 @@ def _onnx(file: Path, threads: int) -> Network:
         raise InputError(f"{file}: ONNX Runtime cannot load it ({str(error).splitlines()[0][:160]})") from None
     given = session.get_inputs()[0]
     outputs = [output.name for output in session.get_outputs()]
-    return _network(file, "onnx", threads, given.shape, outputs, lambda crops: session.run(None, {given.name: crops}))
+    found = _network(file, "onnx", threads, given.shape, outputs, lambda crops: session.run(None, {given.name: crops}))
+    beside = file.with_suffix(FOLLOWED)
+    if beside.is_file():
+        through = onnxruntime.InferenceSession(beside, options, providers=["CPUExecutionProvider"])
+        told = json.loads(through.get_modelmeta().custom_metadata_map["triaffect"])
+        found.follow = Follow(
+            told["context"],
+            through.get_outputs()[-1].shape[1],
+            lambda *parts: through.run(None, dict(zip(INPUTS, parts, strict=True))),
+        )
+    return found
 
 
 def _openvino(file: Path, threads: int, precision: str | None = None) -> Network:
@@ -194,7 +211,7 @@ def _torch(model: str | Path, threads: int | None) -> Network:
         import torch
 
         from triaffect.learning.inference import load_model
-        from triaffect.learning.models import probabilities
+        from triaffect.learning.models import Through, probabilities
     except ModuleNotFoundError as error:
         raise InputError(f"the engine torch needs {error.name}: pip install 'triaffect[train]'") from None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -208,7 +225,16 @@ def _torch(model: str | Path, threads: int | None) -> Network:
         return [value.cpu().numpy() for value in probabilities(network(images)).values()]
 
     name = f"{Path(model).name} (torch, {device.type if device.type == 'cuda' else _threads(torch.get_num_threads())})"
-    return Network(name, network.size, network.tasks, run)
+    found = Network(name, network.size, network.tasks, run)
+    if network.context is not None and network.context.causal:
+        through = Through(network)
+
+        @torch.inference_mode()
+        def follow(*parts: NDArray[Any]) -> list[NDArray[np.float32]]:
+            return [value.cpu().numpy() for value in through(*(torch.from_numpy(part).to(device) for part in parts))]
+
+        found.follow = Follow(network.context.seconds, network.width, follow)
+    return found
 
 
 def made_up_crops(number: int, size: int) -> Crops:

@@ -19,7 +19,8 @@ import triaffect
 from triaffect.annotations.index import image_root, load_index
 from triaffect.files import BASE, InputError, inside, model_folder, replacing
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, VA
-from triaffect.media.engines import open_engine, predict_images
+from triaffect.media.engines import FOLLOWED, open_engine, predict_images
+from triaffect.media.following import INPUTS
 from triaffect.pictures import decode, fit
 from triaffect.scoring.metrics import Scores, score
 
@@ -74,8 +75,9 @@ def export(
 ) -> Exported:
     """Writes a model as one file that takes crops as they are (uint8 RGB) and gives predictions.
 
-    Preprocessing, clamp, softmax and sigmoid are inside, taken from the model itself. Label order, input, provenance
-    and licence stand in the file's metadata under `triaffect`, as JSON.
+    A model with a causal context gets a second file, `.context.onnx`, which sees a video's frames after each other; the
+    first one sees each alone. Preprocessing, clamp, softmax and sigmoid are inside, taken from the model itself. Label
+    order, input, provenance and licence stand in the file's metadata under `triaffect`, as JSON.
 
     Args:
         model: A run folder, a model folder, or `triaffect-base`.
@@ -122,7 +124,15 @@ def export(
             predicted = [predict_images(engine, rows, root) for engine in engines]
             seen = rows.filter(pl.col("image").is_in(predicted[0]["image"].implode()))
             scores = tuple(score(table, seen, resamples=0) for table in predicted)
-        files = [target.with_suffix(part.suffix) for part in made]
+        if format == "onnx" and network.context is not None and network.context.causal:
+            beside = Path(folder, "model" + FOLLOWED)
+            graph = _graph(network, through=True)
+            onnx.helper.set_model_props(
+                graph, {"triaffect": json.dumps({**json.loads(said), "context": network.context.seconds})}
+            )
+            onnx.save(graph, beside)
+            made.append(beside)
+        files = [target.with_suffix(part.name.removeprefix("model")) for part in made]
         for part, place in zip(made, files, strict=True):
             with replacing(place) as beside:
                 shutil.copyfile(part, beside)
@@ -167,12 +177,18 @@ def bundle(model: str | Path, out: str | Path, licence: str | None = None) -> Pa
     return Path(out)
 
 
-def _graph(model: AffectModel, fold: bool = True) -> onnx.ModelProto:
-    """The model from uint8 crops (N, size, size, 3) to predictions; `fold` brings batch norm into the weights."""
+def _graph(model: AffectModel, fold: bool = True, through: bool = False) -> onnx.ModelProto:
+    """The model from uint8 crops (N, size, size, 3) to predictions.
+
+    Args:
+        model: What to write.
+        fold: Bring batch norm into the weights.
+        through: Frames after others, with the inputs `following.INPUTS` and the features as the last output.
+    """
     import onnxscript.optimizer
     import torch
 
-    from triaffect.learning.models import probabilities
+    from triaffect.learning.models import Through, probabilities
 
     class Whole(torch.nn.Module):
         def __init__(self) -> None:
@@ -183,18 +199,22 @@ def _graph(model: AffectModel, fold: bool = True) -> onnx.ModelProto:
             # Contiguous, or the exporter writes out what keeps torch's channels-last strides.
             return tuple(probabilities(self.model(crops.permute(0, 3, 1, 2).contiguous())).values())
 
-    crops = torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8)
+    crops, new, past = torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8), torch.zeros(2), torch.zeros(3)
+    given: tuple[torch.Tensor, ...] = (crops,)
+    if through:
+        given = (crops, new, new.long(), past[:, None].repeat(1, model.width), past, past.long())
+    count, before = torch.export.Dim("N"), torch.export.Dim("P")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
         program = torch.onnx.export(
-            Whole().eval(),
-            (crops,),
+            (Through(model) if through else Whole()).eval(),
+            given,
             dynamo=True,
             verbose=False,
             optimize=fold,
-            input_names=["crops"],
-            output_names=list(model.tasks),
-            dynamic_shapes=({0: torch.export.Dim("N")},),
+            input_names=list(INPUTS[: len(given)]),
+            output_names=[*model.tasks, *(["features"] if through else [])],
+            dynamic_shapes=tuple({0: before if name.startswith("past") else count} for name in INPUTS[: len(given)]),
         )
     assert program is not None
     written = program.model_proto
