@@ -25,6 +25,17 @@ def test_decoding_agrees_with_another_decoder(frames):
     assert np.abs(ours.astype(int) - pillows).max() <= 3  # codecs may round differently
 
 
+@pytest.mark.parametrize("size", [(20, 20), (24, 20), (20, 24), (8, 8), (40, 40)])
+def test_decoding_into_a_batch_is_decoding(tmp_path, size):
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "x.jpg")
+    batch = np.full((3, 20, 20, 3), 7, np.uint8)
+    found = decode(tmp_path / "x.jpg", batch[1])
+    np.testing.assert_array_equal(found, decode(tmp_path / "x.jpg"))
+    assert np.shares_memory(found, batch) == (size == (20, 20))
+    assert (batch[[0, 2]] == 7).all()
+
+
 def test_png_and_grey_are_read_as_rgb(tmp_path):
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.png")
     Image.fromarray(np.full((8, 8, 3), (200, 10, 30), np.uint8)).save(tmp_path / "red.png")

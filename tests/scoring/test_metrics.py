@@ -69,6 +69,16 @@ def test_rows_may_be_shuffled_and_more_than_the_labels(make):
     assert found.signature == expected.signature
 
 
+def test_names_that_share_a_hash_are_told_apart(make, monkeypatch):
+    predictions, index = make(0, 5)
+    expected = flat(score(predictions, index, resamples=0))
+    monkeypatch.setattr(pl.Expr, "hash", lambda self: self.str.slice(0, 3).str.len_chars())
+    monkeypatch.setattr(pl.Series, "hash", lambda self: self.str.slice(0, 3).str.len_chars())
+    assert flat(score(predictions.reverse(), index, resamples=0)) == expected
+    with pytest.raises(InputError, match="more than once"):
+        score(pl.concat([predictions, predictions[:1]]), index)
+
+
 def test_duplicate_rows_count_as_they_stand(make):
     predictions, index = make()
     doubled = pl.concat([index, index.head(40)])
