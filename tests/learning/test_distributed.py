@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from lightning.fabric.strategies.launchers import subprocess_script
 from test_training import config, history, settings
 
 from triaffect.learning import training
@@ -128,3 +129,11 @@ def test_a_killed_process_ends_the_job_with_a_message_and_it_resumes(frames, tmp
     again = [sys.executable, "-m", "triaffect.cli", "train", "--resume", "--out", str(run)]
     subprocess.run(again, check=True, capture_output=True, timeout=250)
     assert history(run)["epoch"].to_list() == list(range(1, 21))
+
+
+def test_what_lightnings_watcher_logs_is_said_in_our_words(frames, tmp_path, capsys):
+    """It kills its process right after, so a test with real processes sees this message only now and then."""
+    training._trainer(config(frames), tmp_path / "run", False)
+    capsys.readouterr()
+    subprocess_script._logger.info("Child process 1 terminated with code -9. Terminating all")
+    assert capsys.readouterr().err == f"{tmp_path / 'run'}: {training.LOST}\n"
