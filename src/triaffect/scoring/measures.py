@@ -100,8 +100,9 @@ def _moments(pred: NDArray, target: NDArray, group: NDArray, groups: int) -> Flo
     difference = x - y
     if len(x):
         # About their means the squares keep their digits; about the first value first, so that constants become 0.
-        x, y = x - x[0], y - y[0]
-        x, y = x - x.mean(), y - y.mean()
+        for each in (x, y):
+            each -= each[0]
+            each -= each.mean()
     # One at a time: seven columns of millions of frames would be the most that scoring holds.
     pairs = ((x, None), (y, None), (x, x), (y, y), (x, y), (difference, None))
     found = [np.bincount(group, a if b is None else a * b, minlength=groups) for a, b in pairs]
