@@ -514,6 +514,18 @@ def test_the_answer_says_who_is_ahead_and_whether_it_is_real():
     assert answer({"models": []}) == ["No model of this study came to its end."]
 
 
+def test_many_models_are_counted_and_the_best_is_told_of():
+    values = {"a": (0.4, 0.2), "b": (0.2, 0.1), "c": (0.5, 0.35), "d": (0.3, 0.3)}
+    models = [model(name, "multi", {"va": va, "au": au}) for name, (va, au) in values.items()]
+    models.append(model("all", "joined", {"va": 0.3, "au": 0.25}))
+    lines = answer({"models": models, "comparisons": [], "halves": [], "failures": []})
+    assert lines[:3] == [
+        "Of 4 multi-task models 3 are ahead of all in total, 1 on every task (c).",
+        "In total c is ahead of all, 0.850 to 0.550.",
+        "By task: valence-arousal 0.500 to 0.300, action units 0.350 to 0.250.",
+    ]
+
+
 def test_the_demo_goes_from_the_sample_to_a_report(tmp_path, capsys, real_report):
     changes = [*TINY, "base.data.fraction=0.1", "base.training.ema=0"]
     assert main(["demo", "--out", str(tmp_path / "demo"), "--set", *changes]) == 0

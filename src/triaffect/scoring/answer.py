@@ -12,6 +12,9 @@ from triaffect.scoring.tables import text_table
 
 Model = Mapping[str, Any]
 
+MANY = 3
+"""More models than these are counted in one sentence, and the best of them is told of."""
+
 
 def answer(results: Mapping[str, Any]) -> list[str]:
     """Says which model is ahead, by how much and whether that is more than chance; the total first.
@@ -28,10 +31,14 @@ def answer(results: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     told: set[str] = set()
     for joined in (model for model in models.values() if model["kind"] == "joined"):
-        for multi in models.values():
-            if multi["kind"] == "multi" and multi["tasks"] == joined["tasks"] and _seed(multi) == _seed(joined):
-                lines += _duel(results, multi, joined)
-                told |= {multi["name"], joined["name"]}
+        rivals = [m for m in models.values() if m["kind"] == "multi" and m["tasks"] == joined["tasks"]]
+        rivals = [multi for multi in rivals if _seed(multi) == _seed(joined)]
+        told |= {joined["name"], *(multi["name"] for multi in rivals)} if rivals else set()
+        if len(rivals) > MANY:
+            lines.append(_tally(rivals, joined))
+            rivals = [max(rivals, key=lambda multi: _value(multi, "total"))]
+        for multi in rivals:
+            lines += _duel(results, multi, joined)
     for model in models.values():
         if model["kind"] == "fusion":
             lines.append(_fusion(results, models, model))
@@ -43,6 +50,17 @@ def answer(results: Mapping[str, Any]) -> list[str]:
     if results["failures"]:
         lines.append(f"Missing: {', '.join(failure['name'] for failure in results['failures'])} (see Failures).")
     return lines
+
+
+def _tally(rivals: Sequence[Model], joined: Model) -> str:
+    """How many of the models are ahead, and which are on every task."""
+    ahead = [multi for multi in rivals if _value(multi, "total") > _value(joined, "total")]
+    all_over = [m["name"] for m in rivals if all(_value(m, task) > _value(joined, task) for task in joined["tasks"])]
+    names = f" ({_list(all_over)})" if 0 < len(all_over) <= MANY else ""
+    return (
+        f"Of {len(rivals)} multi-task models {len(ahead)} are ahead of {joined['name']} in total, "
+        f"{len(all_over) or 'none'} on every task{names}."
+    )
 
 
 def _duel(results: Mapping[str, Any], a: Model, b: Model) -> list[str]:
