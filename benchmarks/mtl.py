@@ -136,9 +136,7 @@ def main() -> None:
     parser.add_argument("index")
     parser.add_argument("--images")
     parser.add_argument("--out", default="work/mtl")
-    parser.add_argument(
-        "--variants", nargs="+", default=["thirds", "disjoint"], choices=["thirds", "disjoint", "ferplus"]
-    )
+    parser.add_argument("--variants", nargs="+", default=["thirds", "disjoint"], choices=list(CHANGES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--set", nargs="*", default=[], help="keys of the recipe, such as base.training.epochs=1")
@@ -150,8 +148,8 @@ def main() -> None:
         path = folder / f"{variant}.parquet"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            thinned = real(whole, Path(given.index).with_name("votes.parquet")) if variant == "ferplus" else None
-            thinned = thin(whole, variant) if thinned is None else thinned
+            votes = Path(given.index).with_name("votes.parquet")
+            thinned = real(whole, votes) if variant == "ferplus" else thin(whole, variant)
             save_index(thinned, path, root=given.index, images=images, format="table")
         changes = [*given.set, *CHANGES[variant]]
         made = [run(path, images, folder / f"seed{seed}", seed, given.jobs, changes) for seed in range(given.seeds)]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from triaffect.files import InputError
 from triaffect.labels import TASKS
 from triaffect.learning.models import AffectModel, probabilities
 from triaffect.media.analyzer import Analyzer
@@ -78,3 +79,23 @@ def test_a_video_is_followed_and_a_photo_is_not(folder):
     through, stills = said(), said(still=True)
     np.testing.assert_allclose(through[0], stills[0], atol=1e-4)
     assert abs(through[1:] - stills[1:]).max() > 0.01
+
+
+def test_a_broken_temporal_graph_is_one_line(exported, tmp_path):
+    file = tmp_path / "seen.onnx"
+    file.write_bytes(exported.read_bytes())
+    file.with_suffix(FOLLOWED).write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"seen.context.onnx: ONNX Runtime cannot load it"):
+        open_engine(file)
+    file.with_suffix(FOLLOWED).write_bytes(exported.read_bytes())  # the still graph
+    with pytest.raises(InputError, match=r"is no temporal graph of triaffect; export the model again"):
+        open_engine(file)
+
+
+def test_a_still_model_takes_the_older_temporal_graph_away(tmp_path):
+    still = AffectModel("test_resnet", size=32).eval()
+    still.save_pretrained(tmp_path / "still")
+    file = tmp_path / "seen.onnx"
+    file.with_suffix(FOLLOWED).write_bytes(b"of another model")
+    assert export(tmp_path / "still", file).files == [file]
+    assert open_engine(file, "onnx").follow is None

@@ -142,6 +142,25 @@ def _threads(number: int) -> str:
 
 
 def _onnx(file: Path, threads: int) -> Network:
+    session = _session(file, threads)
+    given = session.get_inputs()[0]
+    outputs = [output.name for output in session.get_outputs()]
+    found = _network(file, "onnx", threads, given.shape, outputs, lambda crops: session.run(None, {given.name: crops}))
+    beside = file.with_suffix(FOLLOWED)
+    if beside.is_file():
+        through = _session(beside, threads)
+        told = json.loads(through.get_modelmeta().custom_metadata_map.get("triaffect", "{}"))
+        if [given.name for given in through.get_inputs()] != list(INPUTS) or "context" not in told:
+            raise InputError(f"{beside}: is no temporal graph of triaffect; export the model again, or remove it")
+        found.follow = Follow(
+            told["context"],
+            through.get_outputs()[-1].shape[1],
+            lambda *parts: through.run(None, dict(zip(INPUTS, parts, strict=True))),
+        )
+    return found
+
+
+def _session(file: Path, threads: int) -> Any:
     import onnxruntime
 
     if file.suffix != ".onnx":
@@ -153,22 +172,9 @@ def _onnx(file: Path, threads: int) -> Network:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's own kinds share no other base
         raise InputError(f"{file}: ONNX Runtime cannot load it ({str(error).splitlines()[0][:160]})") from None
-    given = session.get_inputs()[0]
-    outputs = [output.name for output in session.get_outputs()]
-    found = _network(file, "onnx", threads, given.shape, outputs, lambda crops: session.run(None, {given.name: crops}))
-    beside = file.with_suffix(FOLLOWED)
-    if beside.is_file():
-        through = onnxruntime.InferenceSession(beside, options, providers=["CPUExecutionProvider"])
-        told = json.loads(through.get_modelmeta().custom_metadata_map["triaffect"])
-        found.follow = Follow(
-            told["context"],
-            through.get_outputs()[-1].shape[1],
-            lambda *parts: through.run(None, dict(zip(INPUTS, parts, strict=True))),
-        )
-    return found
 
 
 def _openvino(file: Path, threads: int, precision: str | None = None) -> Network:

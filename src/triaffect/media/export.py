@@ -126,16 +126,16 @@ def export(
             scores = tuple(score(table, seen, resamples=0) for table in predicted)
         if format == "onnx" and network.context is not None and network.context.causal:
             beside = Path(folder, "model" + FOLLOWED)
-            graph = _graph(network, through=True)
-            onnx.helper.set_model_props(
-                graph, {"triaffect": json.dumps({**json.loads(said), "context": network.context.seconds})}
-            )
+            graph, told = _graph(network, through=True), {"context": network.context.seconds, "int8": False}
+            onnx.helper.set_model_props(graph, {"triaffect": json.dumps({**json.loads(said), **told})})
             onnx.save(graph, beside)
             made.append(beside)
         files = [target.with_suffix(part.name.removeprefix("model")) for part in made]
         for part, place in zip(made, files, strict=True):
             with replacing(place) as beside:
                 shutil.copyfile(part, beside)
+        if format == "onnx" and (older := target.with_suffix(FOLLOWED)) not in files:
+            older.unlink(missing_ok=True)  # of the model that had this name before
     return Exported(files, len(pixels), parity, scores)
 
 
