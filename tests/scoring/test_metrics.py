@@ -69,6 +69,13 @@ def test_rows_may_be_shuffled_and_more_than_the_labels(make):
     assert found.signature == expected.signature
 
 
+def test_columns_of_several_types_are_numbers_all_the_same(make):
+    predictions, index = make(0, 5)
+    hard = predictions.with_columns(pl.lit(0.0).alias("neutral"), pl.col("anger").cast(pl.Float32))
+    mixed = hard.with_columns(pl.col("neutral").cast(pl.Int64))
+    assert flat(score(mixed, index, resamples=0)) == flat(score(hard, index, resamples=0))
+
+
 def test_names_that_share_a_hash_are_told_apart(make, monkeypatch):
     predictions, index = make(0, 5)
     expected = flat(score(predictions, index, resamples=0))

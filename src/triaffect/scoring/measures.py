@@ -66,7 +66,7 @@ def sums(
 
 def _argmax(columns: Sequence[NDArray]) -> NDArray[np.intp]:
     """The first highest of some columns, row by row, without a copy of them all."""
-    highest, best = columns[0].copy(), np.zeros(len(columns[0]), np.intp)
+    highest, best = columns[0].astype(np.result_type(*columns)), np.zeros(len(columns[0]), np.intp)
     for i, column in enumerate(columns[1:], 1):
         higher = column > highest
         best[higher] = i
