@@ -73,8 +73,8 @@ def timed(run: Callable[[], object], times: int) -> float:
 
 def clip(frames: int, folder: Path) -> tuple[Path, Path]:
     """A 640x360 video of that many frames with one face, and a photo: the shared ones, else of the bundled sample."""
-    from triaffect.media.video import Writer
-    from triaffect.media.video import frames as decode
+    from triaffect.inference.video import Writer
+    from triaffect.inference.video import frames as decode
 
     def real() -> list[np.ndarray]:
         source = decode(DATA / "data" / "pyfeat_WolfgangLanger_Pexels.mp4")
@@ -83,7 +83,7 @@ def clip(frames: int, folder: Path) -> tuple[Path, Path]:
     def rendered() -> list[np.ndarray]:
         from PIL import Image
 
-        from triaffect.sample import sample
+        from triaffect.data.sample import sample
 
         crops = sorted((sample(folder / "sample") / "cropped_aligned").rglob("*.jpg"))[:frames]
         made = np.full((len(crops), 360, 640, 3), 90, np.uint8)
@@ -115,11 +115,11 @@ def main() -> None:
     if given.worker:
         worker(*given.worker)
         return
-    from triaffect.media.analyzer import Analyzer, read
-    from triaffect.media.faces import crop
-    from triaffect.media.quality import quality
-    from triaffect.media.tracks import Tracker
-    from triaffect.media.video import frames as decode
+    from triaffect.inference.analyzer import Analyzer, read
+    from triaffect.inference.detect import crop
+    from triaffect.inference.quality import quality
+    from triaffect.inference.track import Tracker
+    from triaffect.inference.video import frames as decode
 
     with tempfile.TemporaryDirectory() as folder:
         video, photo = clip(given.frames, Path(folder))

@@ -19,12 +19,12 @@ import torch
 from common import alternate, block, crops, table
 
 from triaffect.labels import TASKS
-from triaffect.learning import runs
-from triaffect.learning.config import TrainConfig
-from triaffect.learning.dataset import FrameDataset
-from triaffect.learning.losses import TaskLosses
-from triaffect.learning.models import AffectModel
-from triaffect.learning.step import Step
+from triaffect.training import run_folder as runs
+from triaffect.training.config import TrainConfig
+from triaffect.training.dataset import FrameDataset
+from triaffect.training.losses import TaskLosses
+from triaffect.training.model import AffectModel
+from triaffect.training.step import Step
 
 WAYS = {
     "fixed": {},

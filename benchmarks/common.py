@@ -63,8 +63,8 @@ def crops(folder: Path, count: int) -> tuple[Path, Path]:
     """
     import simplejpeg
 
+    from triaffect.data.sample import sample
     from triaffect.labels import ACTION_UNITS
-    from triaffect.sample import sample
 
     index, root = folder / f"crops{count}.parquet", folder / f"crops{count}"
     if index.exists():

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_sample_images
 
-from triaffect.media.faces import Face, YuNet
+from triaffect.inference.detect import Face, YuNet
 from triaffect.render.film import Studio
 from triaffect.render.model import f32, load_model
 from triaffect.render.person import Person, make_person

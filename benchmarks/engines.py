@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from triaffect.files import BASE, model_folder
-from triaffect.media.engines import Network, made_up_crops, open_engine, open_file
-from triaffect.media.export import export
+from triaffect.inference.backends import Network, made_up_crops, open_engine, open_file
+from triaffect.inference.export import export
+from triaffect.io import BASE, model_folder
 
 
 def main(model: str, rounds: int, threads: list[int], batches: list[int]) -> None:

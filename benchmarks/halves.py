@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from triaffect.annotations.index import load_index
-from triaffect.annotations.predictions import load_predictions
-from triaffect.scoring.fusion import fuse, tune_fusion
-from triaffect.scoring.metrics import score
+from triaffect.data.index import load_index
+from triaffect.data.predictions import load_predictions
+from triaffect.metrics.fusion import fuse, tune_fusion
+from triaffect.metrics.scores import score
 
 
 def main(folder: str, seeds: str = "3") -> None:

@@ -27,7 +27,7 @@ def floor(folder: Path) -> int:
 
 
 def ours(folder: Path) -> int:
-    from triaffect.annotations.index import read_annotations
+    from triaffect.data.index import read_annotations
 
     return read_annotations(folder / "annotations", folder / "cropped_aligned").index.height
 

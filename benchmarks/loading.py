@@ -23,10 +23,10 @@ from common import alternate, block, crops, table
 from paper_way import loader as papers_loader
 from torch.utils.data import DataLoader
 
-from triaffect.learning.config import DataConfig
-from triaffect.learning.dataset import FrameDataset, augmentation
-from triaffect.learning.loading import loader
-from triaffect.learning.pack import pack
+from triaffect.data.image_store import pack
+from triaffect.training.config import DataConfig
+from triaffect.training.dataset import FrameDataset, augmentation
+from triaffect.training.loader import loader
 
 
 def floor(data: list[bytes], threads: int) -> float:

@@ -1,4 +1,4 @@
-"""The study of recipes/mtl.yaml on thinned labels of rendered faces, in one command that goes on where it was stopped.
+"""The study of studies/mtl.yaml on thinned labels of rendered faces, in one command that goes on where it was stopped.
 
     python benchmarks/mtl.py RENDERS/index.parquet --out work/mtl --seeds 3 [--set base.training.epochs=1 ...]
     python benchmarks/mtl.py work/base/index.parquet --images work/base/images --variants ferplus --out work/mtl
@@ -6,7 +6,7 @@
 Thins the training labels (`thirds`: each task missing on its own third of the frames; `disjoint`: each labelled for
 one task only) by pieces of videos; the validation labels stay whole. `ferplus` reads what examples/base.py wrote:
 6,000 real faces labelled for expression only, and every other rendered frame, labelled for the other two. For each
-seed: the recipe, then its three single-task models as teachers of a student (recipes/mtl_soft.yaml). Prints a table for
+seed: the recipe, then its three single-task models as teachers of a student (studies/mtl_soft.yaml). Prints a table for
 docs/log.md.
 """
 
@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from triaffect.annotations.index import index_info, load_index, save_index
-from triaffect.annotations.predictions import load_predictions, save_predictions
+from triaffect.data.index import index_info, load_index, save_index
+from triaffect.data.predictions import load_predictions, save_predictions
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS
-from triaffect.scoring.metrics import paired_bootstrap, score
-from triaffect.scoring.tuning import tune
+from triaffect.metrics.scores import paired_bootstrap, score
+from triaffect.metrics.tuning import tune
 
 FRAME = pl.col("frame")
 STEPS = "single-task-steps"
@@ -80,8 +80,8 @@ def real(whole: pl.DataFrame, votes: Path) -> pl.DataFrame:
 
 def run(index: Path, images: str, folder: Path, seed: int, jobs: int, changes: list[str]) -> dict[str, Path]:
     """The recipe and the student for one seed; model -> predictions of the validation split."""
-    from triaffect.learning.inference import predict
-    from triaffect.learning.study import study
+    from triaffect.inference.predict import predict
+    from triaffect.study.study import study
 
     changes = [*changes, f"base.training.seed={seed}"]
     rows, soft = load_index(index), []

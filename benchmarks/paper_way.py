@@ -83,7 +83,7 @@ def our_epoch(index: Path, root: Path, folder: Path) -> float:
 def measures(count: int = 280_000) -> tuple[Callable[[], float], Callable[[], float]]:
     from sklearn.metrics import f1_score
 
-    from triaffect.scoring.measures import au_score, expr_score
+    from triaffect.metrics.measures import au_score, expr_score
 
     rng = np.random.default_rng(0)
     expr, au = rng.random((count, 8)), rng.random((count, 12))
@@ -114,9 +114,9 @@ def main() -> None:
     from loading import drain
     from trees import write
 
-    from triaffect.learning.config import DataConfig
-    from triaffect.learning.dataset import FrameDataset, augmentation
-    from triaffect.learning.loading import loader as our_loader
+    from triaffect.training.config import DataConfig
+    from triaffect.training.dataset import FrameDataset, augmentation
+    from triaffect.training.loader import loader as our_loader
 
     index, root = crops(given.folder, given.images)
     rows = pl.read_parquet(index)

@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 from detectors import Plate, head, paste, rooms
 
-from triaffect.media import quality as q
-from triaffect.media.faces import YuNet, crop
+from triaffect.inference import quality as q
+from triaffect.inference.detect import YuNet, crop
 from triaffect.render.film import Studio
 from triaffect.render.model import load_model
 from triaffect.render.person import make_person
 from triaffect.render.ranges import Ranges
-from triaffect.scoring.style import SERIES, SOFT, legend, page, save_figure, tidy
+from triaffect.report.style import SERIES, SOFT, legend, page, save_figure, tidy
 
 SIZES = (8, 12, 16, 20, 25, 32, 40)
 YAWS = (0, 10, 20, 30, 40, 50, 60, 75, 90)

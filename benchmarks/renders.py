@@ -2,7 +2,7 @@
 
     python benchmarks/renders.py RUN INDEX [--clips FOLDER --detector YUNET.onnx --out clips.png]
 
-RUN is what `triaffect train --config recipes/renders.yaml` made. The clips (../shared/data) are detected with YuNet and
+RUN is what `triaffect train --config configs/renders.yaml` made. The clips (../shared/data) are detected with YuNet and
 cropped as the renders are; their figure is how AU6, AU12 and AU25 move with the time of the smile.
 """
 
@@ -16,13 +16,13 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from triaffect.annotations.index import load_index
+from triaffect.data.index import load_index
+from triaffect.inference.predict import load_model, predict
 from triaffect.labels import ACTION_UNITS
-from triaffect.learning.dataset import image_root
-from triaffect.learning.inference import load_model, predict
-from triaffect.learning.models import AffectModel, probabilities
 from triaffect.render.scene import TEMPLATE, similarity
-from triaffect.scoring.style import save_figure
+from triaffect.report.style import save_figure
+from triaffect.training.dataset import image_root
+from triaffect.training.model import AffectModel, probabilities
 
 # The bars of the issue "Faces with exact labels".
 BARS = dict.fromkeys(ACTION_UNITS, 0.90) | {"AU7": 0.80, "AU23": 0.80, "AU24": 0.80}

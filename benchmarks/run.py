@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from triaffect.files import write_text
+from triaffect.io import write_text
 
 HERE = Path(__file__).parent
 SCRIPTS = {

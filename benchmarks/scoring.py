@@ -15,7 +15,7 @@ import polars as pl
 from common import block, table
 
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
-from triaffect.scoring.metrics import score
+from triaffect.metrics.scores import score
 
 
 def tables(frames: int, videos: int, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -1,9 +1,9 @@
-"""The data of the bundled model `triaffect-base` (recipes/base.yaml): FER+, renders, and a teacher for the real faces.
+"""The data of the bundled model `triaffect-base` (configs/base.yaml): FER+, renders, and a teacher for the real faces.
 
     triaffect render --model ict.npz --out work/base/images/renders-a --videos 500 --frames 40 --seed 11 --seconds 0.3
     python examples/base.py teach ferplus_trainval.npz work/base/teacher.npz --task face_landmarker.task
     python examples/base.py write ferplus_trainval.npz work/base
-    triaffect train --config recipes/base.yaml --out work/base/run
+    triaffect train --config configs/base.yaml --out work/base/run
     triaffect predict triaffect-base work/base/ferplus.csv --images work/base/images --out work/base/ours.parquet
     triaffect predict fer work/base/ferplus.csv --images work/base/images --out work/base/fer.parquet
     python examples/base.py check ferplus_trainval.npz work/base work/base/ours.parquet work/base/fer.parquet
@@ -22,8 +22,8 @@ import numpy as np
 import polars as pl
 import simplejpeg
 
-from triaffect.annotations.predictions import save_predictions
-from triaffect.files import replacing
+from triaffect.data.predictions import save_predictions
+from triaffect.io import atomic_path
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INDEX_COLUMNS, PREDICTION_COLUMNS
 
 SIZE, SCALE, PAD = 64, 4, 64
@@ -81,7 +81,7 @@ def teach(npz: Path, out: Path, task: str) -> None:
     import mediapipe
     from mediapipe.tasks.python import BaseOptions, vision
 
-    from triaffect.media.faces import detector
+    from triaffect.inference.detect import detector
 
     images, find = np.load(npz, allow_pickle=False)["images"], detector("yunet")
     options = vision.FaceLandmarkerOptions(BaseOptions(task), output_face_blendshapes=True)
@@ -106,8 +106,8 @@ def teach(npz: Path, out: Path, task: str) -> None:
 
 
 def write(npz: Path, out: Path) -> None:
-    from triaffect.annotations.index import load_index
-    from triaffect.pictures import align
+    from triaffect.data.index import load_index
+    from triaffect.images import align
 
     data, teacher = np.load(npz, allow_pickle=False), np.load(out / "teacher.npz", allow_pickle=False)
     images, five = data["images"], teacher["five"]
@@ -150,7 +150,7 @@ def write(npz: Path, out: Path) -> None:
         tables.append(
             table.with_columns(image=place + pl.col("image"), video=f"{folder.name}/" + pl.col("video")).drop("exists")
         )
-    with replacing(out / "index.parquet") as beside:
+    with atomic_path(out / "index.parquet") as beside:
         pl.concat(tables, how="diagonal").write_parquet(beside)
 
     judged = pl.DataFrame(
@@ -163,7 +163,7 @@ def write(npz: Path, out: Path) -> None:
         ("image", "kind", "expression"),
         orient="row",
     )
-    with replacing(out / "ferplus.csv") as beside:
+    with atomic_path(out / "ferplus.csv") as beside:
         judged.with_columns(split=pl.lit("val")).write_csv(beside)
 
     train = faces.filter(pl.col("split") == "train")
@@ -180,10 +180,10 @@ def write(npz: Path, out: Path) -> None:
 
 def check(npz: Path, out: Path, predictions: list[Path]) -> None:
     """Accuracy and macro F1 on FER+'s validation images (the strict majority's class): `analyze`, then each file."""
-    from triaffect.annotations.index import load_index
-    from triaffect.annotations.predictions import load_predictions
-    from triaffect.media.analyzer import Analyzer
-    from triaffect.scoring.measures import expr_score
+    from triaffect.data.index import load_index
+    from triaffect.data.predictions import load_predictions
+    from triaffect.inference.analyzer import Analyzer
+    from triaffect.metrics.measures import expr_score
 
     truth, analyzer, faces = load_index(out / "ferplus.csv"), Analyzer(), []
     for image in truth.filter(pl.col("kind") == "raw")["image"]:

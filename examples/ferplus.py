@@ -1,7 +1,7 @@
 """FER+ as images and a table that `triaffect train` reads: any labelled data set can come in this way.
 
     python examples/ferplus.py ferplus_trainval.npz work/ferplus
-    triaffect train --config recipes/ferplus.yaml --out work/ferplus/run
+    triaffect train --config configs/ferplus.yaml --out work/ferplus/run
     triaffect predict work/ferplus/run work/ferplus/index.csv --split val --images work/ferplus/images --out p.parquet
     python examples/ferplus.py --check p.parquet ferplus_trainval.npz work/ferplus
 
@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 import simplejpeg
 
-from triaffect.annotations.index import load_index
-from triaffect.annotations.predictions import load_predictions
-from triaffect.files import replacing
+from triaffect.data.index import load_index
+from triaffect.data.predictions import load_predictions
+from triaffect.io import atomic_path
 from triaffect.labels import EXPRESSIONS, PREDICTION_COLUMNS
 
 OURS = {name.lower(): code for code, name in enumerate(EXPRESSIONS)} | {"contempt": EXPRESSIONS.index("Other")}
@@ -64,7 +64,7 @@ def main() -> None:
             path.write_bytes(simplejpeg.encode_jpeg(images[i][..., None], 95, "GRAY", "444"))
         rows.append((name, split[i], int(codes[winner[i]])))
     table = pl.DataFrame(rows, schema={"image": pl.String, "split": pl.String, "expression": pl.Int8}, orient="row")
-    with replacing(arguments.out / "index.csv") as beside:
+    with atomic_path(arguments.out / "index.csv") as beside:
         table.write_csv(beside)
     print(table.group_by("split").len().sort("split"))
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from triaffect.pictures import TEMPLATE, align, similarity
+from triaffect.images import TEMPLATE, align, similarity
 
 
 def test_similarity_recovers_a_known_motion():

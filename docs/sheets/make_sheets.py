@@ -24,7 +24,7 @@ from triaffect.render.props import make_background
 from triaffect.render.ranges import Ranges
 from triaffect.render.scene import Light, Scene
 from triaffect.render.story import PROTOTYPES
-from triaffect.scoring.style import INK
+from triaffect.report.style import INK
 
 HERE = Path(__file__).parent
 PAPER, GAP, HEAD = 255, 6, 30

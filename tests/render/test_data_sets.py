@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 import simplejpeg
 
-from triaffect.annotations.index import build_index
-from triaffect.cli import main
-from triaffect.files import InputError
+from triaffect.cli.main import main
+from triaffect.data.index import build_index
+from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 from triaffect.render.dataset import CHALLENGES, FAULTS, Plan, read_ranges, render
 from triaffect.render.ranges import Ranges

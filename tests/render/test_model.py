@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from triaffect.cli import main
-from triaffect.files import InputError
+from triaffect.cli.main import main
+from triaffect.io import InputError
 from triaffect.render.actions import SHAPES, Actions
 from triaffect.render.model import EYE_LEFT, EYE_RIGHT, SKIN, load_model
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from triaffect.pictures import TEMPLATE, similarity
+from triaffect.images import TEMPLATE, similarity
 from triaffect.render.model import SKIN, f32
 from triaffect.render.person import make_person
 from triaffect.render.props import make_background

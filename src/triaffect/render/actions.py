@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from triaffect.files import InputError
+from triaffect.io import InputError
 from triaffect.render.model import FaceModel, Floats, f32
 
 # Movement -> weights of ICT-FaceKit shapes; a stem without side stands for its _L and _R shapes.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from triaffect.files import InputError, replacing, write_text
+from triaffect.io import InputError, atomic_path, write_text
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, VA
 from triaffect.render.ranges import Ranges
 
@@ -121,8 +121,8 @@ def render(
     if todo:
         _work(path, out, plan, todo, processes, progress)
     truth = pl.concat([pl.read_parquet(_part(out, plan, v)) for v in range(plan.videos)])
-    with replacing(out / "truth.parquet") as beside:
-        truth.write_parquet(beside)
+    with atomic_path(out / "truth.parquet") as tmp_path:
+        truth.write_parquet(tmp_path)
     _annotate(out, plan, truth, layout)
     return out
 
@@ -226,15 +226,15 @@ def _film(out: Path, plan: Plan, video: int) -> None:
         frames = max(int(frames * faults.uniform(0.5, 1.5)), 2)
     filmed = _studio.film(person_seed, film_seed, frames, plan.seconds)
     lost = _blocks(faults, frames, 0.03) if "crops" in plan.irregular else np.zeros(frames, bool)
-    with replacing(out / "cropped_aligned" / plan.name(video)) as folder:
+    with atomic_path(out / "cropped_aligned" / plan.name(video)) as folder:
         folder.mkdir(parents=True)
         pictures = _studio.pictures(filmed, grain_seed, plan.size)
         for number, (picture, scene) in enumerate(zip(pictures, filmed.scenes, strict=True), 1):
             if not lost[number - 1]:
                 data = simplejpeg.encode_jpeg(picture, quality=scene.quality, colorspace="RGB", colorsubsampling="420")
                 (folder / f"{number:05d}.jpg").write_bytes(data)
-    with replacing(_part(out, plan, video)) as beside:
-        _truth(plan, video, filmed, lost).write_parquet(beside)
+    with atomic_path(_part(out, plan, video)) as tmp_path:
+        _truth(plan, video, filmed, lost).write_parquet(tmp_path)
 
 
 def _truth(plan: Plan, video: int, filmed: Any, lost: Any) -> pl.DataFrame:

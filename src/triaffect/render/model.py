@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from triaffect.files import InputError, replacing
+from triaffect.io import InputError, atomic_path
 
 Floats = NDArray[Any]
 """Arrays of float32 (inputs may be any real)."""
@@ -197,7 +197,7 @@ def pack_model(folder: str | os.PathLike[str] | None, out: str | os.PathLike[str
         raise InputError(f"{folder or '--model'}: is no folder of OBJ files; {WHERE}")
     data = _read_obj(Path(folder))
     half = {"E": data["E"].astype(np.float16), "I": data["I"].astype(np.float16)}
-    with replacing(out) as beside, beside.open("wb") as file:
+    with atomic_path(out) as tmp_path, tmp_path.open("wb") as file:
         np.savez_compressed(file, **{**data, **half})
     return Path(out)
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from triaffect.pictures import TEMPLATE, similarity
+from triaffect.images import TEMPLATE, similarity
 from triaffect.render.model import EYE_LEFT, EYE_RIGHT, MOUTH, SKIN, TEETH, FaceModel, Floats, f32, trace
 from triaffect.render.paint import TILE, Atlas
 from triaffect.render.person import Person, linear

@@ -1,0 +1,198 @@
+"""The predictions file: what every model leaves and everything after training reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from triaffect.data.index import METADATA, parquet_info
+from triaffect.data.lines import StrPath
+from triaffect.io import InputError, atomic_path
+from triaffect.labels import ACTION_UNITS, LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS, VA
+
+Thresholds = float | Sequence[float] | Mapping[str, float] | None
+
+
+def tasks_of(predictions: pl.DataFrame) -> tuple[str, ...]:
+    """The tasks that a predictions table holds, in the order of `labels.TASKS`.
+
+    Raises:
+        InputError: It holds a part of a task's columns.
+    """
+    tasks = []
+    for task in TASKS:
+        lacking = [name for name in PREDICTION_COLUMNS[task] if name not in predictions.columns]
+        if lacking and len(lacking) < len(PREDICTION_COLUMNS[task]):
+            raise InputError(f"predictions of {task} lack {', '.join(lacking)}; give all its columns or none")
+        if not lacking:
+            tasks.append(task)
+    return tuple(tasks)
+
+
+def check_predictions(predictions: pl.DataFrame, name: StrPath = "predictions") -> None:
+    """Refuses what is no predictions table.
+
+    Args:
+        predictions: `image`, the columns of one task or more, optionally `filled`.
+        name: What to call it in the message.
+
+    Raises:
+        InputError: A column is missing; an image stands twice; a value is missing or out of range (valence and arousal
+            -1 to 1, probabilities 0 to 1).
+    """
+    if "image" not in predictions.columns:
+        raise InputError(f"{name}: has no column 'image'; predictions are keyed by it")
+    tasks = tasks_of(predictions)
+    if not tasks:
+        raise InputError(
+            f"{name}: holds no task; it needs {', '.join(PREDICTION_COLUMNS['va'])} or another task's columns"
+        )
+    # Hashes take a fraction of the memory of names; where two are the same, the names decide.
+    suspect = predictions["image"].hash().n_unique() < predictions.height
+    if suspect and (twice := predictions.filter(pl.col("image").is_duplicated())["image"]).len():
+        raise InputError(f"{name}: predicts {twice[0]!r} more than once; keep one row an image")
+    for column in (column for task in tasks for column in PREDICTION_COLUMNS[task]):
+        low = -1 if column in VA else 0
+        if not predictions.schema[column].is_numeric():
+            raise InputError(f"{name}: {column} holds no numbers; write numbers from {low} to 1")
+        wrong = (~pl.col(column).is_between(low, 1)).fill_null(True)
+        bad = predictions.select("image", column).filter(wrong)
+        if bad.height:
+            image, value = bad.row(0)
+            raise InputError(
+                f"{name}: {column} of {image!r} is {value} ({bad.height:,} such rows); write numbers from {low} to 1"
+            )
+
+
+def save_predictions(predictions: pl.DataFrame, path: StrPath, provenance: Mapping[str, Any] | None = None) -> None:
+    """Writes a predictions file.
+
+    Args:
+        predictions: As for `check_predictions`.
+        path: The file to write, `.parquet`.
+        provenance: Plain data on where the predictions come from (model, index, split, command).
+
+    Raises:
+        InputError: As `check_predictions`.
+    """
+    check_predictions(predictions, path)
+    with atomic_path(path) as tmp_path:
+        predictions.write_parquet(tmp_path, metadata={METADATA: json.dumps(dict(provenance or {}))})
+
+
+def load_predictions(path: StrPath) -> pl.DataFrame:
+    """Loads a predictions file.
+
+    Args:
+        path: Parquet, from `save_predictions` or anywhere else.
+
+    Returns:
+        `image`, the columns of its tasks (Float32 or Float64), and `filled` (Boolean) where the file has it.
+
+    Raises:
+        InputError: It cannot be read; or as `check_predictions`.
+    """
+    try:
+        predictions = pl.read_parquet(Path(path))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+    check_predictions(predictions, path)
+    return predictions
+
+
+def provenance(path: StrPath) -> dict[str, Any]:
+    """What `save_predictions` was told of a file; empty where it was told nothing."""
+    return parquet_info(path)
+
+
+def threshold_row(given: Thresholds) -> NDArray[np.float64]:
+    """(12,) thresholds of AU probabilities.
+
+    Args:
+        given: One number, twelve, or by name (0.5 for the rest); None is 0.5.
+
+    Raises:
+        InputError: Neither one nor twelve finite numbers, or an unknown name.
+    """
+    if isinstance(given, Mapping):
+        unknown = [name for name in given if name not in ACTION_UNITS]
+        if unknown:
+            raise InputError(f"thresholds: no AU {unknown[0]!r}; there are {', '.join(ACTION_UNITS)}")
+        given = [given.get(name, 0.5) for name in ACTION_UNITS]
+    cuts = np.asarray(0.5 if given is None else given, float)
+    if cuts.shape not in ((), (1,), (12,)) or not np.isfinite(cuts).all():
+        raise InputError(f"thresholds: give one finite number or twelve, not {cuts.size}")
+    return np.broadcast_to(cuts, 12)
+
+
+def frame_key() -> pl.Expr:
+    """`video/00001.jpg` of the column `image`: what stays the same wherever a folder of crops was unpacked."""
+    return pl.col("image").str.extract(r"([^/]*/?[^/]*)$")
+
+
+def align(predictions: pl.DataFrame, index: pl.DataFrame, task: str) -> pl.DataFrame:
+    """Sets predictions beside the labels of one task.
+
+    Args:
+        predictions: A predictions table.
+        index: An index.
+        task: `va`, `expr` or `au`.
+
+    Returns:
+        The rows of `index`, in its order, that have any label of the task, with the task's predictions as
+        `predicted_<column>`.
+
+    Raises:
+        InputError: The predictions lack the task, or such an image; names the number and the first three.
+    """
+    if task not in tasks_of(predictions):
+        raise InputError(f"the predictions hold no {task}; they have {', '.join(tasks_of(predictions)) or 'no task'}")
+    labelled = index.filter(pl.any_horizontal(pl.col(LABEL_COLUMNS[task]).is_not_null()))
+    refuse_lacking(labelled["image"], predictions, f"predictions of {task}")
+    renamed = predictions.select("image", *(pl.col(c).alias(f"predicted_{c}") for c in PREDICTION_COLUMNS[task]))
+    return labelled.join(renamed, on="image", how="left", maintain_order="left")
+
+
+def fill_nearest(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.DataFrame:
+    """Gives every image of an index a prediction: its own, else that of the nearest predicted frame of its video.
+
+    A video without any predicted frame gets the mean prediction. The column `filled` marks what was not predicted.
+
+    Args:
+        predictions: `image` and prediction columns.
+        index: `image`, `video` and `frame`, each image once.
+
+    Raises:
+        InputError: Nothing was predicted.
+    """
+    if predictions.is_empty():
+        raise InputError("no image could be predicted, so there is nothing to fill from; check --images")
+    columns = [c for c in predictions.columns if c != "image"]
+    order = index.select("image", "video", "frame").with_row_index("order")
+    known = order.join(predictions, on="image", how="inner").sort("frame")
+    nearest = order.sort("frame").join_asof(
+        known.drop("image", "order"), on="frame", by="video", strategy="nearest", check_sortedness=False
+    )
+    own = pl.col("image").is_in(predictions["image"].implode())
+    return (
+        nearest.sort("order")
+        .with_columns(pl.col(c).fill_null(predictions[c].mean()) for c in columns)
+        .select("image", *columns, (~own).alias("filled"))
+    )
+
+
+def refuse_lacking(images: pl.Series, predictions: pl.DataFrame, name: StrPath) -> None:
+    """Raises an InputError with the number and the first three of the images that have no prediction."""
+    unique = images.unique(maintain_order=True)
+    lacking = unique.filter(~unique.is_in(predictions["image"].implode()))
+    if len(lacking):
+        raise InputError(
+            f"{name}: {len(lacking):,} of {len(unique):,} images have no prediction: {', '.join(lacking[:3])}"
+            f"{' ...' if len(lacking) > 3 else ''}; predict them all (predict --fill nearest, where there is no crop)"
+        )

@@ -1,0 +1,237 @@
+"""Faces described on the picture itself, and lines through time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, VA
+from triaffect.report.style import GRID, INK, SEQUENTIAL, SERIES, SOFT, legend, page, tidy
+
+Pixels = NDArray[np.uint8]
+ACTIVE = 0.5
+"""An action unit counts as active from this probability on."""
+
+_BRIGHT = ((118, 183, 230), (245, 179, 97), (128, 208, 190), (205, 160, 214))
+"""`style.SERIES` lightened, for dark ground; a face keeps its colour in pictures and time lines."""
+_CARD, _WHITE, _GREY, _LINE = (18, 22, 27, 205), (255, 255, 255, 255), (178, 186, 194, 255), (92, 100, 108, 255)
+_FINE = 2  # cards are drawn this much larger, for smooth edges
+
+
+def active_units(row: Mapping[str, Any], limit: int = 12) -> list[str]:
+    """The active AUs of a row, the most probable first; empty where the model has no AUs."""
+    units = sorted((unit for unit in ACTION_UNITS if (row.get(unit) or 0) >= ACTIVE), key=lambda unit: -row[unit])
+    return units[:limit]
+
+
+def annotate(pixels: Pixels, rows: Sequence[Mapping[str, Any]]) -> Pixels:
+    """Draws what was found on a copy of a picture (height, width, 3).
+
+    Each face gets thin corners and, where a card fits beside it, its expression, active AUs, doubts and a dot on the
+    valence-arousal plane; where none fits, its expression alone. Sizes follow the picture's.
+
+    Args:
+        pixels: RGB.
+        rows: Rows of the picture's faces, as dictionaries of an `Analyzer` table.
+    """
+    canvas = np.array(pixels)
+    side = min(pixels.shape[:2])
+    taken = [(row["x"], row["y"], row["x"] + row["w"], row["y"] + row["h"]) for row in rows]
+    for row in sorted(rows, key=lambda row: -row["w"] * row["h"]):
+        colour = _BRIGHT[(row["face"] - 1) % len(_BRIGHT)]
+        em = round(max(9, side / 45, min(side / 26, row["h"] / 13)))
+        _corners(canvas, row, colour, em)
+        box = (row["x"], row["y"], row["x"] + row["w"], row["y"] + row["h"])
+        for card in (_card, _label):
+            picture = card(row, colour, em)
+            if place := _place(canvas.shape, box, picture.shape, taken, em // 2):
+                taken.append((place[0], place[1], place[0] + picture.shape[1], place[1] + picture.shape[0]))
+                _blend(canvas, picture, place)
+                break
+    return canvas
+
+
+def _corners(canvas: Pixels, row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> None:
+    """Corners around the face, dark below bright, so that they show on any ground."""
+    x, y, w, h = (row[name] for name in "xywh")
+    arm, thick = 0.18 * min(w, h), max(1, round(em / 8))
+    for tint, width in (((18, 22, 27), thick + 2), (colour, thick)):
+        for cx, cy, dx, dy in ((x, y, 1, 1), (x + w, y, -1, 1), (x, y + h, 1, -1), (x + w, y + h, -1, -1)):
+            line = np.array([(cx + dx * arm, cy), (cx, cy), (cx, cy + dy * arm)]) * 16
+            cv2.polylines(canvas, [line.round().astype(np.int32)], False, tint, width, cv2.LINE_AA, 4)
+
+
+def _place(
+    shape: Sequence[int], box: Sequence[float], size: Sequence[int], taken: Sequence[Sequence[float]], gap: int
+) -> tuple[int, int] | None:
+    """Left and top of a card near a face where it covers no face and no other card, or None."""
+    (x0, y0, x1, y1), (h, w) = box, size[:2]
+    top = min(max(gap, y0), shape[0] - h - gap)
+    side = min(max(gap, (x0 + x1 - w) / 2), shape[1] - w - gap)
+    for x, y in ((x1 + gap, top), (x0 - gap - w, top), (side, y1 + gap), (side, y0 - gap - h)):
+        inside = x >= 0 and y >= 0 and x + w <= shape[1] and y + h <= shape[0]
+        if inside and all(x >= r or x + w <= left or y >= b or y + h <= t for left, t, r, b in taken):
+            return int(x), int(y)
+    return None
+
+
+def _blend(canvas: Pixels, picture: Pixels, place: tuple[int, int]) -> None:
+    x, y = place
+    part = canvas[y : y + picture.shape[0], x : x + picture.shape[1]]
+    alpha = picture[..., 3:].astype(np.float32) / 255
+    part[:] = (part * (1 - alpha) + picture[..., :3] * alpha + 0.5).astype(np.uint8)
+
+
+@lru_cache(16)
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _sheet(width: int, height: int, em: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    sheet = Image.new("RGBA", (width, height), (*_CARD[:3], 0))
+    draw = ImageDraw.Draw(sheet)
+    draw.rounded_rectangle((0, 0, width - 1, height - 1), em * 0.5, fill=_CARD)
+    return sheet, draw
+
+
+def _finish(sheet: Image.Image) -> Pixels:
+    return np.asarray(sheet.resize((sheet.width // _FINE, sheet.height // _FINE), Image.Resampling.BOX))
+
+
+def _headline(row: Mapping[str, Any]) -> str:
+    name = row.get("expression")
+    return f"{name} {row[name.lower()]:.0%}" if name else f"face {row['face']}"
+
+
+def _label(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
+    """The expression alone."""
+    em *= _FINE
+    words = _headline(row)
+    sheet, draw = _sheet(round(_font(em).getlength(words) + em), round(1.6 * em), em)
+    draw.text((em * 0.5, em * 0.8), words, (*colour, 255), _font(em), anchor="lm")
+    return _finish(sheet)
+
+
+def _card(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
+    """Expression, V-A plane, active AUs and doubts."""
+    em *= _FINE
+    small, pad, side = round(0.78 * em), 0.7 * em, 5.0 * em if row.get("valence") is not None else 0.0
+    units = active_units(row)
+    lines = [(unit[2:], AU_NAMES[unit], _WHITE) for unit in units[:5]]
+    if len(units) > 5:
+        lines.append(("", f"and {len(units) - 5} more", _GREY))
+    if "AU1" in row and not units:
+        lines = [("", "no active action unit", _GREY)]
+    if row["doubt"]:
+        lines.append(("", "doubt: " + row["doubt"].replace(",", ", "), (*_BRIGHT[1], 255)))
+    column = 1.55 * small if units else 0.0
+    width = max([10.5 * em, *(_font(small).getlength(words) + column * bool(n) + 2 * pad for n, words, _ in lines)])
+    height = 2.0 * em + len(lines) * 1.25 * small + (side + 0.6 * em if side else 0) + 0.5 * em
+    sheet, draw = _sheet(round(width), round(height), em)
+    draw.text((pad, 1.15 * em), _headline(row), (*colour, 255), _font(em), anchor="lm")
+    y = 2.0 * em
+    for number, words, tint in lines:
+        draw.text((pad + 1.15 * small, y + 0.6 * small), number, _GREY, _font(small), anchor="rm")
+        draw.text((pad + (column if number else 0), y + 0.6 * small), words, tint, _font(small), anchor="lm")
+        y += 1.25 * small
+    if side:
+        y += 0.4 * em
+        radius, x = side / 2, pad + side / 2
+        draw.ellipse((pad, y, pad + side, y + side), outline=_GREY, width=_FINE)
+        draw.line((pad, y + radius, pad + side, y + radius), _LINE, _FINE)
+        draw.line((x, y, x, y + side), _LINE, _FINE)
+        for name, value, down in (("valence", row["valence"], 0.3), ("arousal", row["arousal"], 0.7)):
+            middle = y + down * side
+            draw.text((pad + side + 0.6 * em, middle - 0.45 * em), name, _GREY, _font(small), anchor="lm")
+            draw.text((pad + side + 0.6 * em, middle + 0.45 * em), f"{value:+.2f}", _WHITE, _font(small), anchor="lm")
+        dx, dy, dot = x + row["valence"] * radius, y + radius - row["arousal"] * radius, 0.36 * em
+        draw.ellipse((dx - dot, dy - dot, dx + dot, dy + dot), fill=(*colour, 255), outline=_WHITE, width=_FINE)
+    return _finish(sheet)
+
+
+def time_lines(rows: pl.DataFrame, title: str = "", faces: int = 3) -> Figure:
+    """Valence and arousal, the most frequent expressions and the active AUs of a video's faces over time.
+
+    Args:
+        rows: An `Analyzer` table of one video.
+        title: Over the page.
+        faces: Draw only the so many faces that are seen longest.
+    """
+    seen = rows.group_by("face").len().sort("len", "face", descending=[True, False])["face"][:faces].sort().to_list()
+    tables = [_thinned(rows.filter(pl.col("face") == face)) for face in seen]
+    units = [unit for unit in ACTION_UNITS if unit in rows.columns and any((t[unit] >= ACTIVE).any() for t in tables)]
+    parts: dict[str, float] = {}
+    if "valence" in rows.columns:
+        parts["va"] = 1.6
+    if "expression" in rows.columns:
+        parts["expr"] = 1.6
+    if units:
+        parts["au"] = 0.35 + 0.2 * len(units)
+    left = rows["face"].n_unique() - len(seen)
+    classes = [name.lower() for name in EXPRESSIONS if name.lower() in rows.columns]
+    common = sorted(classes, key=lambda name: -float(rows[name].mean() or 0))[:4]  # type: ignore[arg-type]
+    series = {"va": list(VA), "expr": common, "au": units}
+    note = "grey ground: frames in doubt; action units: the darker, the more probable"
+    note += f"; {left} faces seen for shorter are not drawn" if left else ""
+    figure = page(1.6 + 5.4 * len(seen), 1.2 + sum(parts.values()) * 1.15, title, note)
+    grid = figure.subplots(
+        len(parts), len(seen), squeeze=False, sharex="col", sharey="row", height_ratios=list(parts.values())
+    )
+    for column, (face, table) in enumerate(zip(seen, tables, strict=True)):
+        for part, axes in zip(parts, grid[:, column], strict=True):
+            _panel(axes, part, table, series[part])
+            if column == 0:
+                axes.set_ylabel({"va": "-1 to 1", "expr": "probability", "au": ""}[part], fontsize=9, color=SOFT)
+        grid[0, column].set_title(f"face {face}" if len(seen) > 1 else "", fontsize=10, color=INK, loc="left", pad=24)
+        grid[-1, column].set_xlabel("time (s)", fontsize=9, color=SOFT)
+    return figure
+
+
+def _thinned(rows: pl.DataFrame, points: int = 2000) -> pl.DataFrame:
+    """Rows of one face by time, averaged where there are too many to see, with an empty row in each gap."""
+    step = -(-rows.height // points)
+    numbers = [name for name in rows.columns if name in {*VA, *map(str.lower, EXPRESSIONS), *ACTION_UNITS}]
+    means = pl.col("time", *numbers).mean()
+    some = (
+        rows.sort("time")
+        .group_by(pl.int_range(pl.len()) // step, maintain_order=True)
+        .agg(means, (pl.col("doubt") != "").any())
+    )
+    wide = pl.col("time").diff()
+    after = some.filter((wide > 3 * wide.median()).fill_null(False)).select(pl.col("time") - 1e-6)
+    before = some.filter((wide > 3 * wide.median()).shift(-1, fill_value=False)).select(pl.col("time") + 1e-6)
+    return pl.concat([some, before, after], how="diagonal").sort("time").with_columns(pl.col("doubt").fill_null(False))
+
+
+def _panel(axes: Axes, part: str, table: pl.DataFrame, names: Sequence[str]) -> None:
+    time = table["time"].to_numpy()
+    tidy(axes, grid="" if part == "au" else "y")
+    if table["doubt"].any():
+        axes.fill_between(
+            time, 0, 1, where=table["doubt"].to_numpy(), color=GRID, linewidth=0, alpha=0.7,
+            transform=axes.get_xaxis_transform(), zorder=0,
+        )  # fmt: skip
+    if part == "au":
+        values = table.select(names).to_numpy().T
+        edges = np.r_[time[0], (time[1:] + time[:-1]) / 2, time[-1] + 1e-6]
+        axes.pcolormesh(
+            edges, np.arange(len(names) + 1), np.ma.masked_invalid(values), cmap=SEQUENTIAL, vmin=0, vmax=1,
+            rasterized=True,
+        )  # fmt: skip
+        axes.set_yticks(np.arange(len(names)) + 0.5, [f"{AU_NAMES[unit]}  {unit}" for unit in names])
+        axes.hlines(np.arange(1, len(names)), *axes.get_xlim(), color="white", linewidth=2)
+        axes.set(ylim=(len(names), 0), xlim=(time[0], time[-1]))
+        return
+    for name, colour in zip(names, SERIES, strict=False):
+        axes.plot(time, table[name].to_numpy(), color=colour, linewidth=1.6, label=name)
+    axes.set(ylim=(-1.05, 1.05) if part == "va" else (-0.02, 1.02), yticks=(-1, 0, 1) if part == "va" else (0, 0.5, 1))
+    legend(axes, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(names), borderaxespad=0.2)

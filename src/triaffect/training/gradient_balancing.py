@@ -1,0 +1,141 @@
+"""How task losses become one step: fixed, learned or moving weights, or the tasks' gradients combined by torchjd."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import torch
+import torchjd.aggregation as torchjd
+from scipy.optimize import nnls
+from torch import Tensor, nn
+from torchjd.linalg import DualConeProjector
+
+from triaffect.training.config import BalancingConfig
+
+TEMPERATURE = 2.0
+"""Of the dynamic weight average (Liu et al. 2019)."""
+
+EVERY = 20
+"""Steps between two looks at the conflict where no gradient method asks for it."""
+
+
+class _Cone(DualConeProjector):
+    """min over v >= u of v'Gv by non-negative least squares: torchjd's own needs a solver package more."""
+
+    def __call__(self, U: Tensor, G: Tensor) -> Tensor:
+        size = G.diagonal().mean().clamp(min=1e-30)
+        root = torch.linalg.cholesky(G / size + 1e-6 * torch.eye(len(G), device=G.device)).T.double().cpu().numpy()
+        rows = [u + nnls(root, -root @ u)[0] for u in U.double().cpu().numpy()]
+        return torch.as_tensor(np.stack(rows), dtype=U.dtype, device=U.device)
+
+
+WEIGHTINGS = {
+    "pcgrad": torchjd.PCGradWeighting,
+    "upgrad": lambda: torchjd.UPGradWeighting(projector=_Cone()),
+    "mgda": torchjd.MGDAWeighting,
+    "imtlg": torchjd.IMTLGWeighting,
+    "alignedmtl": torchjd.AlignedMTLWeighting,
+}
+"""Each makes the tasks' weights of their gradients' products (T, T)."""
+
+
+def dwa_weights(history: Sequence[Mapping[str, float]], tasks: Sequence[str]) -> list[float]:
+    """Dynamic weight average (Liu et al. 2019, eq. 7): more weight to the loss that falls more slowly.
+
+    Args:
+        history: A row an epoch with `train/loss_va` and the like.
+        tasks: Of the weights.
+
+    Returns:
+        A weight a task, in sum their number; 1 before two epochs have passed.
+    """
+    names = [f"train/loss_{task}" for task in tasks]
+    if len(history) < 2 or not all(name in row for row in history[-2:] for name in names):
+        return [1.0] * len(tasks)
+    pace = [math.exp(history[-1][name] / max(history[-2][name], 1e-12) / TEMPERATURE) for name in names]
+    return [len(tasks) * value / sum(pace) for value in pace]
+
+
+class Balancing(nn.Module):
+    """The balancing that a configuration names.
+
+    Args:
+        config: Method, and where gradients are compared.
+        tasks: The tasks of the model.
+        weights: The fixed weight of each, which every method starts from.
+    """
+
+    def __init__(self, config: BalancingConfig, tasks: Sequence[str], weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.config, self.tasks, self.weights = config, tuple(tasks), dict(weights)
+        self.weighting = WEIGHTINGS[config.method]() if config.method in WEIGHTINGS else None
+        if config.method == "uncertainty":
+            self.log_variance = nn.Parameter(torch.zeros(len(self.tasks)))
+        self.cosines: list[Tensor] = []
+
+    def total(self, losses: Mapping[str, Tensor], history: Sequence[Mapping[str, float]] = ()) -> Tensor:
+        """The weighted sum of the task losses.
+
+        With `uncertainty` a loss L becomes L / 2σ² + log σ for valence-arousal and L / σ² + log σ for the others
+        (Kendall et al. 2018, eqs. 7 and 10), s = log σ² being learned; a task without a label in the batch has no part.
+        """
+        each = torch.stack([self.weights[task] * losses[task] for task in self.tasks])
+        if self.config.method == "uncertainty":
+            half = torch.tensor([0.5 if task == "va" else 1.0 for task in self.tasks], device=each.device)
+            each = half * torch.exp(-self.log_variance) * each + 0.5 * self.log_variance * (each.detach() != 0)
+        elif self.config.method == "dwa":
+            each = each * torch.tensor(dwa_weights(history, self.tasks), device=each.device)
+        return each.sum()
+
+    def gradients(
+        self, losses: Mapping[str, Tensor], at: Tensor, features: Tensor, shared: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The tasks' gradients on the features (T, N, width), and their products (T, T) where they are compared.
+
+        Args:
+            losses: Of each task, from `at`.
+            at: The features that the heads were given.
+            features: The features that the backbone gave; the same numbers.
+            shared: The backbone's weights.
+        """
+        each = [torch.autograd.grad(self.weights[t] * losses[t], at, retain_graph=True)[0] for t in self.tasks]
+        rows = each
+        if self.config.at == "weights":
+            found = [torch.autograd.grad(features, shared, one, retain_graph=True, allow_unused=True) for one in each]
+            rows = [torch.cat([g.flatten() for g in row if g is not None]) for row in found]
+        flat = torch.stack([row.flatten().float() for row in rows])
+        with torch.autocast(flat.device.type, enabled=False):
+            products = flat @ flat.T
+        size = products.diagonal().clamp(min=1e-30).sqrt()
+        known = (products.diagonal() > 0).float()
+        self.cosines.append((products / size / size[:, None] / (known * known[:, None])).detach())
+        return torch.stack(each), products
+
+    def surrogate(self, losses: Mapping[str, Tensor], at: Tensor, features: Tensor, shared: Sequence[Tensor]) -> Tensor:
+        """A sum whose gradient is the plain one in the heads and the combined one in the backbone.
+
+        Args:
+            losses: Of each task, from `at`.
+            at: `features`, detached.
+            features: Of the backbone, with its graph.
+            shared: The backbone's weights.
+        """
+        each, products = self.gradients(losses, at, features, shared)
+        weights, live = products.new_zeros(len(products)), products.diagonal() > 0
+        if live.any():
+            with torch.autocast(products.device.type, enabled=False):
+                weights[live] = self.weighting(products[live][:, live]).nan_to_num()  # type: ignore[misc]
+        combined = (weights[:, None, None] * each).sum(0)
+        return self.total(losses) + (features.float() * combined.float()).sum()
+
+    def take_cosines(self) -> dict[str, float]:
+        """The mean cosine of each pair of tasks since the last call, as columns of the metrics."""
+        if not self.cosines:
+            return {}
+        mean = torch.stack(self.cosines).nanmean(0).tolist()
+        self.cosines = []
+        pairs = combinations(range(len(self.tasks)), 2)
+        return {f"train/cosine_{self.tasks[i]}_{self.tasks[j]}": mean[i][j] for i, j in pairs}

@@ -1,0 +1,180 @@
+"""What tasks can teach each other: an expression implies action units and a place on the circumplex.
+
+After Kollias et al. 2021 ("Distribution matching for heterogeneous multi-task learning") and 2024; docs/multitask.md
+has the equations and what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from triaffect.io import InputError
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, VA
+from triaffect.training.config import CouplingConfig
+from triaffect.training.losses import masked_mean
+
+# Du, Tao and Martinez 2014, table 1, those of the twelve AUs: 1 prototypical, else the share of people who show it.
+LITERATURE_AUS: dict[str, dict[str, float]] = {
+    "Neutral": {},
+    "Anger": {"AU4": 1, "AU7": 1, "AU24": 1, "AU10": 0.26, "AU23": 0.29},
+    "Disgust": {"AU10": 1, "AU4": 0.31, "AU24": 0.26},
+    "Fear": {"AU1": 1, "AU4": 1, "AU25": 1, "AU2": 0.57, "AU26": 0.33},
+    "Happiness": {"AU12": 1, "AU25": 1, "AU6": 0.51},
+    "Sadness": {"AU4": 1, "AU15": 1, "AU1": 0.6, "AU6": 0.5},
+    "Surprise": {"AU1": 1, "AU2": 1, "AU25": 1, "AU26": 1},
+}
+# Russell and Mehrabian 1977, pleasure and arousal of the words; neutral is the origin.
+LITERATURE_VA = {
+    "Neutral": (0.0, 0.0),
+    "Anger": (-0.51, 0.59),
+    "Disgust": (-0.60, 0.35),
+    "Fear": (-0.64, 0.60),
+    "Happiness": (0.81, 0.51),
+    "Sadness": (-0.63, 0.27),
+    "Surprise": (0.40, 0.67),
+}
+DOUBT = 0.05
+"""No rule of the literature is without exceptions: its probabilities stay this far from 0 and 1."""
+
+FRAMES = 4.0
+"""How many frames of the usual rate are added to each count, so that a rare class does not say never."""
+
+SPREAD = 0.35
+"""Standard deviation of valence and arousal about their class's mean."""
+
+
+def literature(index: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """What each expression implies by the literature; `Other` implies what is usual in the index.
+
+    Returns:
+        AU probabilities (8, 12), and valence and arousal (8, 2).
+    """
+    aus = np.array([[LITERATURE_AUS.get(name, {}).get(au, 0) for au in ACTION_UNITS] for name in EXPRESSIONS])
+    va = np.array([LITERATURE_VA.get(name, (0, 0)) for name in EXPRESSIONS])
+    other = EXPRESSIONS.index("Other")
+    aus[other] = [_mean(index, name, aus[:other, i].mean()) for i, name in enumerate(ACTION_UNITS)]
+    va[other] = [_mean(index, name, 0.0) for name in VA]
+    return aus.clip(DOUBT, 1 - DOUBT), va
+
+
+def counted(index: pl.DataFrame, tasks: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """What each expression implies in a training index, from the frames that are labelled for both.
+
+    Returns:
+        AU probabilities (8, 12), and mean valence and arousal (8, 2).
+
+    Raises:
+        InputError: No frame is labelled for both.
+    """
+    found = {}
+    for task, names in (("au", ACTION_UNITS), ("va", VA)):
+        columns = []
+        for name in names if task in tasks else ():
+            both = index.select("expression", pl.col(name).cast(pl.Float64)).drop_nulls()
+            if both.is_empty():
+                raise InputError(
+                    f"coupling.table: no training frame is labelled for both expression and {name}; "
+                    "set coupling.table to literature"
+                )
+            codes, values = both["expression"].to_numpy(), both[name].to_numpy()
+            n = np.bincount(codes, minlength=len(EXPRESSIONS))
+            usual = _mean(index, name, 0.0)
+            columns.append((np.bincount(codes, values, len(EXPRESSIONS)) + FRAMES * usual) / (n + FRAMES))
+        found[task] = np.stack(columns, 1) if columns else np.zeros((len(EXPRESSIONS), len(names)))
+    return found["au"].clip(1e-3, 1 - 1e-3), found["va"]
+
+
+def _mean(index: pl.DataFrame, name: str, otherwise: float) -> float:
+    mean = index[name].drop_nulls().mean() if name in index.columns else None
+    return otherwise if mean is None else float(mean)  # type: ignore[arg-type]
+
+
+class Coupling(nn.Module):
+    """Adds to the task losses what the tasks can tell each other.
+
+    Args:
+        config: Weights, and the table to use.
+        tasks: The tasks of the model, expression among them.
+        index: The training index.
+    """
+
+    def __init__(self, config: CouplingConfig, tasks: tuple[str, ...], index: pl.DataFrame) -> None:
+        super().__init__()
+        self.config, self.tasks = config, tasks
+        aus, va = literature(index) if config.table == "literature" else counted(index, tasks)
+        known = index["expression"].drop_nulls().to_numpy() if "expression" in index.columns else np.zeros(0, int)
+        prior = np.bincount(known, minlength=len(EXPRESSIONS)) + 1.0
+        self.aus: Tensor
+        self.va: Tensor
+        self.prior: Tensor
+        for name, value in {"aus": aus, "va": va, "prior": prior / prior.sum()}.items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
+
+    def posterior(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The expression that an image's labels speak for: its own label, else Bayes' rule over the table.
+
+        Args:
+            batch: Targets with their holes.
+
+        Returns:
+            (N, 8) probabilities, and (N,) whether the image has any label.
+        """
+        au, va, expr = batch["au"], batch["va"], batch["expr"]
+        on, off = torch.nan_to_num(au), torch.nan_to_num(1 - au)  # a missing one is neither
+        far = torch.nan_to_num(va[:, None] - self.va) ** 2
+        evidence = self.prior.log() + on @ self.aus.log().T + off @ torch.log1p(-self.aus).T
+        evidence = evidence - far.sum(2) / (2 * SPREAD**2)
+        said = F.one_hot(expr.clamp(min=0), len(EXPRESSIONS)).float() if expr.ndim == 1 else expr.nan_to_num()
+        own = expr >= 0 if expr.ndim == 1 else ~torch.isnan(expr).any(1)
+        any_label = own | ~torch.isnan(au).all(1) | ~torch.isnan(va).all(1)
+        return torch.where(own[:, None], said, evidence.softmax(1)), any_label
+
+    def co_annotation(self, raw: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The loss of each task on labels that follow from the image's other labels."""
+        posterior, known = self.posterior(batch)
+        expr = batch["expr"]
+        lacking = expr < 0 if expr.ndim == 1 else torch.isnan(expr).any(1)
+        found = {"expr": masked_mean(F.cross_entropy(raw["expr"], posterior, reduction="none"), lacking & known)}
+        if "au" in self.tasks:
+            values = F.binary_cross_entropy_with_logits(raw["au"], posterior @ self.aus, reduction="none")
+            found["au"] = masked_mean(values, torch.isnan(batch["au"]) & known[:, None])
+        if "va" in self.tasks:
+            values = (raw["va"] - posterior @ self.va) ** 2
+            found["va"] = masked_mean(values, torch.isnan(batch["va"]) & known[:, None])
+        return found
+
+    def matching(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The distance of each task's prediction from what the predicted expression implies; needs no label.
+
+        For action units the Kullback-Leibler divergence of the two Bernoulli probabilities, for valence and arousal the
+        squared difference. Both sides learn.
+        """
+        expression, found = raw["expr"].softmax(1), {}
+        if "au" in self.tasks:
+            implied, own = expression @ self.aus, torch.sigmoid(raw["au"])
+            yes = own * (F.logsigmoid(raw["au"]) - implied.log())
+            no = (1 - own) * (F.logsigmoid(-raw["au"]) - torch.log1p(-implied))
+            found["au"] = (yes + no).mean()
+        if "va" in self.tasks:
+            found["va"] = ((raw["va"] - expression @ self.va) ** 2).mean()
+        return found
+
+    def forward(
+        self, losses: Mapping[str, Tensor], raw: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The task losses with their shares of co-annotation and matching added."""
+        raw, out = {task: value.float() for task, value in raw.items()}, dict(losses)
+        with torch.autocast(raw["expr"].device.type, enabled=False):  # logarithms near 0 and 1 need their digits
+            for weight, more in (
+                (self.config.co_annotation, self.co_annotation(raw, batch) if self.config.co_annotation else {}),
+                (self.config.matching, self.matching(raw) if self.config.matching else {}),
+            ):
+                for task, value in more.items():
+                    out[task] = out[task] + weight * value
+        return out

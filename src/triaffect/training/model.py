@@ -1,0 +1,280 @@
+"""One timm backbone and a head for each task; single-task models are the same class with one head."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import triaffect
+from triaffect.io import InputError, write_text
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, OUTPUTS, TASKS, VA
+from triaffect.training.temporal import Context
+
+CARD = """---
+library_name: triaffect
+tags: [valence-arousal, facial-expression, action-units]
+---
+# {backbone}: {tasks}
+
+A triaffect model ({size} px, {parameters:.1f} M parameters). Load it with
+
+    import triaffect as ta
+    model = ta.AffectModel.from_pretrained("this folder")
+
+`config.json` tells label order, preprocessing and how it was trained. Its scores hold for the data it was judged on.
+"""
+
+
+def _head(kind: str, width: int, outputs: int, hidden: int, dropout: float) -> nn.Module:
+    if kind == "linear":
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(width, outputs))
+    if kind == "mlp":
+        return nn.Sequential(
+            nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
+        )
+    raise InputError(f"head {kind!r}: there is linear and mlp")
+
+
+class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", repo_url=""):
+    """The three descriptors from one backbone (hard parameter sharing; Chang et al. 2022, sec. 2).
+
+    Args:
+        backbone: Any timm model name.
+        tasks: Some of `va`, `expr`, `au`.
+        head: `linear` or `mlp` (see `ModelConfig`).
+        hidden: Width of an `mlp` head.
+        dropout: Dropout before each head's last layer.
+        size: Side of the square input, in pixels.
+        pretrained: Load timm's weights from its hub. Loading a saved model never does.
+        grey: See brightness only (ITU-R BT.601), in all three channels.
+        context: Seconds of video that a frame sees to either side; 0 for stills.
+        causal: See only what was before.
+        fps: Frames a second of an index's videos, which give its frames their times.
+
+    Raises:
+        InputError: An unknown backbone, task or head; weights that cannot be fetched.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        tasks: Sequence[str] = TASKS,
+        head: str = "linear",
+        hidden: int = 256,
+        dropout: float = 0.0,
+        size: int = 112,
+        pretrained: bool = False,
+        grey: bool = False,
+        context: float = 0.0,
+        causal: bool = False,
+        fps: float = 30.0,
+    ) -> None:
+        super().__init__()
+        if unknown := set(tasks) - set(TASKS):
+            raise InputError(f"task {min(unknown)!r}: there are {', '.join(TASKS)}")
+        self.tasks = tuple(task for task in TASKS if task in tasks)
+        self.settings: dict[str, Any] = {
+            "backbone": backbone,
+            "tasks": list(self.tasks),
+            "head": head,
+            "hidden": hidden,
+            "dropout": dropout,
+            "size": size,
+            "grey": grey,
+            "context": context,
+            "causal": causal,
+            "fps": fps,
+        }
+        self.provenance: dict[str, Any] = {}
+        self.backbone = _backbone(backbone, size, pretrained)
+        self.mean: Tensor
+        self.std: Tensor
+        self._normalise_by(timm.data.resolve_model_data_config(self.backbone))
+        self.luma: Tensor
+        self.register_buffer("luma", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1), persistent=False)
+        self.width = self._width(size)
+        self.heads = nn.ModuleDict(
+            {task: _head(head, self.width, OUTPUTS[task], hidden, dropout) for task in self.tasks}
+        )
+        self.context = Context(self.width, context, causal) if context else None
+
+    def _normalise_by(self, config: dict[str, Any]) -> None:
+        self.normalisation = {name: [float(value) for value in config[name]] for name in ("mean", "std")}
+        for name, values in self.normalisation.items():
+            # uint8 in, so the constants are in units of 0..255.
+            self.register_buffer(name, 255 * torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    @torch.no_grad()
+    def _width(self, size: int) -> int:
+        # Asked of the network itself: timm's num_features is not the width after every kind of head.
+        training = self.backbone.training
+        width = self.backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
+        self.backbone.train(training)
+        return width
+
+    def features(self, images: Tensor) -> Tensor:
+        """The backbone's pooled features (N, width) of RGB images (N, 3, size, size), 0..255, uint8 or float."""
+        pixels = images.to(self.mean.dtype)
+        if self.settings["grey"]:
+            pixels = (pixels * self.luma).sum(1, keepdim=True)
+        return self.backbone((pixels - self.mean) / self.std)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The raw output of each task: (N, 2), (N, 8), (N, 12); see `features` for the images."""
+        return self.predict_from_features(self.features(images))
+
+    def predict_from_features(
+        self, features: Tensor, time: Tensor | None = None, video: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The raw output of each task's head on features (N, width).
+
+        A model with a context sees the frames of a video together where `time` (N,), in seconds, and `video` (N,) say
+        which they are; else each is seen alone, as a still.
+        """
+        if self.context is not None and (time is None or video is None):
+            features = self.context.alone(features)
+        elif self.context is not None:
+            features = self.context(features[None], time[None], video[None])[0]  # type: ignore[index]
+        return {task: head(features) for task, head in self.heads.items()}
+
+    @property
+    def size(self) -> int:
+        """Side of the square input, in pixels."""
+        return self.settings["size"]
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, save_directory / "model.safetensors")
+        config = {
+            **self.settings,
+            "labels": {"va": list(VA), "expr": list(EXPRESSIONS), "au": list(ACTION_UNITS)},
+            "input": {"size": [self.size, self.size], "colour": "RGB", **self.normalisation},
+            "provenance": {"triaffect": triaffect.__version__, **self.provenance},
+        }
+        write_text(save_directory / "config.json", json.dumps(config, indent=2) + "\n")
+        parameters = sum(p.numel() for p in self.parameters()) / 1e6
+        card = CARD.format(**{**self.settings, "tasks": ", ".join(self.tasks)}, parameters=parameters)
+        write_text(save_directory / "README.md", card)
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, map_location: str = "cpu", config: dict[str, Any] | None = None, **settings: Any
+    ) -> AffectModel:
+        if config is None:
+            raise InputError(f"{model_id}: no config.json; name a model folder or a run folder's model/")
+        hub = {k: settings.pop(k) for k in ("revision", "cache_dir", "force_download", "local_files_only", "token")}
+        if Path(model_id).is_dir():
+            file = Path(model_id, "model.safetensors")
+        else:
+            file = Path(hf_hub_download(model_id, "model.safetensors", **hub))
+        if not file.is_file():
+            raise InputError(f"{file}: missing; the model folder is not whole")
+        order = {"va": list(VA), "expr": list(EXPRESSIONS), "au": list(ACTION_UNITS)}
+        if config.get("labels", order) != order:
+            raise InputError(
+                f"{model_id}: its labels are in another order than triaffect's; it cannot be used as it is"
+            )
+        model = cls(**{**settings, "pretrained": False})
+        # As trained, whatever a later timm says of the backbone.
+        model._normalise_by(config["input"])
+        model.load_state_dict(load_file(file, device=map_location))
+        model.provenance = config.get("provenance", {})
+        return model.eval()
+
+
+def _backbone(name: str, size: int, pretrained: bool) -> nn.Module:
+    try:
+        options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
+        try:
+            return timm.create_model(name, img_size=size, **options)  # vision transformers need it
+        except TypeError:
+            return timm.create_model(name, **options)
+    except (RuntimeError, ValueError, KeyError) as error:
+        if "unknown model" not in str(error).lower() and "invalid" not in str(error).lower():
+            raise
+        import difflib
+
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        raise InputError(f"backbone {name!r}: timm has no such model; near it: {', '.join(near) or 'none'}") from None
+    except OSError as error:  # what hub clients raise without a network
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(
+            f"pretrained weights of {name} could not be fetched ({reason}); "
+            "set model.pretrained to false or to a local weights file or model folder"
+        ) from None
+
+
+def load_backbone_weights(model: AffectModel, path: str | Path) -> None:
+    """Puts the backbone weights of a model folder or a weights file into a model; heads stay as they are.
+
+    Args:
+        model: The model to change.
+        path: A model folder of ours, a .safetensors file, or a .pth/.pt file that holds only tensors.
+
+    Raises:
+        InputError: The file is missing, holds code, or does not fit the backbone.
+    """
+    file = Path(path, "model.safetensors") if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise InputError(f"{file}: no such weights; model.pretrained is true, false, a model folder or a weights file")
+    if file.suffix == ".safetensors":
+        found: dict[str, Any] = load_file(file)
+    else:
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception:
+            raise InputError(f"{file}: is not a plain file of tensors; convert it to .safetensors") from None
+    found = found.get("state_dict", found)
+    tensors = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in found.items()}
+    own = model.backbone.state_dict()
+    fitting = {name: tensors[name] for name in own if name in tensors and tensors[name].shape == own[name].shape}
+    if missing := [name for name in own if name not in fitting]:
+        raise InputError(
+            f"{file}: {len(missing)} of {len(own)} tensors of {model.settings['backbone']} are missing or of another "
+            f"shape (first: {missing[0]}); were they made for this backbone?"
+        )
+    model.backbone.load_state_dict(fitting)
+
+
+def probabilities(raw: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Raw outputs to predictions: valence and arousal clamped to [-1, 1], softmax, sigmoid; float32."""
+    functions = {"va": lambda x: x.clamp(-1, 1), "expr": lambda x: x.softmax(-1), "au": torch.sigmoid}
+    return {task: functions[task](value.float()) for task, value in raw.items()}
+
+
+class Through(nn.Module):
+    """A model with a causal context over the next frames of a video: crops and what came before in, predictions out.
+
+    Args:
+        model: With a context.
+    """
+
+    def __init__(self, model: AffectModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, crops: Tensor, time: Tensor, face: Tensor, past: Tensor, past_time: Tensor, past_face: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Predictions of the crops, and their features, which the next call is given as `past`.
+
+        Args:
+            crops: (N, size, size, 3), uint8.
+            time: (N,) seconds.
+            face: (N,) numbers; frames of other faces are not seen.
+            past: (P, width) features of frames before.
+            past_time: (P,) their times.
+            past_face: (P,) their numbers.
+        """
+        features = self.model.features(crops.permute(0, 3, 1, 2).contiguous())
+        known = torch.cat([past, features]), torch.cat([past_time, time]), torch.cat([past_face, face])
+        said = probabilities(self.model.predict_from_features(*known))
+        return *(value[past.shape[0] :] for value in said.values()), features

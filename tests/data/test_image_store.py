@@ -1,0 +1,96 @@
+"""Packed files: the same bytes and batches as the folder, readable by others, whole or not there at all."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from triaffect.cli.main import main
+from triaffect.data.image_store import pack, reader
+from triaffect.data.index import load_index
+from triaffect.io import InputError
+from triaffect.training.dataset import Augmentation, FrameDataset
+from triaffect.training.loader import loader
+
+
+@pytest.fixture
+def packed(frames, tmp_path):
+    out = tmp_path / "crops.safetensors"
+    assert main(["pack", str(frames[0]), "--images", str(frames[1]), "--out", str(out)]) == 0
+    return out
+
+
+def test_another_reader_finds_every_file_as_it_was(frames, packed):
+    arrays = load_file(packed)
+    names = arrays["names"].tobytes().decode().split("\n")
+    assert names == load_index(frames[0])["image"].to_list()
+    for i, name in enumerate(names):
+        start, end = arrays["offsets"][i : i + 2]
+        assert arrays["bytes"][start:end].tobytes() == (frames[1] / name).read_bytes()
+
+
+def test_batches_are_those_of_the_folder(frames, packed):
+    index = load_index(frames[0]).sample(fraction=1, shuffle=True, seed=3)  # not the order of the file
+    both = [
+        list(loader(FrameDataset(index, where, 24, Augmentation(0.5, 10, 0.1, 0.1, 0.2), 7), 16, workers, True, 7))
+        for where, workers in ((frames[1], 0), (packed, 2))
+    ]
+    for loose, blob in zip(*both, strict=True):
+        assert all(torch.equal(loose[key], blob[key]) for key in ("image", "row", "va", "expr", "au"))
+
+
+def test_what_cannot_be_read_is_left_out_and_named_when_asked_for(frames, tmp_path, capsys):
+    index = load_index(frames[0]).head(3)
+    index = pl.concat([index, index.head(1).with_columns(image=pl.lit("v00/gone.jpg"))])
+    index.write_parquet(tmp_path / "index.parquet")
+    out = tmp_path / "a.safetensors"
+    assert main(["pack", str(tmp_path / "index.parquet"), "--images", str(frames[1]), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "v00/gone.jpg cannot be read" in said
+    assert "3 images" in said
+    batch = FrameDataset(index, out, 16).__getitems__([0, 3])
+    assert batch["row"].tolist() == [0]
+    assert batch["bad"] == [("v00/gone.jpg", "not in a.safetensors")]
+
+
+def test_a_stopped_packing_leaves_nothing(frames, tmp_path, monkeypatch):
+    def broken(images, names):
+        read = reader(images, names)
+        return lambda row: read(row) if row < 5 else (_ for _ in ()).throw(KeyboardInterrupt)
+
+    monkeypatch.setattr("triaffect.data.image_store.reader", broken)
+    with pytest.raises(KeyboardInterrupt):
+        pack(load_index(frames[0]), frames[1], tmp_path / "a.safetensors", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "offsets", "names", "header"])
+def test_a_damaged_file_is_refused_in_one_line(frames, packed, damage):
+    data = bytearray(packed.read_bytes())
+    if damage == "cut":
+        data = data[:-200]
+    elif damage in ("empty", "text"):
+        data = bytearray(b"" if damage == "empty" else b"hello, world " * 100)
+    elif damage == "header":
+        data[:8] = (2**62).to_bytes(8, "little")
+    else:
+        arrays = load_file(packed)
+        size = arrays["names"].nbytes + (arrays["offsets"].nbytes if damage == "offsets" else 0)
+        at = len(data) - size
+        data[at : at + 8] = np.int64(2**40).tobytes() if damage == "offsets" else b"\n" * 8
+    packed.write_bytes(data)
+    with pytest.raises(InputError, match="no whole packed file") as caught:
+        reader(packed, load_index(frames[0])["image"])
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_requests_are_told(frames, tmp_path, capsys):
+    assert main(["pack", str(frames[0]), "--images", str(frames[1]), "--out", "a.zip"]) == 2
+    assert "safetensors" in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="holds none of the index's 72 images"):
+        pack(load_index(frames[0]), tmp_path / "none", tmp_path / "b.safetensors", progress=False)
+    for name, message in (("../x.jpg", "leaves the image root"), ("a\nb.jpg", "line break")):
+        with pytest.raises(InputError, match=message):
+            pack(pl.DataFrame({"image": [name]}), frames[1], tmp_path / "c.safetensors", progress=False)

@@ -1,0 +1,140 @@
+"""Export: one file with its preprocessing, labels and provenance, the same numbers, and what int8 costs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from triaffect.cli.main import main
+from triaffect.data.predictions import load_predictions
+from triaffect.inference.backends import difference, open_engine
+from triaffect.inference.export import bundle, export
+from triaffect.io import InputError
+from triaffect.labels import EXPRESSIONS, PREDICTION_COLUMNS
+from triaffect.training.model import AffectModel
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small model of two tasks that sees grey pictures."""
+    torch.manual_seed(2)
+    model = AffectModel("test_resnet", ("va", "expr"), head="mlp", hidden=16, size=32, grey=True)
+    model(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))  # moves batch norm's statistics
+    for head in model.heads.values():  # an untrained head says the same of every picture
+        torch.nn.init.normal_(head[-1].weight)
+    model.provenance = {"config": {"training": {"seed": 2}}}
+    path = tmp_path_factory.mktemp("model")
+    model.eval().save_pretrained(path)
+    (path / "README.md").write_text("# A card by hand\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def written(folder, tmp_path_factory, frames):
+    path = tmp_path_factory.mktemp("export") / "small.onnx"
+    return export(folder, path, crops=frames[1], licence="MIT")
+
+
+def test_the_file_says_what_torch_says(folder, written):
+    assert written.crops == 72
+    assert set(written.parity) == {"va", "expr"}
+    assert max(written.parity.values()) < 1e-5
+    assert written.scores == ()
+    crops = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    assert difference(open_engine(written.files[0], "onnx"), open_engine(folder, "torch"), crops) < 1e-5
+
+
+def test_metadata_tells_labels_input_and_provenance(written):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(written.files[0], providers=["CPUExecutionProvider"])
+    said = json.loads(session.get_modelmeta().custom_metadata_map["triaffect"])
+    assert said["labels"]["expr"] == list(EXPRESSIONS)
+    assert said["tasks"] == ["va", "expr"]
+    assert said["licence"] == "MIT"
+    assert said["provenance"]["config"]["training"]["seed"] == 2
+    assert "(N, 32, 32, 3)" in said["input"]
+    assert b"/tests/" not in written.files[0].read_bytes()  # no path of the machine that wrote it
+
+
+def test_the_verb_predict_takes_the_file(frames, folder, written, tmp_path):
+    tables = []
+    for model in (folder, written.files[0]):
+        out = tmp_path / f"{model.name}.parquet"
+        words = ["predict", str(model), str(frames[0]), "--images", str(frames[1]), "--out", str(out), "--workers", "0"]
+        assert main(words) == 0
+        tables.append(load_predictions(out))
+    assert tables[0]["image"].equals(tables[1]["image"])
+    for name in (*PREDICTION_COLUMNS["va"], *PREDICTION_COLUMNS["expr"]):
+        assert tables[0][name].to_list() == pytest.approx(tables[1][name].to_list(), abs=0.06)  # bfloat16 in torch
+
+
+def test_openvino_through_the_verb(folder, written, tmp_path, capsys, frames):
+    import openvino
+
+    out = tmp_path / "small.xml"
+    assert main(["export", str(folder), "--format", "openvino", "--out", str(out), "--crops", str(frames[1])]) == 0
+    assert "largest difference from torch on 72 crops: va" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.bin", "small.xml"]
+    said = openvino.Core().read_model(out).get_rt_info(["triaffect"]).astype(str)
+    assert json.loads(said)["labels"]["va"] == ["valence", "arousal"]
+    assert difference(open_engine(out), open_engine(written.files[0], "onnx")) < 0.03
+
+
+def test_int8_shows_what_it_costs(folder, written, tmp_path, capsys, frames):
+    out = tmp_path / "small.onnx"
+    words = ["export", str(folder), "--int8", "--crops", str(frames[0]), "--split", "val", "--out", str(out)]
+    # The index of the fixture does not know its images.
+    assert main(words) == 2
+    assert "--images" in capsys.readouterr().err
+    import polars as pl
+
+    from triaffect.data.index import save_index
+
+    index = tmp_path / "index.parquet"
+    save_index(pl.read_parquet(frames[0]), index, root=frames[1], images=frames[1], format="table")
+    words[4] = str(index)
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["score", "va", "expr", "total"]
+    before, after, change = (float(value) for value in lines[-1].split()[1:])
+    assert change == pytest.approx(after - before, abs=2e-3)
+    assert out.stat().st_size < 0.6 * written.files[0].stat().st_size
+    cost = difference(open_engine(out, "onnx"), open_engine(written.files[0], "onnx"))
+    assert 1e-5 < cost < 0.3
+
+
+def test_bundle_makes_a_folder_that_torch_and_onnx_share(folder, tmp_path):
+    out = bundle(folder, tmp_path / "base", licence="MIT")
+    assert (out / "README.md").read_text() == "# A card by hand\n"
+    assert json.loads((out / "config.json").read_text())["provenance"]["licence"] == "MIT"
+    with safe_open(out / "model.safetensors", "pt") as tensors:
+        kinds = {(tensors.get_tensor(name).ndim > 1, tensors.get_tensor(name).dtype) for name in tensors.keys()}  # noqa: SIM118
+    assert kinds == {(True, torch.float16), (False, torch.float32), (False, torch.int64)}
+    assert difference(open_engine(out, "onnx"), open_engine(out, "torch")) < 1e-5
+    assert 0 < difference(open_engine(out, "onnx"), open_engine(folder, "torch")) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--format", "openvino", "--out", "x.onnx"], "ends in .xml"),
+        (["--out", "x"], "ends in .onnx"),
+        (["--out", "x.onnx", "--crops", "empty"], "no picture that can be read"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(folder, tmp_path, monkeypatch, capsys, words, message):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(folder), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_unknown_formats_are_named(folder, tmp_path):
+    with pytest.raises(InputError, match="there are onnx, openvino"):
+        export(folder, tmp_path / "x.pb", "tensorflow")

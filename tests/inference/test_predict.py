@@ -1,0 +1,97 @@
+"""Predictions of an index: each image once, filled only when asked, the same through the command line."""
+
+import polars as pl
+import pytest
+import torch
+
+from triaffect.cli.main import main
+from triaffect.data.index import load_index
+from triaffect.data.predictions import fill_nearest, load_predictions, provenance
+from triaffect.images import decode, fit
+from triaffect.inference.predict import features, load_model, predict
+from triaffect.io import InputError
+from triaffect.labels import PREDICTION_COLUMNS
+from triaffect.training.model import AffectModel, probabilities
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("model")
+    AffectModel("test_resnet", ("va", "au"), size=32).eval().save_pretrained(path)
+    return path
+
+
+def test_predictions_are_the_models_outputs_image_by_image(frames, folder):
+    rows = load_index(frames[0], "val").sample(fraction=1, shuffle=True, seed=1)
+    found = predict(folder, rows, frames[1], batch=7, workers=0, half=False, progress=False)
+    assert found.columns == ["image", *PREDICTION_COLUMNS["va"], *PREDICTION_COLUMNS["au"]]
+    assert found["image"].to_list() == rows["image"].to_list()
+    model = load_model(folder)
+    for row in found.head(3).iter_rows(named=True):
+        pixels = torch.from_numpy(fit(decode(frames[1] / row["image"]), 32).copy()).permute(2, 0, 1)[None]
+        expected = probabilities(model(pixels))
+        assert row["arousal"] == pytest.approx(expected["va"][0, 1].item(), abs=1e-5)
+        assert row["AU26"] == pytest.approx(expected["au"][0, 11].item(), abs=1e-5)
+
+
+def test_duplicate_rows_are_predicted_once(frames, folder):
+    rows = load_index(frames[0], "val")
+    found = predict(folder, pl.concat([rows, rows]), frames[1], workers=0, progress=False)
+    assert len(found) == len(rows)
+
+
+def test_missing_crops_are_filled_from_the_nearest_frame_only_when_asked(frames, folder):
+    rows = load_index(frames[0], "val")
+    lost = (pl.col("video") == "v08") & pl.col("frame").is_in([1, 2, 4])
+    whole = pl.col("video") == "v09"
+    rows = rows.with_columns(exists=~(lost | whole))
+    plain = predict(folder, rows, frames[1], workers=0, progress=False)
+    assert len(plain) == len(rows) - 3 - 6
+    assert "filled" not in plain.columns
+    filled = predict(folder, rows, frames[1], workers=0, progress=False, fill="nearest")
+    assert filled["image"].to_list() == rows["image"].to_list()
+    joined = rows.select("video", "frame", "image").join(filled, on="image")
+    by_frame = {row["frame"]: row for row in joined.filter(pl.col("video") == "v08").iter_rows(named=True)}
+    assert by_frame[1]["valence"] == by_frame[2]["valence"] == by_frame[3]["valence"]
+    assert by_frame[4]["AU1"] in (by_frame[3]["AU1"], by_frame[5]["AU1"])
+    assert [by_frame[f]["filled"] for f in range(1, 7)] == [True, True, False, True, False, False]
+    assert joined.filter(whole)["valence"].n_unique() == 1
+    assert joined.filter(whole)["valence"][0] == pytest.approx(plain["valence"].mean())
+
+
+def test_nothing_to_fill_from_is_an_error(frames):
+    with pytest.raises(InputError, match="nothing to fill from"):
+        fill_nearest(pl.DataFrame({"image": [], "valence": []}), load_index(frames[0]))
+
+
+def test_images_that_cannot_be_read_are_named_once(frames, folder, tmp_path):
+    with pytest.warns(UserWarning, match="skipped 24 images that cannot be read"):
+        found = predict(folder, load_index(frames[0], "val"), tmp_path, workers=0, progress=False)
+    assert found.is_empty()
+    assert "AU26" in found.columns
+
+
+def test_features_give_the_predictions_back(frames, folder):
+    rows = load_index(frames[0], "val")
+    names, values = features(folder, rows, frames[1], workers=0, progress=False)
+    assert names == rows["image"].to_list()
+    again = probabilities(load_model(folder).predict_from_features(torch.from_numpy(values).float()))
+    found = predict(folder, rows, frames[1], workers=0, progress=False)
+    assert found["valence"].to_list() == pytest.approx(again["va"][:, 0].tolist(), abs=2e-2)  # float16 and bfloat16
+
+
+def test_the_verb_writes_a_file_with_its_provenance(frames, folder, tmp_path, capsys):
+    out = tmp_path / "p.parquet"
+    words = ["predict", str(folder), str(frames[0]), "--split", "val", "--images", str(frames[1]), "--out", str(out)]
+    assert main([*words, "--workers", "0"]) == 0
+    assert "24 images" in capsys.readouterr().out
+    assert len(load_predictions(out)) == 24
+    assert provenance(out)["split"] == "val"
+
+
+def test_no_model_is_one_line(frames, tmp_path, capsys):
+    assert main(["predict", str(tmp_path), str(frames[0]), "--images", str(frames[1])]) == 2
+    error = capsys.readouterr().err
+    assert "holds no model" in error
+    assert error.count("\n") == 1

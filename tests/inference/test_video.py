@@ -1,0 +1,160 @@
+"""Frames: how many, when, which way up; damage; the writer; the thread that runs ahead."""
+
+import struct
+import threading
+import time
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from triaffect.inference.video import Writer, ahead, camera, frames
+from triaffect.io import InputError
+from worlds import film, plain, remux
+
+
+def test_frames_come_back_with_their_numbers_times_and_colours(tmp_path):
+    got = list(frames(film(tmp_path / "a.mp4", 20, 25)))
+    assert [frame.number for frame in got] == list(range(20))
+    assert np.allclose([frame.time for frame in got], np.arange(20) / 25, atol=1e-4)
+    assert got[0].pixels.shape == (48, 64, 3)
+    assert got[0].pixels.dtype == np.uint8
+    assert [abs(float(f.pixels[..., 0].mean()) - 8 * f.number) < 6 for f in got] == [True] * 20
+
+
+@pytest.mark.parametrize(
+    ("thin", "numbers"), [({"every": 7}, [0, 7, 14]), ({"fps": 10}, [0, 3, 6, 9, 12, 15, 18]), ({"fps": 99}, range(20))]
+)
+def test_thinning(tmp_path, thin, numbers):
+    assert [frame.number for frame in frames(film(tmp_path / "a.mp4", 20), **thin)] == list(numbers)
+
+
+def test_thinning_to_a_rate_that_does_not_divide_keeps_the_rate(tmp_path):
+    kept = [frame.time for frame in frames(film(tmp_path / "a.mp4", 90), fps=7)]
+    assert len(kept) == 21
+    assert max(np.abs(np.array(kept) - np.arange(21) / 7)) < 1 / 30
+
+
+def test_times_of_a_variable_frame_rate_are_kept(tmp_path):
+    times = [0, 0.1, 0.15, 0.9, 1.0, 2.5]
+    got = [frame.time for frame in frames(film(tmp_path / "v.mp4", 6, times=times))]
+    assert np.allclose(got, times, atol=1e-3)
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_a_phone_held_sideways_is_turned_upright(tmp_path, turn):
+    """The matrix in the file's header is what phones write; the marked corner tells where up is."""
+    marked = plain(60, 60, 60)
+    marked[:16, :16] = 240
+    path = film(tmp_path / "a.mp4", 3, pixels=lambda i: marked)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"tkhd") + 44
+    cos, sin = round(np.cos(np.radians(turn))), round(np.sin(np.radians(turn)))
+    data[at : at + 36] = struct.pack(">9i", cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    pixels = next(frames(path)).pixels
+    upright = np.rot90(marked, -turn // 90)  # clockwise
+    assert pixels.shape == upright.shape
+    assert np.abs(pixels.astype(int) - upright).mean() < 3
+
+
+def test_a_playlist_opens_nothing_else(tmp_path):
+    film(tmp_path / "secret.mp4")
+    (tmp_path / "list.m3u8").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{tmp_path}/secret.mp4\n#EXT-X-ENDLIST\n"
+    )
+    with pytest.raises(InputError, match="not a photo or video"):
+        next(frames(tmp_path / "list.m3u8"))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_truncated_video_gives_what_decodes_and_says_where_it_broke(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (90, 48, 64, 3), dtype=np.uint8)
+    whole = film(tmp_path / "whole.mp4", 90, pixels=lambda i: noise[i])
+    path = remux(whole, tmp_path / f"f.{suffix}", **({"movflags": "faststart"} if suffix == "mp4" else {}))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    got = []
+    with pytest.raises(InputError, match=r"f\.m.*: damaged, .*\d\.\d s") as caught:
+        got.extend(frame.number for frame in frames(path))
+    assert 20 < len(got) < 70
+    assert f"the {len(got)} frames that decode" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_odd_sizes_lose_a_line_and_times_always_rise(tmp_path):
+    with Writer(tmp_path / "a.mp4") as writer:
+        for seconds in (0, 0.5, 0.5, 0.2):
+            writer.write(plain(size=(65, 49)), seconds)
+        writer.write(plain(size=(30, 80)), 1)
+    got = list(frames(tmp_path / "a.mp4"))
+    assert {frame.pixels.shape for frame in got} == {(48, 64, 3)}
+    assert np.allclose([frame.time for frame in got], [0, 0.5, 0.5, 0.5, 1], atol=1e-3)
+    assert np.all(np.diff([frame.time for frame in got]) > 0)
+
+
+def test_the_writer_makes_what_every_player_plays(tmp_path):
+    with av.open(str(film(tmp_path / "a.mp4"))) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+
+
+def test_ahead_keeps_order_and_hands_errors_over():
+    def numbers():
+        yield from range(50)
+        raise InputError("broke")
+
+    got = []
+    with pytest.raises(InputError, match="broke"):
+        got.extend(ahead(numbers()))
+    assert got == list(range(50))
+
+
+def test_ahead_runs_only_a_little_ahead_and_ends_with_its_reader():
+    made, closed = [], threading.Event()
+
+    def endless():
+        try:
+            while True:
+                made.append(0)
+                yield 0
+        finally:
+            closed.set()
+
+    reader = ahead(endless(), depth=3)
+    next(reader)
+    time.sleep(0.05)
+    assert len(made) <= 6
+    reader.close()
+    assert closed.wait(2)
+
+
+class Camera:
+    def __init__(self, shots):
+        self.shots, self.released = shots, False
+
+    def isOpened(self):  # noqa: N802
+        return bool(self.shots)
+
+    def read(self):
+        return self.shots.pop(0) if self.shots else (False, None)
+
+    def release(self):
+        self.released = True
+
+
+def test_a_camera_gives_rgb_frames_until_it_ends(monkeypatch):
+    device = Camera([(True, plain(10, 20, 30))] * 4)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda index: device)
+    got = list(camera(0, every=2))
+    assert [frame.number for frame in got] == [0, 2]
+    assert got[0].pixels[0, 0].tolist() == [30, 20, 10]
+    assert got[0].time == 0 or got[0].time < 0.1
+    assert device.released
+
+
+def test_a_camera_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", lambda index: Camera([]))
+    with pytest.raises(InputError, match="camera 3: gives no picture"):
+        next(camera(3))

@@ -1,0 +1,540 @@
+"""Studies on small coloured pictures: both papers' recipes, stopping and going on, failures, wrong recipes, search."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from triaffect.cli.main import main
+from triaffect.data.index import load_index
+from triaffect.data.predictions import load_predictions
+from triaffect.io import InputError
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
+from triaffect.metrics.scores import score
+from triaffect.report.answer import answer
+from triaffect.study.recipe import read_recipe
+from triaffect.study.results import split_halves
+from triaffect.study.study import same_data, study
+from triaffect.training import heads
+from triaffect.training import run_folder as runs
+from triaffect.training import trainer as training
+
+TINY = [
+    *("base.model.backbone=test_resnet", "base.model.size=32", "base.model.pretrained=false", "base.data.workers=0"),
+    *("base.training.epochs=1", "base.training.batch=16", "base.training.lr=1e-3", "base.training.accelerator=cpu"),
+    *("base.training.precision='32'", "base.training.early_stop=0"),
+]
+
+
+@pytest.fixture(autouse=True)
+def short_report(request, monkeypatch):
+    """The page and the curves take seconds to draw; the demo's test has the real ones."""
+
+    def brief(folder):
+        page = folder / "report.html"
+        page.write_text(json.loads((folder / "results.json").read_text())["title"])
+        return page
+
+    if "real_report" not in request.fixturenames:
+        monkeypatch.setattr("triaffect.report.report.report", brief)
+        for module in (runs, heads):
+            monkeypatch.setattr(module, "save_figure", lambda figure, path: None)
+
+
+@pytest.fixture
+def real_report():
+    return True
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def figures(folder):
+    """What must not depend on how often a study was stopped."""
+    found = results(folder)
+    for model in found["models"]:
+        for key in ("seconds_per_epoch", "images_per_second", "energy_joules"):
+            del model[key]
+    return {
+        key: value for key, value in found.items() if key in ("models", "comparisons", "tuning", "halves", "answer")
+    }
+
+
+def write_recipe(path, text):
+    path.write_text("title: A small study\n" + text)
+    return str(path)
+
+
+RUNS = """
+runs:
+  va: {model.tasks: [va]}
+  expr: {model.tasks: [expr]}
+  au: {model.tasks: [au]}
+  multi: {}
+joined: [{name: single, members: [va, expr, au]}]
+fusions: [{name: fused, single: [single], multi: multi, lambdas: tuned}]
+"""
+
+
+# The papers' recipes on raw layouts -------------------------------------------------------------------------------
+
+
+def raw_tree(frames, root, layout):
+    """The small pictures' labels as they are handed over, with holes in them; returns the frame without a crop."""
+    rows = pl.read_parquet(frames[0])
+    shutil.copytree(frames[1], root / "cropped_aligned")
+    missing = rows.filter(split="val")["image"][5]
+    (root / "cropped_aligned" / missing).unlink()
+    for split, folder in (("train", "Train_Set"), ("val", "Validation_Set")):
+        part = rows.filter(pl.col("split") == split)
+        if layout == "s-affwild2":
+            word = {"train": "training", "val": "validation"}[split]
+            lines = ["image,valence,arousal,expression,aus"]
+            for i, row in enumerate(part.iter_rows(named=True)):
+                va = "-5.0,-5.0" if split == "train" and i % 9 == 4 else f"{row['valence']:.4f},{row['arousal']:.4f}"
+                code = -1 if i % 7 == 3 else row["expression"]
+                lines.append(f"{row['image']},{va},{code}," + ",".join(str(row[au]) for au in ACTION_UNITS))
+            (root / f"{word}_set_annotations.txt").write_text("\n".join(lines) + "\n")
+            continue
+        heads = {
+            "VA_Estimation_Challenge": ("valence,arousal", lambda r: f"{r['valence']:.4f},{r['arousal']:.4f}"),
+            "EXPR_Recognition_Challenge": (",".join(EXPRESSIONS), lambda r: str(r["expression"])),
+            "AU_Detection_Challenge": (",".join(ACTION_UNITS), lambda r: ",".join(str(r[au]) for au in ACTION_UNITS)),
+        }
+        for name, (head, line) in heads.items():
+            (root / name / folder).mkdir(parents=True)
+            for (video,), own in part.group_by("video", maintain_order=True):
+                text = "\n".join([head, *map(line, own.iter_rows(named=True))])
+                (root / name / folder / f"{video}.txt").write_text(text + "\n")
+    return missing
+
+
+@pytest.mark.parametrize(
+    ("recipe", "layout"),
+    [("chang2022", "s-affwild2"), ("chang2022", "per-video"), ("asim2024", "per-video"), ("asim2024", "s-affwild2")],
+)
+def test_the_papers_recipes_run_on_both_layouts(frames, tmp_path, recipe, layout, capsys):
+    missing = raw_tree(frames, tmp_path / "raw", layout)
+    index, out = tmp_path / "i.parquet", tmp_path / "study"
+    assert main(["index", str(tmp_path / "raw"), "--out", str(index)]) == 0
+    words = ["study", recipe, "--index", str(index), "--images", str(tmp_path / "raw" / "cropped_aligned")]
+    assert main([*words, "--out", str(out), "--set", *TINY[:4], "--set", *TINY[4:]]) == 0
+    printed = capsys.readouterr().out
+    assert "an estimate from the number of parameters" in printed
+    assert printed.strip().endswith(str(out / "report.html"))
+    found, rows = results(out), load_index(index, "val")
+    models = {model["name"]: model for model in found["models"]}
+    fusions = ["fusion", "tuned-fusion"] if recipe == "chang2022" else []
+    assert list(models) == ["va", "expr", "au", "multi-task", "single-task", *fusions]
+    for model in models.values():
+        table = load_predictions(out / model["predictions"])
+        assert table["image"].to_list() == rows["image"].to_list()
+        assert table.filter(pl.col("filled"))["image"].to_list() == [missing]
+        assert score(table, rows, resamples=0).tasks == pytest.approx(model["scores"]["tasks"])
+    assert {name: models[name]["kind"] for name in ("va", "multi-task", "single-task")} == {
+        "va": "single",
+        "multi-task": "multi",
+        "single-task": "joined",
+    }
+    assert models["single-task"]["parameters"] == sum(models[task]["parameters"] for task in TASKS)
+    assert found["same_data"] is False
+    assert pl.read_csv(out / "results.csv")["name"].to_list() == list(models)
+    pair = next(c for c in found["comparisons"] if {c["a"], c["b"]} == {"multi-task", "single-task"})
+    difference = models[pair["a"]]["scores"]["total"] - models[pair["b"]]["scores"]["total"]
+    assert pair["measures"]["total"]["difference"] == pytest.approx(difference)
+    config = yaml.safe_load((out / "runs" / "expr" / "config.yaml").read_text())
+    if recipe == "chang2022":
+        assert config["losses"] == {
+            "va": "ccc",
+            "expr": "weighted_ce",
+            "au": "focal",
+            "label_smoothing": 0.0,
+            "gamma": 1.0,
+            "weights": {},
+        }
+        single, multi, fused = (
+            load_predictions(out / models[n]["predictions"]) for n in ("va", "multi-task", "fusion")
+        )
+        blend = 0.4 * single["valence"] + 0.6 * multi["valence"]
+        assert fused["valence"].to_list() == pytest.approx(blend.to_list(), abs=1e-6)
+        assert models["fusion"]["lambdas"] == {"va": 0.4, "expr": 0.6, "au": 0.6}
+        assert len(found["halves"]) == 6
+        assert {(row["tuned_on"], row["scored_on"]) for row in found["halves"]} == {
+            ("first half", "second half"),
+            ("second half", "first half"),
+        }
+    else:
+        assert (config["training"]["optimizer"], config["data"]["fraction"]) == ("sgd", 0.8)
+        assert found["tuning"] == found["halves"] == []
+
+
+# Stopping and going on --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(frames, tmp_path_factory):
+    """A study that ran through at once."""
+    folder = tmp_path_factory.mktemp("whole")
+    recipe = write_recipe(folder / "r.yaml", RUNS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("triaffect.report.report.report", lambda folder: folder / "report.html")
+        patch.setattr(runs, "save_figure", lambda figure, path: None)
+        study(recipe, str(frames[0]), str(frames[1]), folder / "out", changes=[*TINY, "base.training.epochs=3"])
+    return recipe, folder / "out"
+
+
+def test_a_killed_study_goes_on_to_the_same_results(frames, tmp_path, whole, capfd):
+    recipe, done = whole
+    words = ["study", recipe, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(tmp_path / "out")]
+    words += ["--set", *TINY, "base.training.epochs=3"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "triaffect.cli.main", *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "out" / "runs" / "expr" / "last.ckpt").exists():
+        assert process.poll() is None, "the study ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out" / "results.json").exists()
+    (tmp_path / "out" / "runs" / "multi" / "config.yaml").unlink()  # as if killed while this one began
+    assert main([*words]) == 0
+    printed = capfd.readouterr()
+    assert "finished" in printed.out
+    assert "run 1 of 4" not in printed.err
+    assert figures(tmp_path / "out") == figures(done)
+
+
+def test_a_finished_study_trains_nothing_again(frames, whole, monkeypatch, capsys):
+    done = whole[1]
+    before = figures(done)
+    monkeypatch.setattr(training, "train", lambda *given, **options: pytest.fail("trained again"))
+    study(done / "recipe.yaml", str(frames[0]), str(frames[1]), done)
+    assert "nothing left to train" in capsys.readouterr().out
+    assert figures(done) == before
+
+
+def test_ctrl_c_says_how_to_go_on(frames, tmp_path, monkeypatch, capsys):
+    def interrupted(config, run, resume):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupted)
+    recipe, out = write_recipe(tmp_path / "r.yaml", RUNS), tmp_path / "out"
+    words = ["study", recipe, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(out)]
+    assert main([*words, "--set", *TINY]) == 130
+    told = next(line for line in capsys.readouterr().err.splitlines() if "go on with" in line)
+    monkeypatch.setattr(training, "train", lambda config, run, resume: run)  # leaves nothing, so nothing can be judged
+    assert main(told.partition("triaffect ")[2].split()) == 1
+    assert results(out)["answer"] == ["No model of this study came to its end."]
+
+
+def test_another_recipe_in_the_same_folder_is_refused(frames, whole, capsys):
+    recipe, done = whole
+    words = ["study", recipe, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(done)]
+    assert main([*words, "--set", *TINY, "base.training.epochs=4"]) == 2
+    assert "training.epochs 3, not 4" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds no study"):
+        study(recipe, str(frames[0]), str(frames[1]), frames[1].parent, changes=TINY)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_two_studies_cannot_work_in_one_folder(frames, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, 2); print('held', flush=True); input()"
+    words = [sys.executable, "-c", hold, str(folder / ".lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match="another study is at work"):
+            study(write_recipe(tmp_path / "r.yaml", RUNS), str(frames[0]), str(frames[1]), folder, changes=TINY)
+        other.communicate(b"\n")
+
+
+# Failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_loses_nothing_else_and_is_mended_later(frames, tmp_path, monkeypatch, capsys):
+    real = training.train
+
+    def failing(config, run, resume):
+        if run.name == "expr":
+            raise RuntimeError("out of paper\nand ink")
+        return real(config, run, resume, progress=False)
+
+    monkeypatch.setattr(training, "train", failing)
+    text = RUNS.replace("joined: [", "joined: [{name: same, members: [multi]}, ")
+    recipe, out = write_recipe(tmp_path / "r.yaml", text), tmp_path / "out"
+    words = ["study", recipe, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(out), "--set", *TINY]
+    assert main(words) == 1
+    assert "failed: expr: RuntimeError: out of paper (see" in capsys.readouterr().err
+    found = results(out)
+    assert [model["name"] for model in found["models"]] == ["va", "au", "multi", "same"]
+    assert [failure["name"] for failure in found["failures"]] == ["expr", "single", "fused"]
+    assert found["failures"][1]["reason"] == "rests on expr, which is missing"
+    assert "Traceback" in (out / "runs" / "expr" / "error.txt").read_text()
+    same = next(c for c in found["comparisons"] if {c["a"], c["b"]} == {"multi", "same"})
+    assert {(m["difference"], m["p"]) for m in same["measures"].values()} == {(0.0, 1.0)}  # copies are never different
+    monkeypatch.setattr(training, "train", real)
+    assert main(words) == 0
+    assert [model["name"] for model in results(out)["models"]] == [*TASKS, "multi", "same", "single", "fused"]
+
+
+def test_jobs_at_once_give_the_same_and_isolate_failures(frames, tmp_path, whole, capsys):
+    recipe = write_recipe(tmp_path / "r.yaml", RUNS.partition("joined")[0] + "  bad: {model.tasks: [va]}\n")
+    bad = ["runs.expr=null", "runs.au=null", "runs.multi=null", "runs.bad.model.head=mlp", "runs.bad.training.lr=999"]
+    bad += ["runs.bad.training.optimizer=sgd", "runs.bad.losses.va=mse"]
+    out = tmp_path / "out"
+    words = ["study", recipe, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(out), "--jobs", "2"]
+    assert main([*words, "--set", *TINY, "base.training.epochs=3", *bad]) == 1
+    found = results(out)
+    assert [failure["name"] for failure in found["failures"]] == ["bad"]
+    assert "the va loss became" in found["failures"][0]["reason"]
+    alone = next(model for model in figures(whole[1])["models"] if model["name"] == "va")
+    (again,) = figures(out)["models"]
+    assert {key: again[key] for key in again if again[key] != alone[key]} == {}
+
+
+# Recipes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a list", "holds no keys"),
+        ("runs: {va: {model.tasks: [va]", "is not YAML"),
+        ("title: nothing", "runs is empty"),
+        ("run: {}", "recipe: no key 'run'; did you mean runs?"),
+        ("runs: {va: {modell: {}}}", "run va: no key 'modell'; did you mean model?"),
+        ("runs: {va: {training.epoch: 3}}", "run va: Group 'training' does not accept option 'epoch'"),
+        ("runs: {va: {model.tasks: [valence]}}", "run va:"),
+        ("runs: {va: {model.backbone: resnet81}}", "timm has no backbone 'resnet81'; near it: resnet18"),
+        ("runs: {va: {model.pretrained: nowhere}}", "no weights 'nowhere'"),
+        ("runs: {../va: {}}", "is no name"),
+        ("runs: {a: {data.val: val}, b: {data.val: test}}", "different data.val"),
+        ("runs: {a: {}}\njoined: [{name: j, members: [b]}]", "joined j: no model 'b'; ['a']"),
+        ("runs: {a: {}, b: {}}\njoined: [{name: j, members: [a, b]}]", "hold the same task"),
+        ("runs: {a: {}}\njoined: [{name: a, members: [a]}]", "already the name of another model"),
+        ("runs: {a: {}, b: {}}\nfusions: [{name: f, single: [a]}]", "fusions: an entry lacks multi"),
+        (
+            "runs: {a: {model.tasks: [va]}, b: {model.tasks: [au]}}\nfusions: [{name: f, single: [a], multi: b}]",
+            "no task",
+        ),
+        ("runs: {a: {}, b: {}}\nfusions: [{name: f, single: [a], multi: b, lambdas: {va: 2}}]", "use paper or tuned"),
+        ("runs: {a: {}}\nheads: [{name: h, features: b}]", "neither a run of this recipe nor a model folder"),
+        ("runs: {a: {}}\nheads: [{name: h, features: a, training.schedule: cosine}]", "has no meaning for heads"),
+        ("runs: {a: {}}\ncompare: [[a, c]]", "no model 'c'"),
+        ("runs: {a: {}}\nsearch: {run: b, keys: {training.lr: [1]}}", "needs a run of this recipe"),
+        ("runs: {a: {}}\nsearch: {run: a, keys: {training.lrr: [1]}}", "search training.lrr"),
+        ("runs: {a: {}}\nsearch: {run: a, keys: {training.lr: {low: 1, high: 0}}}", "give low and high"),
+        ("runs: {a: {}}\npaper: {sauce: x}", "paper: no key 'sauce'; did you mean source?"),
+    ],
+)
+def test_wrong_recipes_are_refused_by_name_before_anything_is_trained(frames, tmp_path, text, message, capsys):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(text)
+    words = [
+        "study",
+        str(recipe),
+        "--index",
+        str(frames[0]),
+        "--images",
+        str(frames[1]),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert str(recipe) in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("base", "write it as key=value"), ("heads.x.y.z=1", "nothing below x"), ("title.x=1", "nothing below title")],
+)
+def test_wrong_changes_are_refused(frames, change, message):
+    with pytest.raises(InputError, match=message):
+        read_recipe("demo", "i.parquet", changes=[change], check_files=False)
+
+
+def test_every_bundled_recipe_is_whole():
+    changes = {"initialisation": ["runs.affect=null", "runs.affect-frozen=null"]}
+    for name in ("chang2022", "asim2024", "initialisation", "losses", "balancing", "heads", "demo"):
+        recipe = read_recipe(name, "i.parquet", changes=changes.get(name, []))
+        assert recipe.question.endswith("?")
+    with pytest.raises(InputError, match=r"one of asim2024, .*chang2022"):
+        read_recipe("chang2023", "i.parquet")
+    with pytest.raises(InputError, match="no weights 'models/affect'"):
+        read_recipe("initialisation", "i.parquet")
+
+
+def test_seeds_repeat_everything_and_energy_is_told(frames, tmp_path, monkeypatch):
+    counter = itertools.count()
+    monkeypatch.setattr(runs, "joules", lambda: 5.0 * next(counter))  # read before and after each epoch
+    text = "runs: {a: {model.tasks: [va]}, b: {model.tasks: [va], losses.va: mse}}\nseeds: [0, 1]\ncompare: [[a, b]]\n"
+    recipe = write_recipe(tmp_path / "r.yaml", text)
+    found = study(recipe, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
+    assert [model["name"] for model in found["models"]] == ["a-seed0", "b-seed0", "a-seed1", "b-seed1"]
+    assert [(c["a"], c["b"]) for c in found["comparisons"]] == [("a-seed0", "b-seed0"), ("a-seed1", "b-seed1")]
+    assert any(line.startswith("Over 2 seeds a scores") for line in found["answer"])
+    scores = [model["scores"]["total"] for model in found["models"]]
+    assert scores[0] != scores[2]
+    assert [model["energy_joules"] for model in found["models"]] == [5.0] * 4
+
+
+def test_heads_stand_in_a_study(frames, tmp_path):
+    text = """
+runs: {multi: {}}
+heads:
+  - {name: joint, features: multi, joint: true, training.epochs: 3, training.lr: 0.01}
+  - {name: separate, features: multi, training: {epochs: 3, lr: 0.01}}
+"""
+    recipe = write_recipe(tmp_path / "r.yaml", text)
+    found = study(recipe, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
+    assert [(model["name"], model["kind"], model["epochs"]) for model in found["models"]] == [
+        ("multi", "multi", 1),
+        ("joint", "heads", 3),
+        ("separate", "heads", 3),
+    ]
+    assert (tmp_path / "out" / "features" / "multi" / "features.npy").is_file()
+    assert len(found["comparisons"]) == 3
+
+
+# Search -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_goes_on_where_it_was(frames, tmp_path, monkeypatch):
+    text = """
+runs: {va: {model.tasks: [va]}}
+search: {run: va, keys: {training.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, losses.va: [ccc, mse]}}
+"""
+    recipe, real = write_recipe(tmp_path / "r.yaml", text), training.train
+
+    def search(out, trials):
+        return study(recipe, str(frames[0]), str(frames[1]), tmp_path / out, changes=TINY, search=trials)["search"]
+
+    whole = search("whole", 2)
+    assert [trial["number"] for trial in whole["trials"]] == [0, 1]
+    assert set(whole["trials"][0]["values"]) == {"training.lr", "losses.va"}
+    assert whole["best"] == max(whole["trials"], key=lambda trial: trial["score"])
+
+    def stopped(config, run, resume):
+        if run.name == "trial-1":
+            raise KeyboardInterrupt
+        return real(config, run, resume, progress=False)
+
+    monkeypatch.setattr(training, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        search("stopped", 2)
+    monkeypatch.setattr(training, "train", real)
+    assert search("stopped", 2) == whole
+    assert search("stopped", 0) == whole  # shown again, nothing tried
+    with pytest.raises(InputError, match="has no key search"):
+        study("losses", str(frames[0]), str(frames[1]), tmp_path / "x", search=1, changes=TINY)
+
+
+# Pieces -----------------------------------------------------------------------------------------------------------
+
+
+def test_halves_keep_both_persons_of_a_video_together():
+    videos = [f"v{i}{side}" for i in range(7) for side in ("_left", "_right")] + ["single"]
+    rng = np.random.default_rng(0)
+    index = pl.DataFrame({"video": np.repeat(videos, 5), "expression": rng.integers(-1, 8, 75)})
+    index = index.with_columns(pl.when(pl.col("expression") >= 0).then("expression"))
+    first, second = split_halves(index)
+    assert first.height + second.height == 75
+    sources = [{video.split("_")[0] for video in half["video"]} for half in (first, second)]
+    assert not sources[0] & sources[1]
+    assert {len(side) for side in sources} == {4}
+    unlabelled = [half.height for half in split_halves(index.with_columns(expression=pl.lit(None, pl.Int8)))]
+    assert sum(unlabelled) == 75
+
+
+def test_the_papers_data_is_known_by_its_layout_and_counts(frames):
+    counts = {"train": 48, "val": 24}
+    assert same_data({"frames": counts}, str(frames[0]))
+    assert same_data({"frames": {**counts, "labelled": "valence"}}, str(frames[0]))
+    assert not same_data({"frames": {**counts, "format": "mtl"}}, str(frames[0]))
+    assert not same_data({"frames": {"train": 48, "val": 30}}, str(frames[0]))
+    assert not same_data(None, str(frames[0]))
+
+
+def model(name, kind, tasks, low=0.1, members=None):
+    scores = {"tasks": tasks, "total": sum(tasks.values()), "floor": dict.fromkeys(tasks, 0.05)}
+    scores["intervals"] = dict.fromkeys(tasks, (low, 0.9))
+    return {"name": name, "kind": kind, "tasks": list(tasks), "scores": scores, "members": members}
+
+
+def test_the_answer_says_who_is_ahead_and_whether_it_is_real():
+    models = [
+        model("va", "single", {"va": 0.3}),
+        model("multi", "multi", {"va": 0.4, "au": 0.2}, low=0.01),
+        model("all", "joined", {"va": 0.3, "au": 0.3}),
+        model("fused", "fusion", {"va": 0.45, "au": 0.25}, members=["all", "multi"]),
+    ]
+    measures = {"va": {"difference": 0.1, "low": 0.02, "high": 0.2, "p": 0.01}}
+    measures["au"] = {"difference": -0.1, "low": -0.3, "high": 0.1, "p": 0.4}
+    lines = answer(
+        {
+            "models": models,
+            "comparisons": [{"a": "multi", "b": "all", "measures": measures}],
+            "halves": [{"name": "fused"}],
+            "failures": [{"name": "x"}],
+        }
+    )
+    text = "\n".join(lines)
+    assert lines[:3] == [
+        "In total multi and all are level (0.600).",
+        "By task: valence-arousal 0.400 to 0.300 (real), action units 0.200 to 0.300 (may be chance).",
+        "Fused, each half of the videos with the λ chosen on the other, is in total ahead of multi, 0.700 to 0.600, "
+        "and at least as good as the better of its two sides on each task but action units (0.250 to 0.300).",
+    ]
+    assert (
+        "Not clearly above the floor of trivial predictors: multi on valence-arousal and multi on action units." in text
+    )
+    assert "Missing: x" in text
+    total = {"difference": 0.1, "low": -0.1, "high": 0.3, "p": 0.3}
+    pair = {"a": "all", "b": "fused", "measures": {"total": total}}
+    others = [models[0], models[2], {**models[3], "kind": "joined"}]
+    (line, _) = answer({"models": others, "comparisons": [pair], "failures": []})
+    assert line.endswith(
+        "fused is ahead of all, 0.700 to 0.600 (may be chance: 95 % interval over videos −0.300 to +0.100)."
+    )  # turned round
+    assert answer({"models": []}) == ["No model of this study came to its end."]
+
+
+def test_many_models_are_counted_and_the_best_is_told_of():
+    values = {"a": (0.4, 0.2), "b": (0.2, 0.1), "c": (0.5, 0.35), "d": (0.3, 0.3)}
+    models = [model(name, "multi", {"va": va, "au": au}) for name, (va, au) in values.items()]
+    models.append(model("all", "joined", {"va": 0.3, "au": 0.25}))
+    lines = answer({"models": models, "comparisons": [], "halves": [], "failures": []})
+    assert lines[:3] == [
+        "Of 4 multi-task models 3 are ahead of all in total, 1 on every task (c).",
+        "In total c is ahead of all, 0.850 to 0.550.",
+        "By task: valence-arousal 0.500 to 0.300, action units 0.350 to 0.250.",
+    ]
+
+
+def test_the_demo_goes_from_the_sample_to_a_report(tmp_path, capsys, real_report):
+    changes = [*TINY, "base.data.fraction=0.1", "base.training.ema=0"]
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--set", *changes]) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip().endswith("report.html")
+    assert {path.suffix for path in (tmp_path / "demo" / "pictures").iterdir()} == {".png"}
+    page = (tmp_path / "demo" / "study" / "report.html").read_text()
+    assert "tuned-fusion" in page
+    assert len(results(tmp_path / "demo" / "study")["models"]) == 7
+    assert set(LABEL_COLUMNS) == set(results(tmp_path / "demo" / "study")["models"][-1]["tasks"])

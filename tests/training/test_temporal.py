@@ -1,0 +1,151 @@
+"""Frames that see their neighbours: reach, gaps, causality, pieces, the camera, and what it is worth."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from triaffect.cli.main import main
+from triaffect.data.index import load_index
+from triaffect.inference.predict import load_model, predict
+from triaffect.io import InputError
+from triaffect.labels import ACTION_UNITS, TASKS
+from triaffect.training import trainer as training
+from triaffect.training.config import TrainConfig
+from triaffect.training.features import extract_features
+from triaffect.training.model import AffectModel
+from triaffect.training.temporal import in_videos
+
+
+def model(seconds=1.0, causal=False, woken=True):
+    torch.manual_seed(0)
+    net = AffectModel("test_resnet", size=32, context=seconds, causal=causal).eval()
+    if woken:
+        torch.nn.init.normal_(net.context.outward[1].weight)
+    return net
+
+
+def made(n=300, videos=3, seed=0):
+    rng = np.random.default_rng(seed)
+    video = np.sort(rng.integers(0, videos, n))
+    frame = np.concatenate([np.sort(rng.choice(1000, (video == v).sum(), replace=False)) for v in range(videos)])
+    features = torch.from_numpy(rng.normal(size=(n, model().width)).astype(np.float32))
+    return features, torch.from_numpy(frame / 30).float(), torch.from_numpy(video)
+
+
+def test_it_starts_as_the_still_model_and_a_still_is_a_video_of_one():
+    features, time, video = made(20)
+    still = model(woken=False)
+    plain = {task: head(features) for task, head in still.heads.items()}
+    for raw in (still.predict_from_features(features), still.predict_from_features(features, time, video)):
+        assert all(torch.equal(raw[task], plain[task]) for task in TASKS)
+    woken = model()
+    alone = woken.predict_from_features(features)["va"]
+    torch.testing.assert_close(woken.predict_from_features(features, time * 1000, video)["va"], alone)
+    assert not torch.allclose(woken.predict_from_features(features, time * 0, video)["va"], alone)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_only_frames_within_reach_matter(causal):
+    net = model(1.0, causal)
+    features, time, video = made()
+    before = net.predict_from_features(features, time, video)["va"]
+    changed = features.clone()
+    changed[150] *= -1
+    after = net.predict_from_features(changed, time, video)["va"]
+    away = time - time[150]
+    near = (video == video[150]) & (away.abs() <= 1.0) & (away >= 0 if causal else True)
+    moved = (before - after).abs().max(1).values > 1e-5
+    assert torch.equal(moved, near)
+    assert 3 < near.sum() < 60
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_pieces_of_videos_are_equal_to_the_whole(causal, monkeypatch):
+    monkeypatch.setattr("triaffect.training.temporal.WINDOW", 10)
+    net = model(0.7, causal)
+    features, time, video = made()
+    whole = net.predict_from_features(features, time, video)
+    pieces = in_videos(net, features, time, video)
+    for task in TASKS:
+        torch.testing.assert_close(pieces[task], whole[task], atol=1e-4, rtol=1e-4)
+
+
+def noisy_videos(tmp_path, net):
+    """Features that tell a slow valence, each frame badly."""
+    rng = np.random.default_rng(0)
+    rows, features = [], []
+    direction = rng.normal(size=net.width)
+    for v in range(24):
+        phase = rng.uniform(0, 6, 3)
+        for f in range(1, 81):
+            slow = np.sin(f / np.array([9, 13, 21]) + phase).sum() / 3
+            features.append(direction * (slow + rng.normal(0, 1.0)) + rng.normal(0, 0.1, net.width))
+            key = {"image": f"v{v}/{f:05d}.jpg", "video": f"v{v:02d}", "frame": f, "exists": True}
+            rows.append({**key, "split": "train" if v < 16 else "val", "valence": slow, "arousal": slow})
+    empty = [pl.lit(None, pl.Int8).alias(name) for name in ("expression", *ACTION_UNITS)]
+    index = pl.DataFrame(rows).with_columns(empty)
+    index.write_parquet(tmp_path / "index.parquet")
+    (tmp_path / "features").mkdir()
+    np.save(tmp_path / "features" / "features.npy", np.array(features, np.float16))
+    index.select("image").write_parquet(tmp_path / "features" / "images.parquet")
+    (tmp_path / "images").mkdir()
+    net.save_pretrained(tmp_path / "model")
+
+
+def settings(tmp_path, **more):
+    return TrainConfig.load(
+        {
+            "data": {
+                "index": str(tmp_path / "index.parquet"),
+                "images": str(tmp_path / "images"),
+                "features": str(tmp_path / "features"),
+            },
+            "model": {"tasks": ["va"], "pretrained": str(tmp_path / "model"), **more},
+            "training": {"epochs": 12, "batch": 128, "lr": 3e-3, "accelerator": "cpu"},
+        }
+    )
+
+
+def test_it_learns_to_look_around_where_one_frame_says_little(tmp_path):
+    noisy_videos(tmp_path, AffectModel("test_resnet", size=32))
+    scores = {}
+    for name, more in {"still": {}, "around": {"context": 0.5}, "camera": {"context": 0.5, "causal": True}}.items():
+        run = training.train(settings(tmp_path, **more), tmp_path / name, progress=False)
+        scores[name] = pl.read_csv(run / "metrics.csv")["val/va"].max()
+    assert scores["around"] > scores["still"] + 0.1
+    assert scores["camera"] > scores["still"] + 0.05
+    kept = load_model(tmp_path / "camera")
+    assert kept.context.causal
+    assert kept.context.seconds == 0.5
+
+
+def test_predict_sees_videos_whatever_the_order_of_the_index(frames, tmp_path):
+    net = model(0.2)
+    index = load_index(frames[0])
+    options = {"workers": 0, "progress": False, "device": "cpu", "half": False}
+    found = predict(net, index, frames[1], **options)
+    shuffled = predict(net, index.sample(len(index), shuffle=True, seed=1), frames[1], **options)
+    again = found.select("image").join(shuffled, on="image", maintain_order="left")
+    np.testing.assert_allclose(again["valence"], found["valence"], atol=1e-4)
+    one = index.filter(pl.col("video") == "v03")
+    alone = predict(net, one, frames[1], **options).select("valence").to_numpy()
+    inside = found.filter(pl.col("image").str.starts_with("v03"))
+    np.testing.assert_allclose(alone, inside.select("valence").to_numpy(), atol=1e-4)
+
+
+def test_train_on_features_through_the_command_line(frames, tmp_path, capsys):
+    AffectModel("test_resnet", size=32).save_pretrained(tmp_path / "model")
+    quick = {"workers": 0, "device": "cpu", "progress": False}
+    extract_features(tmp_path / "model", load_index(frames[0]), frames[1], tmp_path / "features", **quick)
+    words = ["train", "--data.index", str(frames[0]), "--data.images", str(frames[1]), "--training.epochs", "1"]
+    words += ["--data.features", str(tmp_path / "features"), "--out", str(tmp_path / "run"), "--model.context", "0.2"]
+    assert main(words) == 2
+    assert "model.pretrained" in capsys.readouterr().err
+    words += ["--model.pretrained", str(tmp_path / "model"), "--training.accelerator", "cpu"]
+    assert main(words) == 0
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+    assert main(words) == 2  # the folder is taken
+    assert "resume" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"data\.features"):
+        TrainConfig.load({"model": {"context": 1.0}})
