@@ -186,7 +186,9 @@ class BlazeFace:
     """MediaPipe's short-range detector (Bazarevsky et al. 2019) through OpenVINO, at 128 x 128."""
 
     def __init__(self, task: Path) -> None:
-        import openvino
+        from triaffect.inference.runtimes import import_openvino
+
+        openvino = import_openvino()
 
         with zipfile.ZipFile(task) as files, tempfile.TemporaryDirectory() as folder:
             model = openvino.Core().read_model(files.extract("face_detector.tflite", folder))

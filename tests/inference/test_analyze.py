@@ -14,8 +14,9 @@ from triaffect.cli.main import main
 from triaffect.data.index import parquet_info
 from triaffect.inference import analyze as batch
 from triaffect.inference.analyze import analyze, collect, in_words
-from triaffect.inference.draw import annotate, time_lines
+from triaffect.inference.draw import annotate
 from triaffect.inference.photos import photo
+from triaffect.inference.timeline import time_lines
 from triaffect.io import InputError
 from worlds import analyzer, film, jpeg, plain
 

@@ -20,13 +20,12 @@ from tqdm import tqdm
 from triaffect import __version__
 from triaffect.data.index import METADATA
 from triaffect.inference.analyzer import Analyzer, read
-from triaffect.inference.draw import ACTIVE, active_units, annotate, time_lines
+from triaffect.inference.draw import ACTIVE, active_units, annotate
 from triaffect.inference.photos import is_photo
 from triaffect.inference.video import Frame, Writer, ahead, camera, frames
 from triaffect.io import InputError, atomic_path
 from triaffect.labels import ACTION_UNITS, AU_NAMES, VA
 from triaffect.metrics.postprocess import apply, load_post
-from triaffect.report.style import save_figure
 
 PHOTOS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic")
 VIDEOS = (
@@ -194,6 +193,9 @@ def analyze(
                 if known:
                     tables[-1] = analyzer.named(apply(tables[-1], known))
                 if plots and not still and tables[-1].height:
+                    from triaffect.inference.timeline import time_lines
+                    from triaffect.report.style import save_figure
+
                     figure = time_lines(tables[-1], plain(PurePath(item.name).name))
                     save_figure(figure, folder / "plots" / f"{item.place}.png")
             if stopped:

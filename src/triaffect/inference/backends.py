@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from triaffect.data.predictions import fill_nearest
 from triaffect.images import decode, fit
 from triaffect.inference.following import INPUTS, Follow
+from triaffect.inference.runtimes import import_onnxruntime, import_openvino
 from triaffect.io import BASE, InputError, model_folder
 from triaffect.labels import OUTPUTS, PREDICTION_COLUMNS, TASKS
 
@@ -161,10 +162,9 @@ def _onnx(file: Path, threads: int) -> Network:
 
 
 def _session(file: Path, threads: int) -> Any:
-    import onnxruntime
-
     if file.suffix != ".onnx":
         raise InputError(f"{file}: ONNX Runtime reads .onnx; take the engine openvino")
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     # One pool, and no thread that spins: detection and decoding want the other cores between two calls.
     options.intra_op_num_threads = threads
@@ -199,10 +199,7 @@ def compiled(file: Path, threads: int, precision: str) -> Any:
     Raises:
         InputError: OpenVINO is not installed, or cannot read the file.
     """
-    try:
-        import openvino
-    except ModuleNotFoundError:
-        raise InputError("the engine openvino is not installed: pip install 'triaffect[openvino]'") from None
+    openvino = import_openvino()
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
     try:
         return openvino.Core().compile_model(file, "CPU", {**hints, "ENABLE_CPU_PINNING": False})

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triaffect.images import TEMPLATE, align, similarity
+from triaffect.inference.runtimes import import_onnxruntime
 from triaffect.io import InputError
 
 WEIGHTS = "weights/face_detection_yunet_2023mar.onnx"
@@ -92,9 +93,8 @@ class YuNet:
     """
 
     def __init__(self, side: int = SIDE, threshold: float = 0.5) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
+        onnxruntime = import_onnxruntime()
+        options = onnxruntime.SessionOptions()
         # A frame leaves the other cores to what decodes the next one; a photo has them all.
         options.intra_op_num_threads = 1 if side <= SIDE else 0
         options.log_severity_level = 3  # the file's output shapes are those of 640 x 640; others are no error
@@ -102,7 +102,7 @@ class YuNet:
         model = resources.files("triaffect.inference").joinpath(WEIGHTS).read_bytes()
         # No weight depends on the input's 640 x 640: the two numbers become names, which any multiple of 32 may take.
         model = model.replace(b"\x0a\x03\x08\x80\x05" * 2, b"\x0a\x03\x12\x01h\x0a\x03\x12\x01w")
-        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._names = [f"{part}_{stride}" for stride in STRIDES for part in ("cls", "obj", "bbox", "kps")]
         self.side, self.threshold = side, threshold
 

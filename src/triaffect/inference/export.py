@@ -20,6 +20,7 @@ from triaffect.data.index import image_root, load_index
 from triaffect.images import decode, fit
 from triaffect.inference.backends import FOLLOWED, open_engine, predict_images
 from triaffect.inference.following import INPUTS
+from triaffect.inference.runtimes import import_onnxruntime, import_openvino
 from triaffect.io import BASE, InputError, atomic_path, inside, model_folder
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, VA
 from triaffect.metrics.scores import Scores, score
@@ -275,6 +276,7 @@ def _metadata(model: AffectModel, name: str, licence: str | None = None, int8: b
 
 def _quantise(file: Path, crops: NDArray[np.uint8]) -> None:
     """Static int8 of an ONNX file, in place."""
+    import_onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -301,8 +303,7 @@ def _quantise(file: Path, crops: NDArray[np.uint8]) -> None:
 
 def _openvino(file: Path, said: str) -> list[Path]:
     """An ONNX file in OpenVINO's own form, beside it; 8-bit layers stay 8-bit."""
-    import openvino
-
+    openvino = import_openvino()
     model, target = openvino.convert_model(file), file.with_suffix(".xml")
     model.set_rt_info(said, ["triaffect"])
     openvino.save_model(model, target)

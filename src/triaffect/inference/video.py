@@ -109,8 +109,14 @@ def _open(path: Path, stack: contextlib.ExitStack) -> Any:
         opened.append(stack.enter_context(path.open("rb")))
         return opened[0]
 
-    # Without its name, so that only the content tells what it is.
-    return stack.enter_context(av.open("video", io_open=only_this, metadata_errors="replace"))
+    # Without the file's name: the content alone decides the format.
+    options: dict[str, Any] = {"io_open": only_this, "metadata_errors": "replace"}
+    try:
+        container = av.open("video", **options)
+    except TypeError:  # PyAV 19 dropped the option: it always replaces what is not UTF-8
+        del options["metadata_errors"]
+        container = av.open("video", **options)
+    return stack.enter_context(container)
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from triaffect.inference.analyzer import Analyzer
-from triaffect.inference.draw import ACTIVE, annotate, time_lines
+from triaffect.inference.draw import ACTIVE, annotate
+from triaffect.inference.timeline import time_lines
 from triaffect.inference.video import Writer, ahead, frames
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS
@@ -119,7 +119,7 @@ def build(analyzer: Analyzer) -> Any:
         rows = analyzer.image(pixels)
         return annotate(pixels, rows.to_dicts()), panels(rows)
 
-    def watch(path: str | None, bar: Any = gr.Progress()) -> tuple[str | None, Figure | None, str]:  # noqa: B008
+    def watch(path: str | None, bar: Any = gr.Progress()) -> tuple[str | None, Any, str]:  # noqa: B008
         if path is None:
             return None, None, ""
         name = Path(path)
