@@ -88,3 +88,31 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
         if (candidate / "config.json").is_file():
             return candidate
     raise InputError(f"{model}: holds no model (config.json); name {BASE}, a run folder or a model folder")
+
+
+def bundled_file(kind: str, name: str | os.PathLike[str]) -> Path:
+    """Return the path of a YAML file: a path as it is, or the name of one that comes with the package.
+
+    Args:
+        kind: `configs` (one training run each) or `studies` (many runs each).
+        name: A path, or a name without ending such as `ferplus`.
+
+    Raises:
+        InputError: There is neither such a file nor such a name.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    for folder in _bundled_folders(kind):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise InputError(f"{name}: no such file; name a YAML file or one of {', '.join(bundled_names(kind))}")
+
+
+def bundled_names(kind: str) -> list[str]:
+    """Return the names that `bundled_file` knows, sorted."""
+    return sorted({path.stem for folder in _bundled_folders(kind) for path in folder.glob("*.yaml")})
+
+
+def _bundled_folders(kind: str) -> list[Path]:
+    package = Path(__file__).parent
+    return [package / kind, package.parents[1] / kind]  # installed, or in the source tree

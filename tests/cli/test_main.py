@@ -1,37 +1,67 @@
-"""The command line itself: help, typing errors, exit codes, and verbs whose extra is not installed."""
+"""The command line itself: help, typing errors, exit codes, narrow consoles, and verbs whose extra is missing."""
 
 import inspect
+import io
+import os
+import pkgutil
+import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
-from triaffect import cli as verbs
+import triaffect.cli
 from triaffect.cli import main as cli
+from triaffect.cli.main import VERBS, verb_function
+
+WITHOUT_TORCH = """
+import sys
+for name in ("torch", "timm", "lightning", "torchvision"):
+    sys.modules[name] = None  # as if it were not installed
+from triaffect.cli.main import VERBS, main
+for verb in VERBS:
+    try:
+        main([verb, "--help"])
+    except SystemExit as stop:
+        assert stop.code == 0, verb
+print(sorted({"matplotlib", "onnxruntime", "openvino", "scipy", "cv2"} & set(sys.modules)))
+"""
 
 
 def test_help_lists_every_verb(capsys):
     assert cli.main([]) == 0
     text = capsys.readouterr().out
-    assert all(f"  {verb} " in text for verb in cli.VERBS)
+    assert all(f"  {verb} " in text for verb in VERBS)
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_verb_tells_its_options(verb, capsys):
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_every_verb_lists_its_options(verb, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([verb, "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for name in inspect.signature(getattr(verbs, verb)).parameters:
-        assert name in text
+    for name, parameter in inspect.signature(verb_function(verb)).parameters.items():
+        required = parameter.default is inspect.Parameter.empty
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            assert (name if required and verb != "train" else f"--{name.replace('_', '-')}") in text
 
 
-def test_every_verb_has_a_function_and_no_function_is_without_a_verb():
-    functions = {name for name, value in vars(verbs).items() if inspect.isfunction(value) and name[0] != "_"}
-    assert functions == set(cli.VERBS)
-    assert set(cli.EXTRAS) <= set(cli.VERBS)
+def test_no_help_needs_torch_or_loads_heavy_modules():
+    result = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_misspelt_verb_is_told_the_right_one(capsys):
+def test_every_public_function_of_the_verb_modules_is_a_verb():
+    functions = set()
+    for module in pkgutil.iter_modules(triaffect.cli.__path__):
+        if module.name != "main":
+            names = vars(import_module(f"triaffect.cli.{module.name}")).items()
+            functions |= {n for n, value in names if inspect.isfunction(value) and n[0] != "_"}
+    assert functions == set(VERBS)
+
+
+def test_a_misspelt_verb_is_corrected(capsys):
     assert cli.main(["scor"]) == 2
     assert "did you mean score?" in capsys.readouterr().err
 
@@ -41,17 +71,29 @@ def test_the_version(capsys):
     assert capsys.readouterr().out.strip()[0].isdigit()
 
 
+@pytest.mark.parametrize("flag", ["--max-faces", "--max_faces"])
+def test_options_are_accepted_with_dashes_and_with_underscores(flag):
+    values = cli.verb_parser("analyze", verb_function("analyze")).parse_args(["photo.jpg", flag, "3"])
+    assert values.max_faces == 3
+
+
+def test_train_accepts_dashes_and_the_name_of_a_bundled_config():
+    words = cli._train_words(["--config", "ferplus", "--training.early-stop", "3", "--data.index=a-b.csv"])
+    assert words[1].endswith("ferplus.yaml")
+    assert words[2:] == ["--training.early_stop", "3", "--data.index=a-b.csv"]
+
+
 @pytest.mark.parametrize("verb", ["train", "features"])
-def test_a_verb_without_its_extra_says_which_one(verb, capsys, monkeypatch, tmp_path, frames):
+def test_a_verb_without_its_extra_names_it(verb, capsys, monkeypatch, tmp_path, frames):
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
-    for module in [name for name in sys.modules if name.startswith("triaffect.learning.")]:
+    for module in [name for name in sys.modules if name.startswith("triaffect.training.")]:
         monkeypatch.delitem(sys.modules, module)
     words = {
         "train": ["--data.index", str(frames[0]), "--out", str(tmp_path / "run")],
         "features": [str(tmp_path), str(frames[0]), "--images", str(frames[1])],
     }[verb]
     assert cli.main([verb, *words]) == 2
-    assert f"needs torch: pip install 'triaffect[{cli.EXTRAS[verb]}]'" in capsys.readouterr().err
+    assert f"needs torch: pip install 'triaffect[{VERBS[verb].extra}]'" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
@@ -59,6 +101,28 @@ def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     stopped.__annotations__ = {"folder": str}
-    monkeypatch.setattr(verbs, "sample", stopped)
+    monkeypatch.setattr("triaffect.cli.data.sample", stopped)
     assert cli.main(["sample", "x"]) == 130
     assert capsys.readouterr().err == "triaffect sample: stopped\n"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_printed_on_a_console_that_cannot_show_every_character(verb, encoding, monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", console)
+    with pytest.raises(SystemExit) as caught:
+        cli.main([verb, "--help"])
+    assert caught.value.code == 0
+    console.flush()
+    assert verb in console.buffer.getvalue().decode(encoding)
+
+
+def test_a_closed_pipe_ends_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "triaffect.cli.main", "--help"]
+    result = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert result.returncode == 0
+    assert result.stderr == ""

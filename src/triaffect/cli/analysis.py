@@ -44,7 +44,7 @@ def analyze(
     )
 
 
-def page(port: int = 7860, model: str = "triaffect-base", engine: str = "auto", browser: bool = False) -> None:
+def web(port: int = 7860, model: str = "triaffect-base", engine: str = "auto", browser: bool = False) -> None:
     """Opens a web page on this machine: drop a photo or video, or use the camera, and see what is found.
 
     Args:
@@ -53,6 +53,6 @@ def page(port: int = 7860, model: str = "triaffect-base", engine: str = "auto", 
         engine: auto, onnx, openvino or torch.
         browser: Open it in the browser.
     """
-    from triaffect.inference.web import page
+    from triaffect.inference.web import serve
 
-    page(port, model, engine, browser)
+    serve(port, model, engine, browser)

@@ -1,129 +1,195 @@
-"""The command line: finds a verb, reads its options, runs it; nothing imports this module.
+"""The command line: find the verb, read its options, run it.
 
-The verbs are the plain functions of `verbs`. A signature is the options: required parameters are positional, lists take
-several values, booleans are switches. jsonargparse reads types and docstrings; the few lines in `_parser` add what its
-auto_cli lacks for people at a prompt (several positional values, bare switches), and every verb but the called one
-stays unread, so that help is instant.
+Each verb is a plain function in a module of this package. Its signature defines the options: required parameters are
+positional, lists take several values, booleans are switches. Only the module of the verb that is called is imported,
+and a verb imports what it needs inside its function, so that help is instant and needs no extra.
 """
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import os
 import sys
+import typing
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from triaffect.io import InputError
+from triaffect.io import InputError, bundled_file
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-# Verb -> what `triaffect --help` says of it; the order is the order of the work.
+
+class Verb(NamedTuple):
+    """Where a verb lives and what the overview says about it."""
+
+    module: str
+    summary: str
+    extra: str = ""
+    """The optional dependencies that it needs."""
+
+
 VERBS = {
-    "index": "read annotations in any layout into one table, a row a frame",
-    "stats": "count an index: splits, missing labels, balance, weights, leaks",
-    "show": "draw random crops with their labels, to check data by eye",
-    "leaks": "find source videos that stand in two indexes",
-    "analyze": "describe the faces of photos, videos or a camera",
-    "page": "the same as a web page on this machine",
-    "train": "train a single-task or a multi-task model",
-    "predict": "predict the images of an index with a trained model",
-    "pack": "put an index's images into one file, for clusters and object stores",
-    "features": "compute a backbone's features once, for heads that train in seconds",
-    "fuse": "fuse single-task with multi-task predictions, or average any number",
-    "tune": "fit thresholds, biases and smoothing, and say honestly what they are worth",
-    "score": "score predictions by the official measures, with floors and intervals",
-    "export": "write a model as one ONNX or OpenVINO file, float or int8, and check it against torch",
-    "submit": "write predictions as an ABAW submission",
-    "study": "run a recipe: many trainings, their fusions and comparison, one report",
-    "report": "make the page of a study again",
-    "demo": "the main job on the bundled sample, in minutes",
-    "sample": "copy out the bundled sample of rendered faces",
-    "render": "make faces with exact labels, in the layout of Aff-Wild2",
+    "index": Verb("data", "read annotations in any layout into one table, one row per frame"),
+    "stats": Verb("data", "count an index: splits, missing labels, balance, weights, leaks"),
+    "show": Verb("data", "draw random crops with their labels, to check data by eye"),
+    "leaks": Verb("data", "find source videos that are in two indexes"),
+    "analyze": Verb("analysis", "describe the faces of photos, videos or a camera"),
+    "web": Verb("analysis", "the same as a web page on this machine", "web"),
+    "train": Verb("models", "train a single-task or a multi-task model", "train"),
+    "predict": Verb("models", "predict the images of an index with a trained model"),
+    "pack": Verb("data", "put the images of an index into one file, for clusters and object stores"),
+    "features": Verb("models", "compute a backbone's features once, for heads that train in seconds", "train"),
+    "fuse": Verb("evaluation", "fuse single-task with multi-task predictions, or average any number"),
+    "tune": Verb("evaluation", "fit thresholds, biases and smoothing, and report what they gain"),
+    "score": Verb("evaluation", "score predictions by the official measures, with baselines and intervals"),
+    "export": Verb("models", "write a model as one ONNX or OpenVINO file and compare it with torch", "train"),
+    "submit": Verb("evaluation", "write predictions as an ABAW submission"),
+    "study": Verb("studies", "run a study: many trainings, their fusion and comparison, one report", "train"),
+    "report": Verb("studies", "write the report of a study again"),
+    "demo": Verb("studies", "run everything on the bundled sample, in minutes", "train"),
+    "sample": Verb("data", "copy the bundled sample of rendered faces"),
+    "render": Verb("data", "draw faces with exact labels, in the layout of Aff-Wild2", "render"),
 }
-
-# Verb -> the extra that its heavy imports need.
-EXTRAS = {
-    "train": "train",
-    "predict": "train",
-    "pack": "train",
-    "features": "train",
-    "export": "train",
-    "study": "train",
-    "demo": "train",
-    "render": "render",
-    "page": "demo",
-}
+"""In the order in which they are used."""
 
 
-def _parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
-    import inspect
-    import typing
+def verb_function(verb: str) -> Callable[..., Any]:
+    """Return the function that runs a verb."""
+    return getattr(import_module(f"triaffect.cli.{VERBS[verb].module}"), verb)
 
+
+def verb_parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
+    """Make a parser whose options are the parameters of a function.
+
+    Every option is accepted with dashes and with underscores.
+    """
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog=f"triaffect {verb}")
-    hints = typing.get_type_hints(function)
-    by_hand: set[str | int] = set()
+    parser = ArgumentParser(prog=f"triaffect {verb}", description=_summary(function))
+    hints, descriptions = typing.get_type_hints(function), _descriptions(function)
     for name, parameter in inspect.signature(function).parameters.items():
         hint, required = hints[name], parameter.default is inspect.Parameter.empty
-        option = [] if required else [f"--{name}"]
-        elements = [
+        flags = [name] if required else list(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
+        options: dict[str, Any] = {"help": descriptions.get(name, "")}
+        item_types = [
             a for h in (hint, *typing.get_args(hint)) if typing.get_origin(h) is list for a in typing.get_args(h)
         ]
-        if elements:
-            # Repeating an option adds to it; a positional one must have neither default nor action.
-            default: dict[str, Any] = {"default": None, "action": "extend"} if option else {}
-            parser.add_argument(*(option or [name]), nargs="+", type=elements[0], help=_help(function, name), **default)
+        if item_types:
+            options |= {"nargs": "+", "type": item_types[0]}
+            if not required:  # an option that is repeated adds to its list
+                options |= {"default": None, "action": "extend"}
         elif hint is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=_help(function, name))
+            options["action"] = "store_true"
         else:
-            continue
-        by_hand.add(name)
-    parser.add_function_arguments(function, as_positional=True, skip=by_hand)
+            options["type"] = hint
+            if not required:
+                options["default"] = parameter.default
+        parser.add_argument(*flags, **options)
     return parser
 
 
-def _train_parser(function: Callable[..., Any]) -> ArgumentParser:
+COMMON_TRAIN_OPTIONS = """
+The options that most runs set:
+  --config FILE           a YAML file with any of the options, or a bundled config: {configs}
+  --data.index FILE       the index that `triaffect index` wrote
+  --data.images DIR       its image folder, or the file that `triaffect pack` wrote
+  --model.backbone NAME   any timm model
+  --model.tasks [va,expr,au]   one head each; a single task makes a single-task model
+  --model.pretrained WEIGHTS   true, false, a model folder or a weights file
+  --training.epochs N     passes over the training split
+  --training.batch N      images per step and device
+  --training.lr RATE      learning rate
+  --resume                continue the run in --out
+"""
+
+
+def train_parser(function: Callable[..., Any]) -> ArgumentParser:
+    """Make the parser of `train`: every key of a config is an option."""
+    from triaffect.io import bundled_names
     from triaffect.training.config import config_parser
 
-    parser = config_parser(prog="triaffect train", description=(function.__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--config", action="config", help="A recipe: YAML with any of the keys below.")
-    parser.add_argument("--out", type=str, required=True, help=_help(function, "out"))
-    parser.add_argument("--resume", action="store_true", help=_help(function, "resume"))
+    common = COMMON_TRAIN_OPTIONS.format(configs=", ".join(bundled_names("configs")))
+    parser = config_parser(
+        prog="triaffect train",
+        usage="triaffect train [--config FILE] --out FOLDER [--resume] [--KEY VALUE ...]",
+        description=f"{_summary(function)}\n{common}",
+    )
+    descriptions = _descriptions(function)
+    parser.add_argument("--config", action="config", help="A YAML file, or the name of a bundled config.")
+    parser.add_argument("--out", type=str, required=True, help=descriptions["out"])
+    parser.add_argument("--resume", action="store_true", help=descriptions["resume"])
     return parser
 
 
-def _own_config(run: str) -> list[str]:
-    path = Path(run, "config.yaml")
-    return ["--config", str(path)] if path.exists() else []
+def _train_words(words: list[str]) -> list[str]:
+    """Options with underscores, as the keys of a config have them, and the path of a config that is named."""
+    result: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+            value = str(bundled_file("configs", value)) if name == "--config" and equals else value
+            word = name + equals + value
+        elif result and result[-1] == "--config":
+            word = str(bundled_file("configs", word))
+        result.append(word)
+    return result
 
 
-def _help(function: Callable[..., Any], name: str) -> str:
+def _run_train(function: Callable[..., Any], words: list[str]) -> Any:
+    parser, words = train_parser(function), _train_words(words)
+    values = parser.parse_args(words)
+    if values.resume and not values.config and (own := Path(values.out, "config.yaml")).exists():
+        # The run's own config; options that differ from it are refused later, by name.
+        values = parser.parse_args(["--config", str(own), *words])
+    return function(**vars(parser.instantiate(values)))
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").split("\n\n")[0]
+
+
+def _descriptions(function: Callable[..., Any]) -> dict[str, str]:
     from docstring_parser import parse
 
-    return next((p.description or "" for p in parse(function.__doc__ or "").params if p.arg_name == name), "")
+    return {p.arg_name: p.description or "" for p in parse(function.__doc__ or "").params}
 
 
 def _overview() -> str:
     from triaffect import __version__
 
-    width = max(map(len, VERBS), default=0)
+    width = max(map(len, VERBS))
     lines = [f"triaffect {__version__}: valence-arousal, expressions and action units from faces", ""]
-    lines += [f"  {verb:<{width}}  {line}" for verb, line in VERBS.items()]
-    return "\n".join([*lines, "", "triaffect VERB --help tells a verb's options."])
+    lines += [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join([*lines, "", "triaffect VERB --help lists the options of a verb."])
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs one verb.
+    """Run one verb.
 
     Args:
-        args: The words after `triaffect`; from the command line where left out.
+        args: The words after `triaffect`; those of the command line by default.
 
     Returns:
-        The exit code: 0, 1 for a check that found something, 2 for bad input, 130 after Ctrl-C.
+        The exit code: 0, 1 for a check that failed, 2 for bad input, 130 after Ctrl-C.
     """
-    words = sys.argv[1:] if args is None else args
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a console that cannot show λ still gets the result
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _main(sys.argv[1:] if args is None else args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `triaffect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _main(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -134,29 +200,24 @@ def main(args: list[str] | None = None) -> int:
         return 0
     verb = words[0]
     if verb not in VERBS:
-        import difflib
-
-        near = difflib.get_close_matches(verb, VERBS, 1)
-        hint = f"did you mean {near[0]}?" if near else "triaffect --help lists them"
+        similar = difflib.get_close_matches(verb, VERBS, 1)
+        hint = f"did you mean {similar[0]}?" if similar else "triaffect --help lists them"
         print(f"triaffect: no verb {verb!r}; {hint}", file=sys.stderr)
         return 2
-    from triaffect import cli as verbs
-
-    function = getattr(verbs, verb)
     try:
-        parser = _train_parser(function) if verb == "train" else _parser(verb, function)
-        values = parser.parse_args(words[1:])
-        if verb == "train" and values.resume and not values.config:
-            # The run's own configuration; what else was given stands on top, and is refused there if it differs.
-            values = parser.parse_args([*_own_config(values.out), *words[1:]])
-        return int(function(**vars(parser.instantiate(values))) or 0)
+        function = verb_function(verb)
+        if verb == "train":
+            return int(_run_train(function, words[1:]) or 0)
+        parser = verb_parser(verb, function)
+        return int(function(**vars(parser.instantiate(parser.parse_args(words[1:])))) or 0)
     except InputError as error:
         print(f"triaffect {verb}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if verb not in EXTRAS or (error.name or "").startswith("triaffect"):
+        extra = VERBS[verb].extra
+        if not extra or (error.name or "").startswith("triaffect"):
             raise
-        print(f"triaffect {verb} needs {error.name}: pip install 'triaffect[{EXTRAS[verb]}]'", file=sys.stderr)
+        print(f"triaffect {verb} needs {error.name}: pip install 'triaffect[{extra}]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"triaffect {verb}: stopped", file=sys.stderr)

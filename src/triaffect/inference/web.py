@@ -173,7 +173,7 @@ def build(analyzer: Analyzer) -> Any:
     return blocks
 
 
-def page(port: int = 7860, model: str = "triaffect-base", engine: str = "auto", browser: bool = False) -> None:
+def serve(port: int = 7860, model: str = "triaffect-base", engine: str = "auto", browser: bool = False) -> None:
     """Serves the page on 127.0.0.1 until Ctrl-C.
 
     Args:

@@ -12,8 +12,7 @@ from typing import Any
 
 import yaml
 
-import triaffect
-from triaffect.io import InputError
+from triaffect.io import InputError, bundled_file
 from triaffect.labels import TASKS
 from triaffect.training.config import TrainConfig
 from triaffect.training.run_folder import flat
@@ -94,21 +93,6 @@ class Recipe:
         return next(iter(self.runs.values())).data.val
 
 
-def find_recipe(name: str | Path) -> Path:
-    """A recipe's file: a path, or the name of one that comes with the package.
-
-    Raises:
-        InputError: There is neither.
-    """
-    package = Path(triaffect.__file__).parent
-    places = [package / "studies", package.parents[1] / "studies"]  # installed, or in the source tree
-    for path in (Path(name), *(place / f"{name}.yaml" for place in places)):
-        if path.is_file():
-            return path
-    known = sorted(path.stem for place in places for path in place.glob("*.yaml"))
-    raise InputError(f"{name}: no such recipe; name a file, or one of {', '.join(known)}")
-
-
 def read_recipe(
     source: str | Path, index: str, images: str | None = None, changes: Sequence[str] = (), check_files: bool = True
 ) -> Recipe:
@@ -125,7 +109,7 @@ def read_recipe(
     Raises:
         InputError: An unknown key, a model that is not there, a value that makes no sense; named.
     """
-    path = find_recipe(source)
+    path = bundled_file("studies", source)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
