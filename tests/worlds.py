@@ -5,7 +5,7 @@ import simplejpeg
 
 from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.detect import Face
-from triaffect.inference.video import Writer
+from triaffect.inference.video import VideoWriter
 
 
 def find(pixels):
@@ -54,7 +54,7 @@ def jpeg(path, pixels=None):
 
 def film(path, count=30, fps=30, pixels=lambda i: plain(8 * i % 256), times=None):
     path.parent.mkdir(parents=True, exist_ok=True)
-    with Writer(path) as writer:
+    with VideoWriter(path) as writer:
         for i in range(count):
             writer.write(pixels(i), times[i] if times else i / fps)
     return path

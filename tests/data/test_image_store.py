@@ -1,5 +1,7 @@
 """Packed files: the same bytes and batches as the folder, readable by others, whole or not there at all."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,8 +9,9 @@ import torch
 from safetensors.numpy import load_file
 
 from triaffect.cli.main import main
-from triaffect.data.image_store import pack, reader
+from triaffect.data.image_store import open_images, pack, read_batches
 from triaffect.data.index import load_index
+from triaffect.images import read_image, resize
 from triaffect.io import InputError
 from triaffect.training.dataset import Augmentation, FrameDataset
 from triaffect.training.loader import loader
@@ -46,9 +49,9 @@ def test_what_cannot_be_read_is_left_out_and_named_when_asked_for(frames, tmp_pa
     index.write_parquet(tmp_path / "index.parquet")
     out = tmp_path / "a.safetensors"
     assert main(["pack", str(tmp_path / "index.parquet"), "--images", str(frames[1]), "--out", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "v00/gone.jpg cannot be read" in said
-    assert "3 images" in said
+    printed = capsys.readouterr().out
+    assert "v00/gone.jpg cannot be read" in printed
+    assert "3 images" in printed
     batch = FrameDataset(index, out, 16).__getitems__([0, 3])
     assert batch["row"].tolist() == [0]
     assert batch["bad"] == [("v00/gone.jpg", "not in a.safetensors")]
@@ -56,10 +59,10 @@ def test_what_cannot_be_read_is_left_out_and_named_when_asked_for(frames, tmp_pa
 
 def test_a_stopped_packing_leaves_nothing(frames, tmp_path, monkeypatch):
     def broken(images, names):
-        read = reader(images, names)
+        read = open_images(images, names)
         return lambda row: read(row) if row < 5 else (_ for _ in ()).throw(KeyboardInterrupt)
 
-    monkeypatch.setattr("triaffect.data.image_store.reader", broken)
+    monkeypatch.setattr("triaffect.data.image_store.open_images", broken)
     with pytest.raises(KeyboardInterrupt):
         pack(load_index(frames[0]), frames[1], tmp_path / "a.safetensors", progress=False)
     assert not list(tmp_path.iterdir())
@@ -80,8 +83,8 @@ def test_a_damaged_file_is_refused_in_one_line(frames, packed, damage):
         at = len(data) - size
         data[at : at + 8] = np.int64(2**40).tobytes() if damage == "offsets" else b"\n" * 8
     packed.write_bytes(data)
-    with pytest.raises(InputError, match="no whole packed file") as caught:
-        reader(packed, load_index(frames[0])["image"])
+    with pytest.raises(InputError, match="not a whole packed file") as caught:
+        open_images(packed, load_index(frames[0])["image"])
     assert "\n" not in str(caught.value)
 
 
@@ -94,3 +97,35 @@ def test_wrong_requests_are_told(frames, tmp_path, capsys):
     for name, message in (("../x.jpg", "leaves the image root"), ("a\nb.jpg", "line break")):
         with pytest.raises(InputError, match=message):
             pack(pl.DataFrame({"image": [name]}), frames[1], tmp_path / "c.safetensors", progress=False)
+
+
+def test_names_in_any_script_are_read_from_a_folder_and_from_a_packed_file(frames, tmp_path):
+    names = pl.Series("image", ["köln/a.jpg", "東京/é.jpg", "Київ/1.jpg"])
+    for name, source in zip(names, sorted(frames[1].rglob("*.jpg")), strict=False):
+        (tmp_path / "images" / name).parent.mkdir(parents=True)
+        (tmp_path / "images" / name).write_bytes(source.read_bytes())
+    pack(names.to_frame(), tmp_path / "images", tmp_path / "a.safetensors", progress=False)
+    loose, packed = open_images(tmp_path / "images", names), open_images(tmp_path / "a.safetensors", names)
+    for row, name in enumerate(names):
+        assert loose(row) == packed(row) == (tmp_path / "images" / name).read_bytes()
+
+
+def test_reading_works_on_a_system_without_pread(frames, packed, monkeypatch):
+    names = load_index(frames[0])["image"]
+    expected = [open_images(frames[1], names)(row) for row in range(5)]
+    monkeypatch.delattr("os.pread")
+    for images in (frames[1], packed):
+        read = open_images(images, names)
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(read, [0, 1, 2, 3, 4] * 20)) == expected * 20
+
+
+def test_batches_keep_their_order_and_report_what_cannot_be_read(frames):
+    names = load_index(frames[0])["image"].head(10)
+    names = pl.concat([names.head(4), pl.Series("image", ["v00/gone.jpg"]), names.tail(6)])
+    batches = list(read_batches(frames[1], names, 24, batch=3, workers=2))
+    assert [row for batch in batches for row in batch.rows] == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10]
+    assert [name for batch in batches for name, _ in batch.unreadable] == ["v00/gone.jpg"]
+    for batch in batches:
+        for row, pixels in zip(batch.rows, batch.pixels, strict=True):
+            np.testing.assert_array_equal(pixels, resize(read_image(frames[1] / names[int(row)]), 24))

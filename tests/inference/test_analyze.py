@@ -12,11 +12,11 @@ import pytest
 from inference.test_video import Camera
 from triaffect.cli.main import main
 from triaffect.data.index import parquet_info
+from triaffect.images import read_image
 from triaffect.inference import analyze as batch
 from triaffect.inference.analyze import analyze, collect, in_words
 from triaffect.inference.draw import annotate
-from triaffect.inference.photos import photo
-from triaffect.inference.timeline import time_lines
+from triaffect.inference.timeline import draw_timeline
 from triaffect.io import InputError
 from worlds import analyzer, film, jpeg, plain
 
@@ -69,8 +69,8 @@ def test_annotated_pictures_lie_as_the_inputs_do(tmp_path):
     with av.open(str(out / "annotated" / "v.mp4")) as container:
         times = [frame.time for frame in container.decode(video=0)]
     assert np.allclose(times, [0.1 * i * i for i in range(10)], atol=1e-3)
-    assert np.abs(photo(out / "annotated" / "deep" / "a.jpg").astype(int) - plain()).max() > 50
-    assert photo(out / "plots" / "v.png").shape[0] > 400
+    assert np.abs(read_image(out / "annotated" / "deep" / "a.jpg").astype(int) - plain()).max() > 50
+    assert read_image(out / "plots" / "v.png").shape[0] > 400
 
 
 def test_what_was_made_before_is_no_input(tmp_path):
@@ -188,7 +188,7 @@ def test_the_command_line_with_the_bundled_model(tmp_path, capsys):
     from triaffect.data.sample import sample
 
     image = sorted((sample(tmp_path / "sample") / "cropped_aligned").rglob("*.jpg"))[0]
-    assert main(["analyze", str(image), "--cropped", "--engine", "onnx", "--out", str(tmp_path / "out")]) == 0
+    assert main(["analyze", str(image), "--cropped", "--backend", "onnx", "--out", str(tmp_path / "out")]) == 0
     row = pl.read_parquet(tmp_path / "out" / "faces.parquet").row(0, named=True)
     assert row["score"] == 1
     assert -1 <= row["valence"] <= 1
@@ -234,7 +234,7 @@ def test_time_lines_show_gaps_and_every_face():
     many = pl.concat(
         [one.with_columns(**{n: pl.lit(f(i), one.schema[n]) for n, f in lines.items()}) for i in range(60)]
     )
-    figure = time_lines(many, "two faces")
+    figure = draw_timeline(many, "two faces")
     assert len(figure.axes) == 4  # no AU is ever active
     line = figure.axes[0].lines[0]
     assert np.isnan(line.get_ydata()).sum() == 2

@@ -11,9 +11,9 @@ from PIL import Image, ImageOps
 
 import triaffect as ta
 from triaffect.data.predictions import check_predictions
+from triaffect.images import is_image, upright
 from triaffect.inference.analyzer import LANDMARKS, read
 from triaffect.inference.detect import Face
-from triaffect.inference.photos import is_photo, upright
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 from worlds import Model, analyzer, film, find, jpeg, plain
@@ -21,7 +21,7 @@ from worlds import Model, analyzer, film, find, jpeg, plain
 COLUMNS = (
     ["file", "frame", "time", "face", "x", "y", "w", "h", "score"]
     + list(LANDMARKS)
-    + ["size", "turn", "roll", "blur", "doubt", "expression", "valence", "arousal"]
+    + ["size", "yaw", "roll", "blur", "quality_flags", "expression", "valence", "arousal"]
     + [name.lower() for name in EXPRESSIONS]
     + list(ACTION_UNITS)
 )
@@ -38,7 +38,7 @@ def test_a_photo_gives_a_row_a_face_from_left_to_right(tmp_path):
     assert table["valence"].to_list() == pytest.approx([40 / 127.5 - 1] * 2, abs=0.01)
     assert table["AU12"].to_list() == pytest.approx([40 / 255] * 2, abs=0.01)
     assert table["l0x"].null_count() == 2
-    assert table["doubt"].null_count() == 0
+    assert table["quality_flags"].null_count() == 0
     check_predictions(table.with_columns(image=pl.format("{}/{}", "file", "face")))
 
 
@@ -130,7 +130,7 @@ def test_every_kind_of_picture_is_read(tmp_path):
     found = kinds(tmp_path)
     assert len(found) == 13
     for path, image in found.items():
-        assert is_photo(path), path
+        assert is_image(path), path
         expected = np.asarray(image.convert("RGB")).astype(int)
         assert np.abs(read(path) - expected).mean() < (12 if path.stem in ("cmyk", "palette") else 3), path
 
@@ -148,8 +148,8 @@ def test_an_animated_gif_is_a_video(tmp_path):
     shades = [Image.fromarray(plain(40 * i, 0, 100)) for i in range(5)]
     shades[0].save(tmp_path / "a.gif", save_all=True, append_images=shades[1:], duration=100)
     shades[3].save(tmp_path / "b.gif")
-    assert not is_photo(tmp_path / "a.gif")
-    assert is_photo(tmp_path / "b.gif")
+    assert not is_image(tmp_path / "a.gif")
+    assert is_image(tmp_path / "b.gif")
     rows = pl.concat(analyzer().video(tmp_path / "a.gif"))
     assert rows["time"].to_list() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=0.011)
 
@@ -157,7 +157,7 @@ def test_an_animated_gif_is_a_video(tmp_path):
 def test_a_video_comes_in_batches_and_each_frame_keeps_its_own_description(tmp_path):
     used = analyzer(batch=4)
     parts = list(used.video(film(tmp_path / "a.mp4", 10, pixels=lambda i: plain(*[60 + 12 * i] * 3))))
-    assert used.engine.batches == [4, 4, 2]
+    assert used.backend.batches == [4, 4, 2]
     rows = pl.concat(parts)
     assert rows["frame"].to_list() == list(range(10))
     assert rows["face"].unique().to_list() == [1]

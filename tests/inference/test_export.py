@@ -1,6 +1,8 @@
 """Export: one file with its preprocessing, labels and provenance, the same numbers, and what int8 costs."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ from safetensors import safe_open
 
 from triaffect.cli.main import main
 from triaffect.data.predictions import load_predictions
-from triaffect.inference.backends import difference, open_engine
-from triaffect.inference.export import bundle, export
+from triaffect.inference.backends import largest_difference, open_backend
+from triaffect.inference.export import export
 from triaffect.io import InputError
 from triaffect.labels import EXPRESSIONS, PREDICTION_COLUMNS
 from triaffect.training.model import AffectModel
@@ -43,7 +45,7 @@ def test_the_file_says_what_torch_says(folder, written):
     assert max(written.parity.values()) < 1e-5
     assert written.scores == ()
     crops = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    assert difference(open_engine(written.files[0], "onnx"), open_engine(folder, "torch"), crops) < 1e-5
+    assert largest_difference(open_backend(written.files[0], "onnx"), open_backend(folder, "torch"), crops) < 1e-5
 
 
 def test_metadata_tells_labels_input_and_provenance(written):
@@ -76,11 +78,11 @@ def test_openvino_through_the_verb(folder, written, tmp_path, capsys, frames):
 
     out = tmp_path / "small.xml"
     assert main(["export", str(folder), "--format", "openvino", "--out", str(out), "--crops", str(frames[1])]) == 0
-    assert "largest difference from torch on 72 crops: va" in capsys.readouterr().out
+    assert "largest largest_difference from torch on 72 crops: va" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.bin", "small.xml"]
     said = openvino.Core().read_model(out).get_rt_info(["triaffect"]).astype(str)
     assert json.loads(said)["labels"]["va"] == ["valence", "arousal"]
-    assert difference(open_engine(out), open_engine(written.files[0], "onnx")) < 0.03
+    assert largest_difference(open_backend(out), open_backend(written.files[0], "onnx")) < 0.03
 
 
 def test_int8_shows_what_it_costs(folder, written, tmp_path, capsys, frames):
@@ -102,19 +104,22 @@ def test_int8_shows_what_it_costs(folder, written, tmp_path, capsys, frames):
     before, after, change = (float(value) for value in lines[-1].split()[1:])
     assert change == pytest.approx(after - before, abs=2e-3)
     assert out.stat().st_size < 0.6 * written.files[0].stat().st_size
-    cost = difference(open_engine(out, "onnx"), open_engine(written.files[0], "onnx"))
+    cost = largest_difference(open_backend(out, "onnx"), open_backend(written.files[0], "onnx"))
     assert 1e-5 < cost < 0.3
 
 
-def test_bundle_makes_a_folder_that_torch_and_onnx_share(folder, tmp_path):
-    out = bundle(folder, tmp_path / "base", licence="MIT")
+def test_the_example_makes_a_folder_that_torch_and_onnx_share(folder, tmp_path):
+    spec = importlib.util.spec_from_file_location("bundle", Path(__file__).parents[2] / "examples" / "bundle.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    out = example.bundle(folder, tmp_path / "base", licence="MIT")
     assert (out / "README.md").read_text() == "# A card by hand\n"
     assert json.loads((out / "config.json").read_text())["provenance"]["licence"] == "MIT"
     with safe_open(out / "model.safetensors", "pt") as tensors:
         kinds = {(tensors.get_tensor(name).ndim > 1, tensors.get_tensor(name).dtype) for name in tensors.keys()}  # noqa: SIM118
     assert kinds == {(True, torch.float16), (False, torch.float32), (False, torch.int64)}
-    assert difference(open_engine(out, "onnx"), open_engine(out, "torch")) < 1e-5
-    assert 0 < difference(open_engine(out, "onnx"), open_engine(folder, "torch")) < 0.02
+    assert largest_difference(open_backend(out, "onnx"), open_backend(out, "torch")) < 1e-5
+    assert 0 < largest_difference(open_backend(out, "onnx"), open_backend(folder, "torch")) < 0.02
 
 
 @pytest.mark.parametrize(
@@ -122,7 +127,7 @@ def test_bundle_makes_a_folder_that_torch_and_onnx_share(folder, tmp_path):
     [
         (["--format", "openvino", "--out", "x.onnx"], "ends in .xml"),
         (["--out", "x"], "ends in .onnx"),
-        (["--out", "x.onnx", "--crops", "empty"], "no picture that can be read"),
+        (["--out", "x.onnx", "--crops", "empty"], "holds no image that can be read"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(folder, tmp_path, monkeypatch, capsys, words, message):
@@ -136,5 +141,5 @@ def test_errors_are_one_line_and_leave_nothing(folder, tmp_path, monkeypatch, ca
 
 
 def test_unknown_formats_are_named(folder, tmp_path):
-    with pytest.raises(InputError, match="there are onnx, openvino"):
+    with pytest.raises(InputError, match="choose from onnx, openvino"):
         export(folder, tmp_path / "x.pb", "tensorflow")

@@ -10,7 +10,7 @@ import pytest
 from triaffect.cli.main import main
 from triaffect.data.predictions import load_predictions, provenance
 from triaffect.inference import peers
-from triaffect.inference.peers import peer
+from triaffect.inference.peers import open_peer
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS
 
@@ -48,12 +48,12 @@ def emotiefflib(monkeypatch):
 
 
 def test_emotiefflib_in_our_order_with_contempt_as_other(emotiefflib):
-    found = peer("emotiefflib:enet_b0_8_va_mtl")
+    found = open_peer("emotiefflib:enet_b0_8_va_mtl")
     assert found.tasks == ("va", "expr")
     outputs = found(np.full((3, 24, 24, 3), 51, np.uint8))
     assert outputs["expr"][0] == pytest.approx([0, 0.1, 0, 0, 0.6, 0, 0, 0.3])
     assert outputs["va"][2] == pytest.approx([1, 0.2])
-    assert peer("emotiefflib:enet_b0_8_best_vgaf").tasks == ("expr",)
+    assert open_peer("emotiefflib:enet_b0_8_best_vgaf").tasks == ("expr",)
 
 
 def test_the_verb_writes_an_ordinary_predictions_file(emotiefflib, frames, tmp_path, capsys):
@@ -79,12 +79,12 @@ def test_fer_reads_grey_crops_between_minus_one_and_one(monkeypatch, tmp_path):
     request = SimpleNamespace(infer=infer)
     monkeypatch.setattr(peers, "compiled", lambda *_: SimpleNamespace(create_infer_request=lambda: request))
     with pytest.raises(InputError, match="install fer"):
-        peer("fer")
+        open_peer("fer")
     file.parent.mkdir()
     file.touch()
     crops = np.zeros((2, 64, 64, 3), np.uint8)
     crops[1] = 255
-    assert peer("fer")(crops)["expr"][1] == pytest.approx([0.1, 0.05, 0.1, 0.15, 0.4, 0.1, 0.1, 0])
+    assert open_peer("fer")(crops)["expr"][1] == pytest.approx([0.1, 0.05, 0.1, 0.15, 0.4, 0.1, 0.1, 0])
     assert [one.shape for one in seen] == [(1, 64, 64, 1)] * 2
     assert [one.mean() for one in seen] == [-1, 1]
 
@@ -117,7 +117,7 @@ def mediapipe(monkeypatch, tmp_path):
 
 
 def test_mediapipes_blendshapes_become_action_units(mediapipe):
-    found = peer(mediapipe)(np.stack([np.full((224, 224, 3), level, np.uint8) for level in (200, 10)]))["au"]
+    found = open_peer(mediapipe)(np.stack([np.full((224, 224, 3), level, np.uint8) for level in (200, 10)]))["au"]
     units = dict(zip(ACTION_UNITS, found[0], strict=True))
     assert units["AU12"] == pytest.approx(0.7)
     assert units["AU26"] == pytest.approx(0.25)
@@ -147,7 +147,7 @@ def test_crops_without_a_face_are_left_out_or_filled(mediapipe, frames, tmp_path
 )
 def test_errors_help(emotiefflib, name, message):
     with pytest.raises(InputError, match=message):
-        peer(name)
+        open_peer(name)
 
 
 @pytest.mark.parametrize("name", ["emotiefflib:enet_b0_8_va_mtl", "fer"])

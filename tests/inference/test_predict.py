@@ -7,11 +7,12 @@ import torch
 from triaffect.cli.main import main
 from triaffect.data.index import load_index
 from triaffect.data.predictions import fill_nearest, load_predictions, provenance
-from triaffect.images import decode, fit
-from triaffect.inference.predict import features, load_model, predict
+from triaffect.images import read_image, resize
+from triaffect.inference.predict import predict
 from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS
-from triaffect.training.model import AffectModel, probabilities
+from triaffect.training.features import extract_features, load_features
+from triaffect.training.model import AffectModel, load_model, probabilities
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def test_predictions_are_the_models_outputs_image_by_image(frames, folder):
     assert found["image"].to_list() == rows["image"].to_list()
     model = load_model(folder)
     for row in found.head(3).iter_rows(named=True):
-        pixels = torch.from_numpy(fit(decode(frames[1] / row["image"]), 32).copy()).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(resize(read_image(frames[1] / row["image"]), 32).copy()).permute(2, 0, 1)[None]
         expected = probabilities(model(pixels))
         assert row["arousal"] == pytest.approx(expected["va"][0, 1].item(), abs=1e-5)
         assert row["AU26"] == pytest.approx(expected["au"][0, 11].item(), abs=1e-5)
@@ -72,11 +73,12 @@ def test_images_that_cannot_be_read_are_named_once(frames, folder, tmp_path):
     assert "AU26" in found.columns
 
 
-def test_features_give_the_predictions_back(frames, folder):
+def test_features_give_the_predictions_back(frames, folder, tmp_path):
     rows = load_index(frames[0], "val")
-    names, values = features(folder, rows, frames[1], workers=0, progress=False)
-    assert names == rows["image"].to_list()
-    again = probabilities(load_model(folder).predict_from_features(torch.from_numpy(values).float()))
+    extract_features(folder, rows, frames[1], tmp_path / "features", workers=0, progress=False)
+    names, values = load_features(tmp_path / "features")
+    assert names.to_list() == rows["image"].to_list()
+    again = probabilities(load_model(folder).predict_from_features(torch.from_numpy(values[:]).float()))
     found = predict(folder, rows, frames[1], workers=0, progress=False)
     assert found["valence"].to_list() == pytest.approx(again["va"][:, 0].tolist(), abs=2e-2)  # float16 and bfloat16
 

@@ -23,7 +23,7 @@ def analyze(tmp_path, backend, *before):
     shutil.copy(os.path.join(os.path.dirname(__file__), "..", "..", "docs", "analyze.png"), photo)
     variables = {k: v for k, v in os.environ.items() if not re.match(r"CI$|GITHUB_|TF_BUILD|XDG_|ORT_|OPENVINO|HF_", k)}
     variables |= {"HOME": str(home), "USERPROFILE": str(home), "LOCALAPPDATA": str(home)}
-    words = [sys.executable, "-c", CODE, "analyze", str(photo), "--engine", backend, "--out", str(tmp_path / "out")]
+    words = [sys.executable, "-c", CODE, "analyze", str(photo), "--backend", backend, "--out", str(tmp_path / "out")]
     subprocess.run([*before, *words], env=variables, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     return [path for path in home.rglob("*") if path.is_file() and path.parent != home / ".cache" / "triaffect"]
 

@@ -59,8 +59,8 @@ def test_blur_knows_no_contrast_and_no_flat_picture_breaks_it():
 
 def test_a_clear_face_is_not_doubted():
     values = quality(face(project(yaw=TURNED - 8)), texture(side=112))
-    assert list(values) == ["size", "turn", "roll", "blur", "score", "doubt"]
-    assert values["doubt"] == ""
+    assert list(values) == ["size", "yaw", "roll", "blur", "score", "quality_flags"]
+    assert values["quality_flags"] == ""
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_a_clear_face_is_not_doubted():
 def test_each_doubt_has_its_word(word, five, score, sigma):
     crop = texture(side=112)
     crop = cv2.GaussianBlur(crop, (0, 0), sigma) if sigma else crop
-    assert quality(face(five, score), crop)["doubt"] == word
+    assert quality(face(five, score), crop)["quality_flags"] == word
 
 
 def test_doubts_add_up_and_a_box_without_landmarks_has_no_turn():
     values = quality(Face((5.0, 5.0, 20.0, 26.0), None, 0.6), texture(side=112))
-    assert values["doubt"] == "small,unsure"
-    assert values["turn"] is None
+    assert values["quality_flags"] == "small,unsure"
+    assert values["yaw"] is None
     assert values["roll"] is None
     assert values["size"] == pytest.approx(0.38 * 20, rel=0.3)

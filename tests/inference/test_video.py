@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from triaffect.inference.video import Writer, ahead, camera, frames
+from triaffect.inference.video import VideoWriter, ahead, camera, frames
 from triaffect.io import InputError
 from worlds import film, plain, remux
 
@@ -42,7 +42,7 @@ def test_times_of_a_variable_frame_rate_are_kept(tmp_path):
     assert np.allclose(got, times, atol=1e-3)
 
 
-@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+@pytest.mark.parametrize("yaw", [0, 90, 180, 270])
 def test_a_phone_held_sideways_is_turned_upright(tmp_path, turn):
     """The matrix in the file's header is what phones write; the marked corner tells where up is."""
     marked = plain(60, 60, 60)
@@ -84,7 +84,7 @@ def test_a_truncated_video_gives_what_decodes_and_says_where_it_broke(tmp_path, 
 
 
 def test_odd_sizes_lose_a_line_and_times_always_rise(tmp_path):
-    with Writer(tmp_path / "a.mp4") as writer:
+    with VideoWriter(tmp_path / "a.mp4") as writer:
         for seconds in (0, 0.5, 0.5, 0.2):
             writer.write(plain(size=(65, 49)), seconds)
         writer.write(plain(size=(30, 80)), 1)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from triaffect.data.index import load_index
 from triaffect.data.predictions import save_predictions
-from triaffect.images import decode, fit
+from triaffect.images import read_image, resize
 from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS
 from triaffect.training.config import DataConfig, TrainConfig
@@ -21,7 +21,7 @@ NONE = Augmentation(0, 0, 0, 0, 0)
 
 def test_decoding_agrees_with_another_decoder(frames):
     path = next(frames[1].glob("*/*.jpg"))
-    ours, pillows = decode(path), np.asarray(Image.open(path).convert("RGB"))
+    ours, pillows = read_image(path), np.asarray(Image.open(path).convert("RGB"))
     assert np.abs(ours.astype(int) - pillows).max() <= 3  # codecs may round differently
 
 
@@ -30,8 +30,8 @@ def test_decoding_into_a_batch_is_decoding(tmp_path, size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "x.jpg")
     batch = np.full((3, 20, 20, 3), 7, np.uint8)
-    found = decode(tmp_path / "x.jpg", batch[1])
-    np.testing.assert_array_equal(found, decode(tmp_path / "x.jpg"))
+    found = read_image(tmp_path / "x.jpg", batch[1])
+    np.testing.assert_array_equal(found, read_image(tmp_path / "x.jpg"))
     assert np.shares_memory(found, batch) == (size == (20, 20))
     assert (batch[[0, 2]] == 7).all()
 
@@ -39,8 +39,8 @@ def test_decoding_into_a_batch_is_decoding(tmp_path, size):
 def test_png_and_grey_are_read_as_rgb(tmp_path):
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.png")
     Image.fromarray(np.full((8, 8, 3), (200, 10, 30), np.uint8)).save(tmp_path / "red.png")
-    assert decode(tmp_path / "grey.png").shape == (8, 8, 3)
-    assert decode(tmp_path / "red.png")[0, 0].tolist() == [200, 10, 30]
+    assert read_image(tmp_path / "grey.png").shape == (8, 8, 3)
+    assert read_image(tmp_path / "red.png")[0, 0].tolist() == [200, 10, 30]
 
 
 @pytest.mark.parametrize(
@@ -52,28 +52,28 @@ def test_what_cannot_be_read_is_a_value_error(tmp_path, content, reason):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ValueError, match=reason):
-        decode(path)
+        read_image(path)
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((60, 60, 3), np.uint8)).save(tmp_path / "big.jpg")
     monkeypatch.setattr("triaffect.images.MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match="60x60 pixels"):
-        decode(tmp_path / "big.jpg")
+        read_image(tmp_path / "big.jpg")
 
 
 def test_a_huge_png_is_refused_too(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((60, 60, 3), np.uint8)).save(tmp_path / "big.png")
     monkeypatch.setattr("triaffect.images.MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match="60x60 pixels"):
-        decode(tmp_path / "big.png")
+        read_image(tmp_path / "big.png")
 
 
 def test_fit_is_opencvs_area_resize_and_leaves_the_right_size_alone():
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    assert fit(pixels, 20).tolist() == cv2.resize(pixels, (20, 20), interpolation=cv2.INTER_AREA).tolist()
+    assert resize(pixels, 20).tolist() == cv2.resize(pixels, (20, 20), interpolation=cv2.INTER_AREA).tolist()
     square = pixels[:, :40]
-    assert fit(square, 40) is square
+    assert resize(square, 40) is square
 
 
 def test_each_transform_does_what_it_says():

@@ -1,8 +1,12 @@
-"""Verbs for models in the world: photos, videos, a camera, a web page."""
+"""Verbs for using a model: photos, videos, a camera, a web page."""
 
 from __future__ import annotations
 
-from typing import Literal
+import sys
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def analyze(
@@ -15,44 +19,115 @@ def analyze(
     fps: float | None = None,
     max_faces: int | None = None,
     model: str = "triaffect-base",
-    engine: Literal["auto", "onnx", "openvino", "torch"] = "auto",
+    backend: Literal["auto", "onnx", "openvino", "torch"] = "auto",
     post: str | None = None,
 ) -> int:
-    """Describes every face of photos, videos or a camera by valence, arousal, expression and action units.
+    """Describe every face of photos, videos or a camera by valence, arousal, expression and action units.
 
     Args:
-        inputs: Photos, videos, folders with all below them, globs, or the number of a camera (Ctrl-C ends it).
-        out: Folder for faces.csv and faces.parquet, a row a face; where left out the findings are only printed.
-        annotate: Write each picture or video again into out/annotated, with the findings drawn on it.
-        plot: Draw each video's time lines into out/plots.
-        cropped: The pictures are ready crops, one face each.
-        every: Of a video, only each so-manieth frame.
-        fps: Of a video, at most so many frames a second.
-        max_faces: Only the largest so many faces of a picture.
+        inputs: Photos, videos, folders with everything below them, globs, or the number of a camera (end with Ctrl-C).
+        out: Folder for faces.csv and faces.parquet, one row per face; by default the results are only printed.
+        annotate: Also write a copy of each photo or video with the predictions drawn on it, into OUT/annotated.
+        plot: Also draw each video over time, into OUT/plots.
+        cropped: The images are ready crops, one face each.
+        every: Process every n-th frame of a video.
+        fps: Process at most this number of frames per second of a video.
+        max_faces: Keep only this number of faces per image, the largest.
         model: triaffect-base, a run or model folder, or a file from `triaffect export`.
-        engine: What runs the model; auto takes the fastest that is installed.
-        post: Post-processing from `triaffect tune`, applied to tables and time lines.
+        backend: What runs the model; auto is OpenVINO if it is installed, else ONNX Runtime.
+        post: Post-processing from `triaffect tune`, applied to tables and figures.
     """
-    from triaffect.inference.analyze import analyze
+    from triaffect.inference.analyze import analyze as run
     from triaffect.inference.analyzer import Analyzer
+    from triaffect.text import plural, printable
 
-    def make(faces: int | None) -> Analyzer:
-        return Analyzer(model, engine=engine, max_faces=max_faces, faces=faces)
-
-    return analyze(
-        inputs, out, make=make, annotated=annotate, plots=plot, cropped=cropped, every=every, fps=fps, post=post
+    analyzer = Analyzer(model, backend=backend, max_faces=max_faces)
+    result = run(
+        inputs, analyzer, out, annotated=annotate, plots=plot, cropped=cropped, every=every, fps=fps, post=post
     )
+    if out is None or result.inputs == 1:
+        for table in result.tables:
+            print("\n".join(face_lines(table)))
+    print(
+        f"{plural(result.inputs, 'input')}, {plural(result.frames, 'image')}, {plural(result.faces.height, 'face')} "
+        f"in {result.seconds:.1f} s"
+        + (f" ({result.frames / result.seconds:.0f} images/s)" if result.frames > 1 else "")
+        + (f": {out}/faces.csv, {out}/faces.parquet" if out is not None else "")
+        + (f"; stopped, {plural(result.unprocessed, 'input')} not processed" if result.stopped else "")
+    )
+    for line in result.failures:
+        print(f"failed: {printable(line)}", file=sys.stderr)
+    return 130 if result.stopped else 1 if result.failures else 0
 
 
-def web(port: int = 7860, model: str = "triaffect-base", engine: str = "auto", browser: bool = False) -> None:
-    """Opens a web page on this machine: drop a photo or video, or use the camera, and see what is found.
+def face_lines(rows: pl.DataFrame) -> list[str]:
+    """A few short lines for the faces of one input.
 
     Args:
-        port: Of 127.0.0.1, where the page is served, and nowhere else.
+        rows: The `Analyzer` table of one input.
+    """
+    from triaffect.text import printable
+
+    if not rows.height:
+        return []
+    lines = [printable(rows["file"][0])]
+    for (face,), table in rows.group_by("face", maintain_order=True):
+        parts = _photo_parts(table.row(0, named=True)) if table.height == 1 else _video_parts(table)
+        flags = sorted({flag for flags in table["quality_flags"] for flag in flags.split(",") if flag})
+        lines.append(f"  face {face}: " + "; ".join(parts) + (f"; quality: {', '.join(flags)}" if flags else ""))
+    return lines
+
+
+def _photo_parts(row: dict[str, Any]) -> list[str]:
+    from triaffect.inference.draw import active_units
+    from triaffect.labels import AU_NAMES
+
+    parts = []
+    if row.get("expression"):
+        parts.append(f"{row['expression']} {row[row['expression'].lower()]:.0%}")
+    if "valence" in row:
+        parts.append(f"valence {row['valence']:+.2f}, arousal {row['arousal']:+.2f}")
+    if "AU1" in row:
+        units = [f"{unit} {AU_NAMES[unit]} {row[unit]:.0%}" for unit in active_units(row)]
+        parts.append(", ".join(units) or "no active action unit")
+    return parts
+
+
+def _video_parts(rows: pl.DataFrame) -> list[str]:
+    from triaffect.inference.draw import ACTIVE
+    from triaffect.labels import ACTION_UNITS, AU_NAMES, VA
+    from triaffect.text import plural
+
+    times = rows["time"].to_numpy()
+    parts = [f"{plural(rows.height, 'frame')}, {times.min():.1f} to {times.max():.1f} s"]
+    if "expression" in rows.columns:
+        shares = rows["expression"].value_counts(sort=True, normalize=True).head(3)
+        parts.append(", ".join(f"{name} {share:.0%}" for name, share in shares.iter_rows()))
+    if "valence" in rows.columns:
+        for name in VA:
+            values = rows[name].to_numpy()
+            parts.append(f"{name} {values.min():+.2f} to {values.max():+.2f}")
+    if "AU1" in rows.columns:
+        active = {unit: float((rows[unit].to_numpy() >= ACTIVE).mean()) for unit in ACTION_UNITS}
+        often = sorted((unit for unit in ACTION_UNITS if active[unit] >= 0.1), key=lambda unit: -active[unit])
+        parts.append(", ".join(f"{unit} {AU_NAMES[unit]} {active[unit]:.0%}" for unit in often) or "hardly any AU")
+    return parts
+
+
+def web(
+    port: int = 7860,
+    model: str = "triaffect-base",
+    backend: Literal["auto", "onnx", "openvino", "torch"] = "auto",
+    browser: bool = False,
+) -> None:
+    """Open a web page on this machine: drop a photo or video, or use the camera, and see the predictions.
+
+    Args:
+        port: Port on 127.0.0.1; the page is served nowhere else.
         model: triaffect-base, a run or model folder, or a file from `triaffect export`.
-        engine: auto, onnx, openvino or torch.
-        browser: Open it in the browser.
+        backend: What runs the model.
+        browser: Open the page in the browser.
     """
     from triaffect.inference.web import serve
 
-    serve(port, model, engine, browser)
+    serve(port, model, backend, browser)

@@ -1,4 +1,4 @@
-"""Verbs for models: train, predict, export, compare."""
+"""Verbs for models: train, predict, features, export."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from typing import Any, Literal
 
 
 def train(out: str, resume: bool = False, **config: Any) -> None:
-    """Trains a single-task or a multi-task model and judges it by the official measures after each epoch.
+    """Train a single-task or a multi-task model and evaluate it by the official measures after each epoch.
 
     Args:
         out: The run folder to make.
-        resume: Continue the run in that folder, with the configuration that it holds.
-        **config: What the options and the recipe make of `TrainConfig`.
+        resume: Continue the run in that folder, with the config that it holds.
+        **config: The keys of `TrainConfig`.
     """
     from triaffect.training.config import TrainConfig
 
     config.pop("config")
-    settings = TrainConfig(**config).checked()
+    checked = TrainConfig(**config).checked()
     from triaffect.training.trainer import train
 
-    train(settings, out, resume)
+    run = train(checked, out, resume)
+    print(f"{run}: model in {run}/model, scores in {run}/metrics.csv, curves in {run}/curves.png")
 
 
 def predict(
-    run: str,
+    model: str,
     index: str,
     out: str = "predictions.parquet",
     split: str | None = None,
@@ -31,55 +32,53 @@ def predict(
     fill: Literal["none", "nearest"] = "none",
     batch: int = 128,
     workers: int = 2,
+    backend: Literal["auto", "onnx", "openvino", "torch"] = "auto",
     device: str = "auto",
     post: str | None = None,
 ) -> None:
-    """Predicts the images of an index with a trained model, an exported one, or a peer's.
+    """Predict the images of an index with a trained model, an exported one, or a peer's.
 
     Args:
-        run: A run or model folder, triaffect-base, a file that export wrote (.onnx, .xml), or a peer:
+        model: A run or model folder, triaffect-base, a file that export wrote (.onnx, .xml), or a peer:
             emotiefflib:enet_b0_8_va_mtl and the like, fer, mediapipe:PATH of a face_landmarker.task.
-        index: The index, or a generic table with its columns.
+        index: The index, or a table with its columns.
         out: The predictions file to write.
         split: Only the frames of train, val or test.
-        images: The folder of the images, where the index does not know it.
+        images: The folder of the images, if the index does not know it, or a packed file.
         fill: nearest repeats the nearest predicted frame of the video where there is no crop, and marks it.
-        batch: Images a step.
-        workers: Threads that decode.
-        device: auto, cpu, cuda and the like.
+        batch: Images per step.
+        workers: Decoding threads.
+        backend: What runs the model; auto is torch for a run or model folder that was not exported, else OpenVINO if it
+            is installed, else ONNX Runtime.
+        device: Device of torch: auto, cpu, cuda and the like.
         post: Post-processing to apply, from `triaffect tune`.
     """
-    from triaffect.metrics.postprocess import apply_file, load_post
-
-    known = load_post(post) if post else None
-    from triaffect.data.index import load_index
+    from triaffect.data.index import image_root, load_index
     from triaffect.data.predictions import save_predictions
+    from triaffect.inference.backends import open_backend
+    from triaffect.inference.peers import is_peer, open_peer
+    from triaffect.inference.predict import predict as run
+    from triaffect.metrics.postprocess import apply_file, load_post
+    from triaffect.text import plural
 
+    post_processing = load_post(post) if post else None
     rows = load_index(index, split)
-    from triaffect.data.index import image_root
-    from triaffect.inference.backends import predict_images
-    from triaffect.inference.peers import predictor
-
     root = image_root(index, images)
-    source: dict[str, Any] = {"model": str(run), "index": str(index), "split": split, "fill": fill}
-    if engine := predictor(run, rows.height):
-        found = predict_images(engine, rows, root, fill=fill)
-        source["engine"] = engine.name
-    else:
-        from triaffect.inference.predict import load_model, predict
-
-        model = load_model(run)
-        found = predict(model, rows, root, fill=fill, batch=batch, workers=workers, device=device)
-        source["trained"] = model.provenance
-    save_predictions(found, out, source)
-    if known:
-        apply_file(out, known)
-    missing = rows["image"].n_unique() - len(found)
-    print(f"{out}: {len(found)} images" + (f"; {missing} without a prediction (see --fill)" if missing else ""))
+    opened = open_peer(model) if is_peer(model) else open_backend(model, backend, device=device, half=True)
+    table = run(opened, rows, root, fill=fill, batch=batch, workers=workers)
+    source = {"model": model, "backend": opened.name, "index": index, "split": split, "fill": fill}
+    save_predictions(table, out, {**source, "trained": opened.provenance})
+    if post_processing:
+        apply_file(out, post_processing)
+    missing = rows["image"].n_unique() - len(table)
+    print(
+        f"{out}: {plural(len(table), 'image')}"
+        + (f"; {missing:,} without a prediction (see --fill)" if missing else "")
+    )
 
 
 def features(
-    run: str,
+    model: str,
     index: str,
     out: str = "features",
     split: str | None = None,
@@ -88,28 +87,25 @@ def features(
     workers: int = 2,
     device: str = "auto",
 ) -> None:
-    """Computes the backbone's features of every image once; a stopped call goes on where it was.
+    """Compute the backbone's features of every image once; a stopped call continues where it was.
 
     Args:
-        run: A run folder or a model folder.
-        index: The index, or a generic table with its columns.
+        model: A run folder or a model folder.
+        index: The index, or a table with its columns.
         out: The folder to make: features.npy (float16) and images.parquet, in the same order.
         split: Only the frames of train, val or test.
-        images: The folder of the images, where the index does not know it.
-        batch: Images a step.
-        workers: Threads that decode.
+        images: The folder of the images, if the index does not know it, or a packed file.
+        batch: Images per step.
+        workers: Decoding threads.
         device: auto, cpu, cuda and the like.
     """
-    from triaffect.data.index import load_index
-
-    rows = load_index(index, split)
-    from triaffect.training.dataset import image_root
+    from triaffect.data.index import image_root, load_index
     from triaffect.training.features import extract_features, load_features
 
-    root = image_root(index, images)
-    extract_features(run, rows, root, out, batch=batch, workers=workers, device=device)
-    found = load_features(out)[1]
-    print(f"{out}: {found.shape[0]:,} images, {found.shape[1]:,} features each")
+    rows = load_index(index, split)
+    extract_features(model, rows, image_root(index, images), out, batch=batch, workers=workers, device=device)
+    shape = load_features(out)[1].shape
+    print(f"{out}: {shape[0]:,} images, {shape[1]:,} features each")
 
 
 def export(
@@ -121,17 +117,17 @@ def export(
     split: str | None = None,
     licence: str | None = None,
 ) -> None:
-    """Writes a model as one file with its preprocessing, labels and provenance inside, and compares it with torch.
+    """Write a model as one file with its preprocessing, labels and provenance inside, and compare it with torch.
 
     Args:
         model: A run folder, a model folder, or triaffect-base.
-        out: The file to write; model.onnx or model.xml here where left out.
+        out: The file to write; model.onnx or model.xml in this folder by default.
         format: onnx or openvino.
         int8: Quantise to 8 bits: smaller and faster, a little less exact.
-        crops: Crops to calibrate on and to compare by: a folder, or an index, which then shows the scores before and
-            after; crops of the bundled sample where left out.
+        crops: Crops to calibrate and compare on: a folder, or an index, which also shows the scores before and after;
+            by default crops of the bundled sample.
         split: With an index, only this split.
-        licence: Of the model, to write into the file.
+        licence: Licence of the model, to write into the file.
     """
     from triaffect.inference.export import SUFFIXES, export
 

@@ -1,8 +1,8 @@
-"""Where pictures' bytes come from: a folder of files, or one packed file that a cluster copies and reads well.
+"""The images of an index: a folder of files, or one packed file that a cluster copies and reads well.
 
-A packed file is in the safetensors format (a JSON header, then plain arrays; no code in it): `bytes`, the files one
-after the other as they were; `offsets`, where each begins; `names`, the column `image`, a line each. Any safetensors
-reader opens it. It is written beside its name and renamed when whole.
+A packed file is in the safetensors format (a JSON header, then plain arrays; no code in it): `bytes`, the files as they
+were, one after the other; `offsets`, where each begins; `names`, the column `image`, one name per line. Any safetensors
+reader opens it.
 """
 
 from __future__ import annotations
@@ -10,101 +10,122 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from triaffect.data.table import ESCAPES
+from triaffect.data.table import OUTSIDE_ROOT
+from triaffect.images import read_image, resize
 from triaffect.io import InputError, atomic_path
+from triaffect.jobs import prefetch
 
-HEADER = 1024
-"""Bytes kept for the header, which is known last and padded with spaces, as the format allows."""
+HEADER_SIZE = 1024
+"""Bytes reserved for the header, which is known last and padded with spaces, as the format allows."""
 
-Reader = Callable[[int], bytes]
-"""Row number -> the bytes of its picture; FileNotFoundError and other OSErrors where there are none."""
+ImageReader = Callable[[int], bytes]
+"""Row number -> the content of its image file; an OSError where there is none."""
+
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
 
-def reader(images: str | Path, names: pl.Series) -> Reader:
-    """Opens a folder or a packed file for the rows of an index; several threads may call what it returns.
+def open_images(images: str | os.PathLike[str], names: pl.Series) -> ImageReader:
+    """Open a folder or a packed file for the rows of an index.
 
     Args:
-        images: The image root, or what `pack` wrote.
+        images: The image root, or a file that `pack` wrote.
         names: The column `image`.
 
+    Returns:
+        A function that several threads may call.
+
     Raises:
-        InputError: A name leaves the image root, or the file is no packed file.
+        InputError: A name leaves the image root, or the file is not a packed file.
     """
-    if (climbing := names.filter(names.str.contains(ESCAPES))).len():
-        raise InputError(f"{climbing[0]!r}: leaves the image root; use a path relative to {images}")
-    return _Packed(Path(images), names) if Path(images).is_file() else _loose(str(images), names)
+    if (outside := names.filter(names.str.contains(OUTSIDE_ROOT))).len():
+        raise InputError(f"{outside[0]!r}: leaves the image root; use a path relative to {images}")
+    return _PackedFile(Path(images), names) if Path(images).is_file() else _folder_reader(os.fspath(images), names)
 
 
-def _loose(root: str, names: pl.Series) -> Reader:
-    paths = names.to_numpy().astype(np.bytes_)  # one block, however many rows
+def _folder_reader(root: str, names: pl.Series) -> ImageReader:
+    # One block of UTF-8, however many rows.
+    paths = np.array(names.cast(pl.Binary).to_list(), np.bytes_) if names.len() else np.zeros(0, np.bytes_)
 
     def read(row: int) -> bytes:
-        # A file object asks the system twice as often, and each time the interpreter goes to another thread and back.
-        file = os.open(f"{root}/{paths[row].decode()}", os.O_RDONLY)
+        # A file object makes twice as many system calls, and each hands the interpreter to another thread and back.
+        file = os.open(f"{root}/{paths[row].decode()}", _READ_ONLY)
         try:
-            return _read(file, 0, os.fstat(file).st_size)
+            return _read_fully(os.fstat(file).st_size, lambda size, _: os.read(file, size))
         finally:
             os.close(file)
 
     return read
 
 
-def _read(file: int, start: int, end: int) -> bytes:
-    found = b""
-    while len(found) < end - start:  # one call reads 2 GB at most
-        more = os.pread(file, end - start - len(found), start + len(found))
-        if not more:
+def _read_fully(length: int, read: Callable[[int, int], bytes]) -> bytes:
+    """Call `read(size, position)` until `length` bytes are there: one call reads 2 GB at most."""
+    data = b""
+    while len(data) < length:
+        part = read(length - len(data), len(data))
+        if not part:
             raise OSError(errno.EIO, "ends before its length")
-        found += more
-    return found
+        data += part
+    return data
 
 
-class _Packed:
+class _PackedFile:
     def __init__(self, path: Path, names: pl.Series) -> None:
-        self.path, self.file = path, os.open(path, os.O_RDONLY)
+        self.path, self.file = path, os.open(path, _READ_ONLY)
+        self.lock = threading.Lock()
         try:
-            held = self._open(os.fstat(self.file).st_size)
+            packed_names = self._read_header(os.fstat(self.file).st_size)
         except (ValueError, KeyError, TypeError, OSError):
             raise InputError(
-                f"{path}: is no whole packed file; write it again with triaffect pack, or name a folder"
+                f"{path}: not a whole packed file; write it again with triaffect pack, or name a folder"
             ) from None
-        places = pl.DataFrame({"image": held}).with_row_index("place")
-        at = names.to_frame("image").join(places, on="image", how="left", maintain_order="left")["place"]
-        self.place = at.cast(pl.Int64).fill_null(-1).to_numpy()
+        places = pl.DataFrame({"image": packed_names}).with_row_index("place")
+        rows = names.to_frame("image").join(places, on="image", how="left", maintain_order="left")["place"]
+        self.place = rows.cast(pl.Int64).fill_null(-1).to_numpy()
 
-    def _open(self, size: int) -> list[str]:
-        length = int.from_bytes(os.pread(self.file, 8, 0), "little")
+    def _read_header(self, size: int) -> list[str]:
+        length = int.from_bytes(self._slice(0, 8), "little")
         if length > 1 << 20:
-            raise ValueError("no header of ours")
-        header = json.loads(os.pread(self.file, length, 8))
+            raise ValueError("not a header of ours")
+        header = json.loads(self._slice(8, 8 + length))
         spans = {
-            name: [8 + length + at for at in header[name]["data_offsets"]] for name in ("bytes", "offsets", "names")
+            name: [8 + length + offset for offset in header[name]["data_offsets"]]
+            for name in ("bytes", "offsets", "names")
         }
         if any(not 0 <= start <= end <= size for start, end in spans.values()):
             raise ValueError("cut off")
-        held = self._slice(*spans["names"]).decode().split("\n")
+        names = self._slice(*spans["names"]).decode().split("\n")
         self.offsets = np.frombuffer(self._slice(*spans["offsets"]), np.int64) + spans["bytes"][0]
         inside = self.offsets[0] >= spans["bytes"][0] and self.offsets[-1] <= spans["bytes"][1]
-        if len(self.offsets) != len(held) + 1 or (np.diff(self.offsets) < 0).any() or not inside:
-            raise ValueError("no offsets of ours")
-        return held
+        if len(self.offsets) != len(names) + 1 or (np.diff(self.offsets) < 0).any() or not inside:
+            raise ValueError("not offsets of ours")
+        return names
 
     def _slice(self, start: int, end: int) -> bytes:
-        return _read(self.file, start, end)
+        return _read_fully(end - start, lambda size, position: self._read_at(size, start + position))
+
+    def _read_at(self, size: int, position: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self.file, size, position)
+        with self.lock:  # Windows
+            os.lseek(self.file, position, os.SEEK_SET)
+            return os.read(self.file, size)
 
     def __call__(self, row: int) -> bytes:
         place = self.place[row]
         if place < 0:
-            raise FileNotFoundError(2, f"not in {self.path.name}")
-        # No map of the file into memory: waiting for a page of it would hold up every thread.
+            raise FileNotFoundError(errno.ENOENT, f"not in {self.path.name}")
+        # The file is not mapped into memory: waiting for a page of it would hold up every thread.
         return self._slice(int(self.offsets[place]), int(self.offsets[place + 1]))
 
     def __del__(self) -> None:
@@ -112,28 +133,91 @@ class _Packed:
             os.close(self.file)
 
 
-def pack(index: pl.DataFrame, images: str | Path, out: str | Path, progress: bool = True) -> dict[str, Any]:
-    """Writes the pictures of an index into one file, each once, in the order of the index.
+@dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """Some images of an index, decoded and resized.
+
+    Attributes:
+        rows: (n,) row numbers.
+        pixels: RGB, uint8 (n, size, size, 3).
+        unreadable: Name and reason of each image that could not be read; it has no row.
+    """
+
+    rows: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+    unreadable: list[tuple[str, str]]
+
+
+def read_batches(
+    images: str | os.PathLike[str], names: pl.Series, size: int, batch: int = 128, workers: int = 2
+) -> Iterator[ImageBatch]:
+    """Decode the images of an index in order, a few batches ahead.
 
     Args:
-        index: Rows with `image` and, where known, `exists`; rows without a crop are left out.
+        images: The image root, or a file that `pack` wrote.
+        names: The column `image`.
+        size: Side of the images, in pixels.
+        batch: Images per batch.
+        workers: Decoding threads; 0 decodes in the calling thread.
+    """
+    read = open_images(images, names)
+
+    def decode(start: int) -> ImageBatch:
+        stop = min(start + batch, names.len())
+        pixels = np.empty((stop - start, size, size, 3), np.uint8)
+        rows: list[int] = []
+        unreadable: list[tuple[str, str]] = []
+        for row in range(start, stop):
+            try:
+                decode_into(read, row, pixels[len(rows)])
+            except (OSError, ValueError) as error:
+                unreadable.append((names[row], getattr(error, "strerror", None) or str(error)))
+                continue
+            rows.append(row)
+        return ImageBatch(np.array(rows, np.int64), pixels[: len(rows)], unreadable)
+
+    yield from prefetch(decode, range(0, names.len(), batch), workers)
+
+
+def decode_into(read: ImageReader, row: int, pixels: NDArray[np.uint8]) -> None:
+    """Decode the image of a row, resized to square `pixels` (size, size, 3).
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It cannot be decoded.
+    """
+    image = resize(read_image(read(row), pixels), len(pixels))
+    if image is not pixels:
+        pixels[:] = image
+
+
+def pack(
+    index: pl.DataFrame, images: str | os.PathLike[str], out: str | os.PathLike[str], progress: bool = True
+) -> dict[str, Any]:
+    """Write the images of an index into one file, each once, in the order of the index.
+
+    Args:
+        index: Rows with `image` and, if known, `exists`; rows without a crop are left out.
         images: The folder that the column `image` is relative to.
-        out: The file, `.safetensors`; it takes the place of the folder wherever images are named.
+        out: The file, `.safetensors`. It can be named wherever a folder of images can.
         progress: Show a progress bar.
 
     Returns:
-        `images`, how many; `bytes`, of the file; `skipped`, the names of those that cannot be read.
+        `images`, how many; `bytes`, the size of the file; `skipped`, the names of those that cannot be read.
 
     Raises:
-        InputError: None can be read, or a name has a line break in it.
+        InputError: None can be read, or a name contains a line break.
     """
     rows = index.filter(pl.col("exists").fill_null(True)) if "exists" in index.columns else index
     names = rows["image"].unique(maintain_order=True)
     if (broken := names.filter(names.str.contains("\n"))).len():
-        raise InputError(f"{broken[0]!r}: has a line break in it; rename the picture")
-    read, kept, skipped, sizes = reader(images, names), [], [], [0]
+        raise InputError(f"{broken[0]!r}: contains a line break; rename the image")
+    read = open_images(images, names)
+    packed: list[str] = []
+    skipped: list[str] = []
+    sizes = [0]
     with atomic_path(out) as tmp_path, tmp_path.open("wb") as file:
-        file.write(bytes(HEADER))
+        file.write(bytes(HEADER_SIZE))
         for row, name in enumerate(tqdm(names, desc="pack", unit="image", disable=not progress)):
             try:
                 data = read(row)
@@ -141,18 +225,18 @@ def pack(index: pl.DataFrame, images: str | Path, out: str | Path, progress: boo
                 skipped.append(name)
                 continue
             file.write(data)
-            kept.append(name)
+            packed.append(name)
             sizes.append(len(data))
-        if not kept:
+        if not packed:
             raise InputError(f"{images}: holds none of the index's {len(names):,} images; name their folder")
         offsets = np.cumsum(sizes, dtype=np.int64)
-        padding = bytes(-int(offsets[-1]) % 8)  # so that the whole numbers begin at one of eight
-        last = "\n".join(kept).encode()
-        file.write(padding + offsets.tobytes() + last)
-        ends = np.cumsum([0, offsets[-1] + len(padding), offsets.nbytes, len(last)]).tolist()
-        header: dict[str, Any] = {"__metadata__": {"format": "triaffect pack", "images": str(len(kept))}}
+        padding = bytes(-int(offsets[-1]) % 8)  # the array of whole numbers starts at a multiple of eight
+        lines = "\n".join(packed).encode()
+        file.write(padding + offsets.tobytes() + lines)
+        ends = np.cumsum([0, offsets[-1] + len(padding), offsets.nbytes, len(lines)]).tolist()
+        header: dict[str, Any] = {"__metadata__": {"format": "triaffect pack", "images": str(len(packed))}}
         for i, (key, kind, width) in enumerate((("bytes", "U8", 1), ("offsets", "I64", 8), ("names", "U8", 1))):
             header[key] = {"dtype": kind, "shape": [(ends[i + 1] - ends[i]) // width], "data_offsets": ends[i : i + 2]}
         file.seek(0)
-        file.write((HEADER - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(HEADER - 8))
-    return {"images": len(kept), "bytes": HEADER + ends[-1], "skipped": skipped}
+        file.write((HEADER_SIZE - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(HEADER_SIZE - 8))
+    return {"images": len(packed), "bytes": HEADER_SIZE + ends[-1], "skipped": skipped}

@@ -17,7 +17,7 @@ from triaffect.data.crops import FOLDER, mark
 from triaffect.data.formats import Notices
 from triaffect.data.layout import FORMATS, SCHEMA, own_images, read_survey, survey
 from triaffect.data.lines import StrPath
-from triaffect.data.table import ESCAPES, read_table
+from triaffect.data.table import OUTSIDE_ROOT, read_table
 from triaffect.io import InputError, atomic_path
 from triaffect.labels import SPLITS
 
@@ -274,6 +274,6 @@ def _load_parquet(path: Path) -> pl.DataFrame:
         raise InputError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); index it again") from None
     if any(index.schema.get(name) != dtype for name, dtype in SCHEMA.items()):
         return read_annotations(path).index
-    if index["image"].str.contains(ESCAPES).any():
+    if index["image"].str.contains(OUTSIDE_ROOT).any():
         raise InputError(f"{path}: an image leaves the image root; use paths relative to it")
     return index

@@ -14,8 +14,8 @@ from triaffect.data.lines import StrPath
 from triaffect.io import InputError
 from triaffect.labels import INDEX_COLUMNS, SPLITS
 
-ESCAPES = r"^[/\\]|^.{0,2}:|\\|(^|/)\.\.(/|$)"
-"""What an image that leaves its root looks like."""
+OUTSIDE_ROOT = r"^[/\\]|^.{0,2}:|\\|(^|/)\.\.(/|$)"
+"""Matches the name of an image that leaves its root."""
 
 RANGES = {"valence": (-1, 1), "arousal": (-1, 1), "expression": (0, 7), "frame": (0, 2**31 - 1)}
 
@@ -47,7 +47,7 @@ def read_table(path: StrPath) -> pl.DataFrame:
         raise InputError(f"{path}: has no column 'image' (only {held}); name the images' column so")
     _refuse(path, table, "image", pl.col("image").is_null() | (pl.col("image") == ""), "write the image's path")
     table = table.with_columns(pl.col("image").cast(pl.String))
-    _refuse(path, table, "image", pl.col("image").str.contains(ESCAPES), "use a path relative to the image root")
+    _refuse(path, table, "image", pl.col("image").str.contains(OUTSIDE_ROOT), "use a path relative to the image root")
     for name in INDEX_COLUMNS:
         if name in table.columns and SCHEMA[name].is_numeric():
             table = _numeric(path, table, name)

@@ -1,4 +1,4 @@
-"""What `triaffect analyze` does: any number of photos, folders, videos or a camera in; tables and pictures out."""
+"""Analyze any number of photos, folders, videos or a camera: tables, annotated copies and figures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import contextlib
 import glob
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
 
 import polars as pl
 import simplejpeg
@@ -19,16 +17,16 @@ from tqdm import tqdm
 
 from triaffect import __version__
 from triaffect.data.index import METADATA
-from triaffect.inference.analyzer import Analyzer, read
-from triaffect.inference.draw import ACTIVE, active_units, annotate
-from triaffect.inference.photos import is_photo
-from triaffect.inference.video import Frame, Writer, ahead, camera, frames
+from triaffect.images import is_image
+from triaffect.inference.analyzer import Analyzer, read_photo
+from triaffect.inference.draw import annotate
+from triaffect.inference.video import Frame, VideoWriter, read_ahead, read_camera, read_video
 from triaffect.io import InputError, atomic_path
-from triaffect.labels import ACTION_UNITS, AU_NAMES, VA
 from triaffect.metrics.postprocess import apply, load_post
+from triaffect.text import printable
 
-PHOTOS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic")
-VIDEOS = (
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic")
+VIDEO_SUFFIXES = (
     ".mp4",
     ".m4v",
     ".mov",
@@ -44,261 +42,229 @@ VIDEOS = (
     ".ts",
     ".ogv",
 )
-"""What is taken from a folder, by the name's end; what it is then, its content tells."""
+"""What is taken from a folder; whether it is a photo or a video, its content decides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One photo, video or camera: where it is, and the path without ending of its pictures in the output folder."""
+    """One photo, video or camera.
+
+    Attributes:
+        source: Its path, or the number of the camera.
+        place: Path, without suffix, of its annotated copy and figure in the output folder.
+    """
 
     source: Path | int
     place: PurePath
 
     @property
     def name(self) -> str:
-        """What the column `file` holds: always valid UTF-8."""
+        """Value of the column `file`: always valid UTF-8."""
         text = f"camera {self.source}" if isinstance(self.source, int) else os.fspath(self.source)
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def collect(inputs: Iterable[str], without: Sequence[Path] = ()) -> tuple[list[Input], list[str]]:
-    """Finds the files that are meant: files, folders with all below them, globs, the number of a camera.
+@dataclass
+class Analysis:
+    """What `analyze` found.
+
+    Attributes:
+        tables: One table per input that could be read, at least in part, as `Analyzer.image` describes it.
+        faces: All of them as one table.
+        inputs: Number of inputs.
+        frames: Number of images and frames.
+        seconds: Time it took.
+        failures: One line per input that failed or shows no face.
+        unprocessed: Number of inputs left when Ctrl-C ended it.
+        stopped: Ctrl-C ended it.
+    """
+
+    inputs: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    tables: list[pl.DataFrame] = field(default_factory=list)
+    faces: pl.DataFrame = field(default_factory=pl.DataFrame)
+    failures: list[str] = field(default_factory=list)
+    unprocessed: int = 0
+    stopped: bool = False
+
+
+def collect(inputs: Iterable[str], exclude: Sequence[Path] = ()) -> tuple[list[Input], list[str]]:
+    """Find the files that are meant: files, folders with everything below them, globs, the number of a camera.
 
     Args:
         inputs: As a user writes them.
-        without: Folders to leave out.
+        exclude: Folders to leave out.
 
     Returns:
-        Each file once, in the order given (folders sorted by name), and a line for each input that means nothing.
+        Each file once, in the order given (folders sorted by name), and one line for each input that matches nothing.
     """
-    found: list[Input] = []
+    collected: list[Input] = []
     failures: list[str] = []
-    seen: set[str] = set()
+    sources: set[str] = set()
     places: set[PurePath] = set()
 
     def add(source: Path | int, relative: PurePath) -> None:
         key = os.path.realpath(source) if isinstance(source, Path) else str(source)
-        if key not in seen:
-            seen.add(key)
-            # Two names that meet, and names too long to add to, must still make two files.
+        if key not in sources:
+            sources.add(key)
+            # Equal names, and names too long to add to, must still make two files.
             stem = os.fsdecode(os.fsencode(relative.stem)[:120])
             place, number = relative.with_name(stem), 2
             while place in places:
                 place, number = relative.with_name(f"{stem}-{number}"), number + 1
             places.add(place)
-            found.append(Input(source, place))
+            collected.append(Input(source, place))
 
     for text in inputs:
         path = Path(text)
-        named = [path] if os.path.lexists(path) else [Path(p) for p in sorted(glob.glob(text, recursive=True))]
-        if not named and text.isdecimal():
+        matches = [path] if os.path.lexists(path) else [Path(p) for p in sorted(glob.glob(text, recursive=True))]
+        if not matches and text.isdecimal():
             add(int(text), PurePath(f"camera{text}"))
-        elif not named:
+        elif not matches:
             failures.append(f"{text}: " + ("matches nothing" if glob.has_magic(text) else "no such file or folder"))
-        for path in named:
+        for path in matches:
             if not path.is_dir():
                 add(path, PurePath(path.name))
                 continue
-            inner = list(_inside(path, {os.path.realpath(folder) for folder in without}))
-            if not inner and len(named) == 1:
+            files = list(_files_below(path, {os.path.realpath(folder) for folder in exclude}))
+            if not files and len(matches) == 1:
                 failures.append(f"{path}: holds no photo and no video")
-            for file in inner:
+            for file in files:
                 add(file, file.relative_to(path))
-    return found, failures
+    return collected, failures
 
 
-def _inside(root: Path, seen: set[str]) -> Iterator[Path]:
+def _files_below(root: Path, visited: set[str]) -> Iterator[Path]:
     """Photos and videos below a folder; links are followed, but never into a folder twice."""
-    for folder, below, names in os.walk(root, followlinks=True):
-        if os.path.realpath(folder) in seen:
-            below.clear()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        if os.path.realpath(folder) in visited:
+            subfolders.clear()
             continue
-        seen.add(os.path.realpath(folder))
-        below.sort()
+        visited.add(os.path.realpath(folder))
+        subfolders.sort()
         for name in sorted(names):
-            if name.lower().endswith(PHOTOS + VIDEOS) and not name.startswith("."):
+            if name.lower().endswith(PHOTO_SUFFIXES + VIDEO_SUFFIXES) and not name.startswith("."):
                 yield Path(folder, name)
 
 
 def analyze(
     inputs: Sequence[str],
+    analyzer: Analyzer,
     out: str | None = None,
     *,
-    make: Callable[[int | None], Analyzer],
     annotated: bool = False,
     plots: bool = False,
     cropped: bool = False,
     every: int = 1,
     fps: float | None = None,
     post: str | None = None,
-) -> int:
-    """Describes every face of the inputs; an input that fails costs one line, never the rest.
+) -> Analysis:
+    """Describe every face of the inputs; an input that fails is reported and does not stop the others.
 
     Args:
         inputs: As for `collect`.
-        out: The folder of `faces.csv`, `faces.parquet`, `annotated/` and `plots/`; nothing is written where left out.
-        make: Makes the analyzer, told about how many faces will come (None: many).
-        annotated: Write the pictures and videos with what was found drawn on them.
-        plots: Write the time lines of the videos.
-        cropped: Every picture is one ready crop.
-        every: Of a video, each so-manieth frame.
-        fps: Of a video, at most so many frames a second.
-        post: Post-processing from `triaffect tune`, applied to the tables and time lines, not to what is drawn on
-            pictures, which cannot wait for the frames to come.
+        analyzer: Describes the faces.
+        out: Folder of `faces.csv`, `faces.parquet`, `annotated/` and `plots/`; nothing is written by default.
+        annotated: Write copies of the photos and videos with the predictions drawn on them.
+        plots: Write a figure of each video over time.
+        cropped: Every image is one ready crop.
+        every: Process every n-th frame of a video.
+        fps: Process at most this number of frames per second of a video.
+        post: Post-processing from `triaffect tune`, applied to tables and figures, not to annotated copies, which are
+            written before later frames are known.
 
     Returns:
-        0; 1 where an input failed; 130 where Ctrl-C ended it early, with all that was finished written.
+        The tables, counts and failures. Ctrl-C ends it early; what was finished is written and returned.
 
     Raises:
-        InputError: An option is out of range, or pictures are wanted and there is no folder for them.
+        InputError: An option is out of range, or files are wanted and there is no folder for them.
     """
     if every < 1 or (fps is not None and not fps > 0):
-        raise InputError(f"--every {every} --fps {fps}: take 1 or more, and more than 0")
+        raise InputError(f"--every {every} --fps {fps}: every must be at least 1, fps greater than 0")
     if out is None and (annotated or plots):
         raise InputError("--annotate and --plot write files: name a folder with --out")
-    known = load_post(post) if post else None
+    post_processing = load_post(post) if post else None
     folder = Path(out or ".")
-    found, failures = collect(inputs, [folder / "annotated", folder / "plots"] if out else [])
-    moving = any(isinstance(item.source, int) or item.source.suffix.lower() in VIDEOS for item in found)
-    analyzer = make(None if moving else len(found))
-    tables: list[pl.DataFrame] = []
-    began, looked, number, stopped = time.perf_counter(), 0, 0, False
+    collected, failures = collect(inputs, [folder / "annotated", folder / "plots"] if out else [])
+    result = Analysis(inputs=len(collected), failures=failures)
+    start = time.perf_counter()
     with tqdm(unit=" faces", disable=None, leave=False) as bar:
-        for number, item in enumerate(found, 1):
-            bar.set_description(f"{number} of {len(found)} inputs", refresh=False)
+        for number, item in enumerate(collected, 1):
+            bar.set_description(f"{number} of {len(collected)} inputs", refresh=False)
             parts: list[pl.DataFrame] = []
             with contextlib.ExitStack() as stack:
-                film: Writer | None = None
+                writer: VideoWriter | None = None
                 try:
-                    still, stream = _stream(item, analyzer, cropped, every, fps)
-                    for some, rows in stream:
+                    still, stream = _open_input(item, analyzer, cropped, every, fps)
+                    for frames, rows in stream:
                         parts.append(rows)
-                        looked += len(some)
+                        result.frames += len(frames)
                         bar.update(rows.height)
                         if annotated and still:
-                            _save_photo(some[0], rows, folder / "annotated" / f"{item.place}.jpg")
+                            _save_photo(frames[0], rows, folder / "annotated" / f"{item.place}.jpg")
                         elif annotated:
-                            film = film or stack.enter_context(_film(folder / "annotated" / f"{item.place}.mp4"))
-                            for frame in some:
-                                drawn = rows.filter(pl.col("frame") == frame.number).to_dicts()
-                                film.write(annotate(frame.pixels, drawn), frame.time)
+                            path = folder / "annotated" / f"{item.place}.mp4"
+                            writer = writer or stack.enter_context(_video_writer(path))
+                            for frame in frames:
+                                faces = rows.filter(pl.col("frame") == frame.number).to_dicts()
+                                writer.write(annotate(frame.pixels, faces), frame.time)
                     if not any(part.height for part in parts):
-                        failures.append(f"{item.name}: no face found")
+                        result.failures.append(f"{item.name}: no face found")
                 except InputError as error:
-                    failures.append(str(error))
-                except KeyboardInterrupt:  # how a camera ends
-                    stopped = not isinstance(item.source, int)
+                    result.failures.append(str(error))
+                except KeyboardInterrupt:  # the usual end of a camera
+                    result.stopped = not isinstance(item.source, int)
             if parts:
-                tables.append(pl.concat(parts))
-                if known:
-                    tables[-1] = analyzer.named(apply(tables[-1], known))
-                if plots and not still and tables[-1].height:
-                    from triaffect.inference.timeline import time_lines
-                    from triaffect.report.style import save_figure
-
-                    figure = time_lines(tables[-1], plain(PurePath(item.name).name))
-                    save_figure(figure, folder / "plots" / f"{item.place}.png")
-            if stopped:
+                table = pl.concat(parts)
+                if post_processing:
+                    table = analyzer.name_expression(apply(table, post_processing))
+                result.tables.append(table)
+                if plots and not still and table.height:
+                    _save_plot(table, item, folder)
+            if result.stopped:
+                result.unprocessed = len(collected) - number
                 break
-    seconds = time.perf_counter() - began
-    table = pl.concat([analyzer.schema.to_frame(), *tables])
+    result.seconds = time.perf_counter() - start
+    result.faces = pl.concat([analyzer.schema.to_frame(), *result.tables])
     if out is not None:
-        _write(table, folder, analyzer.engine.name)
-    if out is None or len(found) == 1:
-        for rows in tables:
-            print("\n".join(in_words(rows)))
-    print(
-        f"{len(found)} inputs, {looked:,} pictures, {table.height:,} faces in {seconds:.1f} s"
-        + (f" ({looked / seconds:.0f} pictures/s)" if looked > 1 else "")
-        + (f": {folder / 'faces.csv'}, {folder / 'faces.parquet'}" if out is not None else "")
-        + (f"; stopped, {len(found) - number} inputs not reached" if stopped else "")
-    )
-    for line in failures:
-        print(f"failed: {plain(line)}", file=sys.stderr)
-    return 130 if stopped else 1 if failures else 0
+        _write_tables(result.faces, folder, analyzer.backend.name)
+    return result
 
 
-def _stream(
+def _open_input(
     item: Input, analyzer: Analyzer, cropped: bool, every: int, fps: float | None
 ) -> tuple[bool, Iterator[tuple[list[Frame], pl.DataFrame]]]:
     """Whether the input is a photo, and its frames with their rows."""
     if isinstance(item.source, int):
-        return False, analyzer.run(ahead(camera(item.source, every, fps)), item.name)
-    try:
-        still = is_photo(item.source)
-    except OSError as error:
-        raise InputError(f"{item.source}: {error.strerror or error}") from None
-    if still:
-        return True, analyzer.run([Frame(0, 0.0, read(item.source))], item.name, still=True, cropped=cropped)
-    return False, analyzer.run(ahead(frames(item.source, every, fps)), item.name, cropped=cropped)
+        return False, analyzer.run(read_ahead(read_camera(item.source, every, fps)), item.name)
+    if is_image(item.source):
+        frame = Frame(0, 0.0, read_photo(item.source))
+        return True, analyzer.run([frame], item.name, still=True, cropped=cropped)
+    return False, analyzer.run(read_ahead(read_video(item.source, every, fps)), item.name, cropped=cropped)
 
 
 def _save_photo(frame: Frame, rows: pl.DataFrame, path: Path) -> None:
     with atomic_path(path) as tmp_path:
-        tmp_path.write_bytes(
-            simplejpeg.encode_jpeg(annotate(frame.pixels, rows.to_dicts()), 92, colorsubsampling="444")
-        )
+        drawn = annotate(frame.pixels, rows.to_dicts())
+        tmp_path.write_bytes(simplejpeg.encode_jpeg(drawn, 92, colorsubsampling="444"))
 
 
 @contextlib.contextmanager
-def _film(path: Path) -> Iterator[Writer]:
-    with atomic_path(path) as tmp_path, Writer(tmp_path) as film:
-        yield film
+def _video_writer(path: Path) -> Iterator[VideoWriter]:
+    with atomic_path(path) as tmp_path, VideoWriter(tmp_path) as writer:
+        yield writer
 
 
-def _write(table: pl.DataFrame, folder: Path, model: str) -> None:
+def _save_plot(table: pl.DataFrame, item: Input, folder: Path) -> None:
+    from triaffect.inference.timeline import draw_timeline
+    from triaffect.report.style import save_figure
+
+    save_figure(draw_timeline(table, printable(PurePath(item.name).name)), folder / "plots" / f"{item.place}.png")
+
+
+def _write_tables(table: pl.DataFrame, folder: Path, model: str) -> None:
     with atomic_path(folder / "faces.csv") as tmp_path:
         table.write_csv(tmp_path, float_precision=5)
     with atomic_path(folder / "faces.parquet") as tmp_path:
-        about = {"triaffect": __version__, "model": model}
-        table.write_parquet(tmp_path, metadata={METADATA: json.dumps(about)})
-
-
-def plain(line: str) -> str:
-    """A line for a terminal: what a file's name holds of line ends, escapes and broken characters is spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-
-
-def in_words(rows: pl.DataFrame) -> list[str]:
-    """An input's faces in a few short lines.
-
-    Args:
-        rows: The `Analyzer` table of one input.
-    """
-    if not rows.height:
-        return []
-    lines = [plain(rows["file"][0])]
-    for (face,), seen in rows.group_by("face", maintain_order=True):
-        words = _photo_words(seen.row(0, named=True)) if seen.height == 1 else _video_words(seen)
-        doubts = sorted({word for doubt in seen["doubt"] for word in doubt.split(",") if word})
-        lines.append(f"  face {face}: " + "; ".join(words) + (f"; doubt: {', '.join(doubts)}" if doubts else ""))
-    return lines
-
-
-def _photo_words(row: dict[str, Any]) -> list[str]:
-    words = []
-    if row.get("expression"):
-        words.append(f"{row['expression']} {row[row['expression'].lower()]:.0%}")
-    if "valence" in row:
-        words.append(f"valence {row['valence']:+.2f}, arousal {row['arousal']:+.2f}")
-    if "AU1" in row:
-        units = [f"{unit} {AU_NAMES[unit]} {row[unit]:.0%}" for unit in active_units(row)]
-        words.append(", ".join(units) or "no active action unit")
-    return words
-
-
-def _video_words(rows: pl.DataFrame) -> list[str]:
-    seen = rows["time"].to_numpy()
-    words = [f"{rows.height:,} frames, {seen.min():.1f} to {seen.max():.1f} s"]
-    if "expression" in rows.columns:
-        shares = rows["expression"].value_counts(sort=True, normalize=True).head(3)
-        words.append(", ".join(f"{name} {share:.0%}" for name, share in shares.iter_rows()))
-    if "valence" in rows.columns:
-        for name in VA:
-            values = rows[name].to_numpy()
-            words.append(f"{name} {values.min():+.2f} to {values.max():+.2f}")
-    if "AU1" in rows.columns:
-        active = {unit: float((rows[unit].to_numpy() >= ACTIVE).mean()) for unit in ACTION_UNITS}
-        often = sorted((unit for unit in ACTION_UNITS if active[unit] >= 0.1), key=lambda unit: -active[unit])
-        words.append(", ".join(f"{unit} {AU_NAMES[unit]} {active[unit]:.0%}" for unit in often) or "hardly any AU")
-    return words
+        table.write_parquet(tmp_path, metadata={METADATA: json.dumps({"triaffect": __version__, "model": model})})

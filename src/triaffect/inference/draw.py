@@ -15,49 +15,49 @@ from triaffect.labels import ACTION_UNITS, AU_NAMES
 
 Pixels = NDArray[np.uint8]
 ACTIVE = 0.5
-"""An action unit counts as active from this probability on."""
+"""Probability from which an action unit counts as active."""
 
 _BRIGHT = ((118, 183, 230), (245, 179, 97), (128, 208, 190), (205, 160, 214))
-"""`style.SERIES` lightened, for dark ground; a face keeps its colour in pictures and time lines."""
+"""`style.SERIES` lightened, for a dark background; a face keeps its colour in images and figures."""
 _CARD, _WHITE, _GREY, _LINE = (18, 22, 27, 205), (255, 255, 255, 255), (178, 186, 194, 255), (92, 100, 108, 255)
-_FINE = 2  # cards are drawn this much larger, for smooth edges
+_SUPERSAMPLING = 2  # cards are drawn this much larger, for smooth edges
 
 
 def active_units(row: Mapping[str, Any], limit: int = 12) -> list[str]:
-    """The active AUs of a row, the most probable first; empty where the model has no AUs."""
+    """Return the active AUs of a row, the most probable first; none if the model has no AUs."""
     units = sorted((unit for unit in ACTION_UNITS if (row.get(unit) or 0) >= ACTIVE), key=lambda unit: -row[unit])
     return units[:limit]
 
 
 def annotate(pixels: Pixels, rows: Sequence[Mapping[str, Any]]) -> Pixels:
-    """Draws what was found on a copy of a picture (height, width, 3).
+    """Draw predictions on a copy of an image.
 
-    Each face gets thin corners and, where a card fits beside it, its expression, active AUs, doubts and a dot on the
-    valence-arousal plane; where none fits, its expression alone. Sizes follow the picture's.
+    Each face gets thin corners and, if a card fits next to it, its expression, active AUs, quality flags and a dot on
+    the valence-arousal plane; otherwise its expression alone. Sizes follow the size of the image.
 
     Args:
-        pixels: RGB.
-        rows: Rows of the picture's faces, as dictionaries of an `Analyzer` table.
+        pixels: RGB uint8 (height, width, 3).
+        rows: Rows of the image's faces, as dictionaries of an `Analyzer` table.
     """
     canvas = np.array(pixels)
     side = min(pixels.shape[:2])
-    taken = [(row["x"], row["y"], row["x"] + row["w"], row["y"] + row["h"]) for row in rows]
+    occupied = [(row["x"], row["y"], row["x"] + row["w"], row["y"] + row["h"]) for row in rows]
     for row in sorted(rows, key=lambda row: -row["w"] * row["h"]):
         colour = _BRIGHT[(row["face"] - 1) % len(_BRIGHT)]
         em = round(max(9, side / 45, min(side / 26, row["h"] / 13)))
         _corners(canvas, row, colour, em)
         box = (row["x"], row["y"], row["x"] + row["w"], row["y"] + row["h"])
-        for card in (_card, _label):
-            picture = card(row, colour, em)
-            if place := _place(canvas.shape, box, picture.shape, taken, em // 2):
-                taken.append((place[0], place[1], place[0] + picture.shape[1], place[1] + picture.shape[0]))
-                _blend(canvas, picture, place)
+        for draw_card in (_card, _label):
+            card = draw_card(row, colour, em)
+            if place := _place(canvas.shape, box, card.shape, occupied, em // 2):
+                occupied.append((place[0], place[1], place[0] + card.shape[1], place[1] + card.shape[0]))
+                _blend(canvas, card, place)
                 break
     return canvas
 
 
 def _corners(canvas: Pixels, row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> None:
-    """Corners around the face, dark below bright, so that they show on any ground."""
+    """Corners around the face, bright over dark, visible on any background."""
     x, y, w, h = (row[name] for name in "xywh")
     arm, thick = 0.18 * min(w, h), max(1, round(em / 8))
     for tint, width in (((18, 22, 27), thick + 2), (colour, thick)):
@@ -67,24 +67,24 @@ def _corners(canvas: Pixels, row: Mapping[str, Any], colour: tuple[int, ...], em
 
 
 def _place(
-    shape: Sequence[int], box: Sequence[float], size: Sequence[int], taken: Sequence[Sequence[float]], gap: int
+    shape: Sequence[int], box: Sequence[float], size: Sequence[int], occupied: Sequence[Sequence[float]], gap: int
 ) -> tuple[int, int] | None:
-    """Left and top of a card near a face where it covers no face and no other card, or None."""
+    """Left and top of a card near a face that covers no face and no other card, or None."""
     (x0, y0, x1, y1), (h, w) = box, size[:2]
     top = min(max(gap, y0), shape[0] - h - gap)
     side = min(max(gap, (x0 + x1 - w) / 2), shape[1] - w - gap)
     for x, y in ((x1 + gap, top), (x0 - gap - w, top), (side, y1 + gap), (side, y0 - gap - h)):
         inside = x >= 0 and y >= 0 and x + w <= shape[1] and y + h <= shape[0]
-        if inside and all(x >= r or x + w <= left or y >= b or y + h <= t for left, t, r, b in taken):
+        if inside and all(x >= r or x + w <= left or y >= b or y + h <= t for left, t, r, b in occupied):
             return int(x), int(y)
     return None
 
 
-def _blend(canvas: Pixels, picture: Pixels, place: tuple[int, int]) -> None:
+def _blend(canvas: Pixels, card: Pixels, place: tuple[int, int]) -> None:
     x, y = place
-    part = canvas[y : y + picture.shape[0], x : x + picture.shape[1]]
-    alpha = picture[..., 3:].astype(np.float32) / 255
-    part[:] = (part * (1 - alpha) + picture[..., :3] * alpha + 0.5).astype(np.uint8)
+    part = canvas[y : y + card.shape[0], x : x + card.shape[1]]
+    alpha = card[..., 3:].astype(np.float32) / 255
+    part[:] = (part * (1 - alpha) + card[..., :3] * alpha + 0.5).astype(np.uint8)
 
 
 @lru_cache(16)
@@ -100,7 +100,9 @@ def _sheet(width: int, height: int, em: int) -> tuple[Image.Image, ImageDraw.Ima
 
 
 def _finish(sheet: Image.Image) -> Pixels:
-    return np.asarray(sheet.resize((sheet.width // _FINE, sheet.height // _FINE), Image.Resampling.BOX))
+    return np.asarray(
+        sheet.resize((sheet.width // _SUPERSAMPLING, sheet.height // _SUPERSAMPLING), Image.Resampling.BOX)
+    )
 
 
 def _headline(row: Mapping[str, Any]) -> str:
@@ -110,7 +112,7 @@ def _headline(row: Mapping[str, Any]) -> str:
 
 def _label(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
     """The expression alone."""
-    em *= _FINE
+    em *= _SUPERSAMPLING
     words = _headline(row)
     sheet, draw = _sheet(round(_font(em).getlength(words) + em), round(1.6 * em), em)
     draw.text((em * 0.5, em * 0.8), words, (*colour, 255), _font(em), anchor="lm")
@@ -118,8 +120,8 @@ def _label(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
 
 
 def _card(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
-    """Expression, V-A plane, active AUs and doubts."""
-    em *= _FINE
+    """Expression, V-A plane, active AUs and quality flags."""
+    em *= _SUPERSAMPLING
     small, pad, side = round(0.78 * em), 0.7 * em, 5.0 * em if row.get("valence") is not None else 0.0
     units = active_units(row)
     lines = [(unit[2:], AU_NAMES[unit], _WHITE) for unit in units[:5]]
@@ -127,8 +129,8 @@ def _card(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
         lines.append(("", f"and {len(units) - 5} more", _GREY))
     if "AU1" in row and not units:
         lines = [("", "no active action unit", _GREY)]
-    if row["doubt"]:
-        lines.append(("", "doubt: " + row["doubt"].replace(",", ", "), (*_BRIGHT[1], 255)))
+    if row["quality_flags"]:
+        lines.append(("", "quality: " + row["quality_flags"].replace(",", ", "), (*_BRIGHT[1], 255)))
     column = 1.55 * small if units else 0.0
     width = max([10.5 * em, *(_font(small).getlength(words) + column * bool(n) + 2 * pad for n, words, _ in lines)])
     height = 2.0 * em + len(lines) * 1.25 * small + (side + 0.6 * em if side else 0) + 0.5 * em
@@ -142,13 +144,15 @@ def _card(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
     if side:
         y += 0.4 * em
         radius, x = side / 2, pad + side / 2
-        draw.ellipse((pad, y, pad + side, y + side), outline=_GREY, width=_FINE)
-        draw.line((pad, y + radius, pad + side, y + radius), _LINE, _FINE)
-        draw.line((x, y, x, y + side), _LINE, _FINE)
+        draw.ellipse((pad, y, pad + side, y + side), outline=_GREY, width=_SUPERSAMPLING)
+        draw.line((pad, y + radius, pad + side, y + radius), _LINE, _SUPERSAMPLING)
+        draw.line((x, y, x, y + side), _LINE, _SUPERSAMPLING)
         for name, value, down in (("valence", row["valence"], 0.3), ("arousal", row["arousal"], 0.7)):
             middle = y + down * side
             draw.text((pad + side + 0.6 * em, middle - 0.45 * em), name, _GREY, _font(small), anchor="lm")
             draw.text((pad + side + 0.6 * em, middle + 0.45 * em), f"{value:+.2f}", _WHITE, _font(small), anchor="lm")
         dx, dy, dot = x + row["valence"] * radius, y + radius - row["arousal"] * radius, 0.36 * em
-        draw.ellipse((dx - dot, dy - dot, dx + dot, dy + dot), fill=(*colour, 255), outline=_WHITE, width=_FINE)
+        draw.ellipse(
+            (dx - dot, dy - dot, dx + dot, dy + dot), fill=(*colour, 255), outline=_WHITE, width=_SUPERSAMPLING
+        )
     return _finish(sheet)

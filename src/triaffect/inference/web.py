@@ -1,4 +1,4 @@
-"""The web page of `triaffect page`: a photo, a video or the camera in; the picture and its three descriptors out."""
+"""The web page of `triaffect web`: a photo, a video or the camera in; the annotated image and its descriptors out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.draw import ACTIVE, annotate
-from triaffect.inference.timeline import time_lines
-from triaffect.inference.video import Writer, ahead, frames
+from triaffect.inference.timeline import draw_timeline
+from triaffect.inference.video import VideoWriter, read_ahead, read_video
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-CARE = (
+NOTICE = (
     "What a face shows is not what a person feels. This is research software: use it on people who agreed, and never "
     "to judge, select, monitor or diagnose anyone. Nothing leaves this machine."
 )
@@ -33,8 +33,8 @@ CSS = """
 .ta h3 {font-size: 13px; font-weight: 600; margin: 18px 0 6px; color: var(--body-text-color)}
 .ta h3:first-child {margin-top: 0}
 .ta .head {font-size: 26px; font-weight: 650; line-height: 1.15; color: var(--body-text-color)}
-.ta .sub, .ta .care {font-size: 13px; color: color-mix(in srgb, var(--body-text-color) 66%, transparent)}
-.ta .doubt {font-size: 13px; margin-top: 8px; padding: 6px 10px; border-left: 3px solid #dc8a2a;
+.ta .sub, .ta .notice {font-size: 13px; color: color-mix(in srgb, var(--body-text-color) 66%, transparent)}
+.ta .warning {font-size: 13px; margin-top: 8px; padding: 6px 10px; border-left: 3px solid #dc8a2a;
   background: color-mix(in srgb, #dc8a2a 12%, transparent); color: var(--body-text-color)}
 .ta .row {display: grid; grid-template-columns: 5.5em 1fr 2.6em; gap: 10px; align-items: center; font-size: 13px;
   line-height: 1.72; white-space: nowrap}
@@ -53,7 +53,7 @@ CSS = """
 
 
 def bars(title: str, values: dict[str, float], bold: float) -> str:
-    """Horizontal bars of probabilities; those under `bold` step back."""
+    """Horizontal bars of probabilities; those below `bold` are dimmed."""
     rows = (
         f'<div class="row{"" if value >= bold else " off"}"><span>{escape(name)}</span>'
         f'<span class="bar"><i style="width:{value:.1%}"></i></span><b>{value:.0%}</b></div>'
@@ -81,14 +81,14 @@ def panels(rows: pl.DataFrame) -> str:
     if not rows.height:
         return '<div class="ta"><div class="head">No face found</div></div>'
     row = rows.sort(pl.col("w") * pl.col("h"), descending=True).row(0, named=True)
-    shown: list[str] = []
+    parts: list[str] = []
     if "expression" in row:
-        shown.append(f'<div class="head">{row["expression"]} {row[row["expression"].lower()]:.0%}</div>')
+        parts.append(f'<div class="head">{row["expression"]} {row[row["expression"].lower()]:.0%}</div>')
     more = f"the largest of {rows.height} faces, " if rows.height > 1 else ""
-    shown.append(f'<div class="sub">face {row["face"]}, {more}{row["size"]:.0f} px between the eyes</div>')
-    if row["doubt"]:
-        words = escape(row["doubt"].replace(",", ", "))
-        shown.append(f'<div class="doubt">Do not rely on this: {words}.</div>')
+    parts.append(f'<div class="sub">face {row["face"]}, {more}{row["size"]:.0f} px between the eyes</div>')
+    if row["quality_flags"]:
+        flags = escape(row["quality_flags"].replace(",", ", "))
+        parts.append(f'<div class="warning">Do not rely on this: {flags}.</div>')
     left = []
     if "valence" in row:
         left.append(plane(row["valence"], row["arousal"]))
@@ -98,104 +98,113 @@ def panels(rows: pl.DataFrame) -> str:
     right = ""
     if "AU1" in row:
         right = bars("Action units", {AU_NAMES[unit]: row[unit] for unit in ACTION_UNITS}, ACTIVE)
-    shown.append(f'<div class="two"><div>{"".join(left)}</div><div>{right}</div></div>')
-    return f'<div class="ta">{"".join(shown)}</div>'
+    parts.append(f'<div class="two"><div>{"".join(left)}</div><div>{right}</div></div>')
+    return f'<div class="ta">{"".join(parts)}</div>'
 
 
 def build(analyzer: Analyzer) -> Any:
-    """The page as a gradio `Blocks`.
+    """Build the page as a gradio `Blocks`.
 
     Args:
-        analyzer: Describes what is dropped.
+        analyzer: Describes the faces.
     """
     import gradio as gr
 
-    folder = tempfile.mkdtemp(prefix="triaffect-page-")
+    folder = tempfile.mkdtemp(prefix="triaffect-web-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
-    def look(pixels: NDArray[np.uint8] | None) -> tuple[Any, str]:
+    def describe_image(pixels: NDArray[np.uint8] | None) -> tuple[Any, str]:
         if pixels is None:
             return None, ""
         rows = analyzer.image(pixels)
         return annotate(pixels, rows.to_dicts()), panels(rows)
 
-    def watch(path: str | None, bar: Any = gr.Progress()) -> tuple[str | None, Any, str]:  # noqa: B008
+    def describe_video(path: str | None, bar: Any = gr.Progress()) -> tuple[str | None, Any, str]:  # noqa: B008
         if path is None:
             return None, None, ""
         name = Path(path)
         tables = []
         target = Path(tempfile.mkdtemp(dir=folder), "annotated.mp4")
-        trouble = ""
-        with Writer(target) as film:
+        damage = ""
+        with VideoWriter(target) as writer:
             try:
-                for some, rows in analyzer.run(ahead(frames(name)), name.name):
+                for frames, rows in analyzer.run(read_ahead(read_video(name)), name.name):
                     tables.append(rows)
-                    bar(0.5, f"{some[-1].time:.1f} s")
-                    for frame in some:
-                        drawn = rows.filter(pl.col("frame") == frame.number).to_dicts()
-                        film.write(annotate(frame.pixels, drawn), frame.time)
+                    bar(0.5, f"{frames[-1].time:.1f} s")
+                    for frame in frames:
+                        faces = rows.filter(pl.col("frame") == frame.number).to_dicts()
+                        writer.write(annotate(frame.pixels, faces), frame.time)
             except InputError as error:
-                trouble = str(error).removeprefix(f"{path}: ")
+                damage = str(error).removeprefix(f"{path}: ")
         if not tables:
-            raise gr.Error(trouble)
+            raise gr.Error(damage)
         table = pl.concat(tables)
-        words = f'<div class="ta"><div class="doubt">{escape(trouble)}</div></div>' if trouble else ""
+        note = f'<div class="ta"><div class="warning">{escape(damage)}</div></div>' if damage else ""
         if not table.height:
-            return str(target), None, words + panels(table)
-        return str(target), time_lines(table), words
+            return str(target), None, note + panels(table)
+        return str(target), draw_timeline(table), note
 
     buttons: Any = ["download", "fullscreen"]  # no sharing
     with gr.Blocks(title="triaffect", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         gr.HTML('<div class="ta"><div class="head">triaffect</div><div class="sub">valence and arousal, expression, '
-                f"action units · {escape(analyzer.engine.name)}</div></div>")  # fmt: skip
+                f"action units · {escape(analyzer.backend.name)}</div></div>")  # fmt: skip
         with gr.Tab("Photo"), gr.Row():
             with gr.Column(scale=4):
-                picture = gr.Image(sources=["upload", "webcam", "clipboard"], label="Photo", height=250)
-                drawn = gr.Image(label="What was found", interactive=False, height=380, format="jpeg", buttons=buttons)
+                photo = gr.Image(sources=["upload", "webcam", "clipboard"], label="Photo", height=250)
+                drawn = gr.Image(label="Predictions", interactive=False, height=380, format="jpeg", buttons=buttons)
             with gr.Column(scale=6):
-                found = gr.HTML(padding=True)
-            picture.change(look, picture, [drawn, found], api_name="photo", show_progress="minimal")
+                panel = gr.HTML(padding=True)
+            photo.change(describe_image, photo, [drawn, panel], api_name="photo", show_progress="minimal")
         with gr.Tab("Camera"), gr.Row():
             with gr.Column(scale=4):
                 live = gr.Image(sources="webcam", streaming=True, label="Camera", height=250)
-                seen = gr.Image(label="What is seen", interactive=False, height=380, format="jpeg", buttons=buttons)
+                live_drawn = gr.Image(
+                    label="Predictions", interactive=False, height=380, format="jpeg", buttons=buttons
+                )
             with gr.Column(scale=6):
-                said = gr.HTML(padding=True)
-            live.stream(look, live, [seen, said], stream_every=0.15, concurrency_limit=1, show_progress="hidden")
+                live_panel = gr.HTML(padding=True)
+            live.stream(
+                describe_image,
+                live,
+                [live_drawn, live_panel],
+                stream_every=0.15,
+                concurrency_limit=1,
+                show_progress="hidden",
+            )
         with gr.Tab("Video"):
             with gr.Row():
                 clip = gr.Video(sources=["upload", "webcam"], label="Video", height=330)
-                film = gr.Video(label="What was found", interactive=False, height=330, buttons=["download"])
-            note = gr.HTML()
-            lines = gr.Plot(label="Through time")
-            clip.change(watch, clip, [film, lines, note], api_name="video", concurrency_limit=1)
-        gr.HTML(f'<div class="ta"><div class="care">{CARE}</div></div>')
+                annotated = gr.Video(label="Predictions", interactive=False, height=330, buttons=["download"])
+            note_panel = gr.HTML()
+            timeline = gr.Plot(label="Over time")
+            clip.change(describe_video, clip, [annotated, timeline, note_panel], api_name="video", concurrency_limit=1)
+        gr.HTML(f'<div class="ta"><div class="notice">{NOTICE}</div></div>')
     return blocks
 
 
-def serve(port: int = 7860, model: str = "triaffect-base", engine: str = "auto", browser: bool = False) -> None:
-    """Serves the page on 127.0.0.1 until Ctrl-C.
+def serve(port: int = 7860, model: str = "triaffect-base", backend: str = "auto", browser: bool = False) -> None:
+    """Serve the page on 127.0.0.1 until Ctrl-C.
 
     Args:
-        port: Where.
+        port: Port on 127.0.0.1.
         model: As for `Analyzer`.
-        engine: As for `Analyzer`.
+        backend: As for `Analyzer`.
         browser: Open it in the browser.
 
     Raises:
-        InputError: The port is taken; as `Analyzer`.
+        InputError: The port is in use; or as `Analyzer`.
     """
     import gradio as gr
 
-    blocks = build(Analyzer(model, engine=engine))
+    blocks = build(Analyzer(model, backend=backend))
     sans = ["ui-sans-serif", "system-ui", "sans-serif"]
-    # Plain names: gradio's own default fetches its letters from the network.
+    # System fonts: gradio's own default is fetched from the network.
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=sans, font_mono=["ui-monospace", "monospace"])
-    print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    print(f"http://127.0.0.1:{port}  (stop with Ctrl-C)")
     try:
         blocks.launch(
             server_name="127.0.0.1", server_port=port, share=False, inbrowser=browser, quiet=True, theme=theme, css=CSS,
             footer_links=[], ssr_mode=False,
         )  # fmt: skip
     except OSError:
-        raise InputError(f"--port {port}: is taken; name another one") from None
+        raise InputError(f"--port {port}: is in use; choose another one") from None

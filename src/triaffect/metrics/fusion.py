@@ -17,7 +17,7 @@ from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS, TASK_NAMES, TASKS
 from triaffect.metrics import measures
 from triaffect.metrics.matching import Table, aligned, common_tasks, locate, read_index, read_predictions
-from triaffect.metrics.tables import number, text_table
+from triaffect.text import format_number, text_table
 
 Columns = Sequence[NDArray]
 
@@ -93,10 +93,12 @@ class Tuning:
 
     def table(self) -> str:
         """Aligned text for people."""
-        rows = [[TASK_NAMES[row["task"]], *(number(row[name]) for name in SCORES)] for row in self.scores.to_dicts()]
+        rows = [
+            [TASK_NAMES[row["task"]], *(format_number(row[name]) for name in SCORES)] for row in self.scores.to_dicts()
+        ]
         rows = [[*row, f"{self.lambdas[task]:.2f}"] for row, task in zip(rows, self.scores["task"], strict=True)]
         totals = [None if self.scores[name].null_count() else float(self.scores[name].sum()) for name in SCORES]
-        rows.append(["total", *map(number, totals), ""])
+        rows.append(["total", *map(format_number, totals), ""])
         head = ["task", "single", "multi", "paper's λ", "tuned λ", "in-sample", "λ to use"]
         note = (
             f"tuned λ: each of {self.folds} folds of videos scored with the λ chosen on the others: the one nearest\n"

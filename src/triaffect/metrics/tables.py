@@ -6,24 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from triaffect.labels import AU_NAMES, TASK_NAMES, VA
+from triaffect.text import format_number, text_table
 
 if TYPE_CHECKING:
     from triaffect.metrics.scores import Comparison, Scores
-
-
-def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as text: the first column to the left, the others to the right."""
-    lines = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip()
-        for line in lines
-    )
-
-
-def number(value: float | None) -> str:
-    """Four decimals; a dash where there is no value."""
-    return "-" if value is None else f"{value:.4f}"
 
 
 def scores_text(scores: Scores) -> str:
@@ -39,20 +25,29 @@ def scores_text(scores: Scores) -> str:
 
     rows = []
     for task, value in scores.tasks.items():
-        rows.append((task, [TASK_NAMES[task], number(value), number(scores.floor[task]), f"{scores.frames[task]:,}"]))
+        rows.append(
+            (
+                task,
+                [TASK_NAMES[task], format_number(value), format_number(scores.floor[task]), f"{scores.frames[task]:,}"],
+            )
+        )
         if task == "va":
-            rows += [(name, [f"  {name}", number(scores.va[name]), "", f"{scores.labelled[name]:,}"]) for name in VA]
+            rows += [
+                (name, [f"  {name}", format_number(scores.va[name]), "", f"{scores.labelled[name]:,}"]) for name in VA
+            ]
     total = "total" if len(scores.tasks) == 3 else f"total ({' + '.join(scores.tasks)} only)"
-    rows.append(("total", [total, number(scores.total), number(scores.floor["total"]), ""]))
+    rows.append(("total", [total, format_number(scores.total), format_number(scores.floor["total"]), ""]))
     parts = [table(["task", "score", "floor", "frames"], rows)]
     if scores.expr:
-        rows = [(name, [name, number(f1), f"{scores.positives[name]:,}"]) for name, f1 in scores.expr.items()]
+        rows = [(name, [name, format_number(f1), f"{scores.positives[name]:,}"]) for name, f1 in scores.expr.items()]
         parts.append(table(["expression", "F1", "frames"], rows))
     if scores.au:
         rows = []
         for name, f1 in scores.au.items():
             n, rate = scores.labelled[name], scores.positives[name] / max(1, scores.labelled[name])
-            rows.append((name, [f"{name:<5} {AU_NAMES[name]}", number(f1), f"{rate:.1%}" if n else "-", f"{n:,}"]))
+            rows.append(
+                (name, [f"{name:<5} {AU_NAMES[name]}", format_number(f1), f"{rate:.1%}" if n else "-", f"{n:,}"])
+            )
         parts.append(table(["action unit", "F1", "present", "frames"], rows))
     if scores.groups:
         parts.append(_groups_text(scores))
@@ -74,18 +69,20 @@ def _groups_text(scores: Scores) -> str:
     names = [*scores.tasks, "total"]
     rows = []
     for group, each in scores.groups.items():
-        values = [*(number(each.tasks.get(task)) for task in scores.tasks), number(each.total)]
-        rows.append([group, str(each.videos), f"{max(each.frames.values()):,}", *values, number(each.floor["total"])])
+        values = [*(format_number(each.tasks.get(task)) for task in scores.tasks), format_number(each.total)]
+        rows.append(
+            [group, str(each.videos), f"{max(each.frames.values()):,}", *values, format_number(each.floor["total"])]
+        )
     lines = [text_table([scores.by or "", "videos", "frames", *names, "floor"], rows)]
     for name, found in scores.gaps.items():
-        lines.append(f"{name}: worst {found['worst']}, best {found['best']}, gap {number(found['gap'])}")
+        lines.append(f"{name}: worst {found['worst']}, best {found['best']}, gap {format_number(found['gap'])}")
     return "\n".join(lines)
 
 
 def comparison_text(comparison: Comparison) -> str:
     """Differences with interval and p."""
     rows = [
-        [name, f"{value:+.4f}", _span(comparison.intervals.get(name)), number(comparison.p[name])]
+        [name, f"{value:+.4f}", _span(comparison.intervals.get(name)), format_number(comparison.p[name])]
         for name, value in comparison.difference.items()
     ]
     return text_table(["", "difference", "95 % interval", "p"], rows) + "\n" + comparison.signature

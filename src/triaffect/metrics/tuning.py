@@ -22,7 +22,7 @@ from triaffect.metrics.measures import au_score, expr_score, va_score
 from triaffect.metrics.postprocess import PLAIN, Floats, Post, fit, run
 from triaffect.metrics.scores import Comparison, Scores, paired_bootstrap, score
 from triaffect.metrics.smoothing import frames_of, smooth
-from triaffect.metrics.tables import number, text_table
+from triaffect.text import format_number, text_table
 
 SIGMAS = (0, 1, 2, 4, 8, 16, 32, 64)
 """Widths of the Gaussian to try, in frames."""
@@ -62,7 +62,7 @@ class Tuned:
         rows = []
         for task in (*self.raw.tasks, "total"):
             sides = (self.raw, self.cross_fitted, self.in_sample)
-            three = [number(side.total if task == "total" else side.tasks[task]) for side in sides]
+            three = [format_number(side.total if task == "total" else side.tasks[task]) for side in sides]
             low, high = self.gain.intervals[task]
             gain = f"{self.gain.difference[task]:+.3f} [{low:+.3f}, {high:+.3f}]"
             width = f"{self.post[task]['sigma']:g}" if task in self.post else ""

@@ -12,7 +12,7 @@ import polars as pl
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from triaffect.images import decode
+from triaffect.images import read_image
 from triaffect.io import InputError, inside
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS, VA
 from triaffect.report.style import INK, SOFT, page
@@ -107,6 +107,6 @@ def _words(task: str, row: Mapping[str, Any]) -> list[str]:
 def _picture(path: Path) -> NDArray[np.uint8] | None:
     """Pixels, or None where the file is no sound picture."""
     try:
-        return decode(path)
+        return read_image(path)
     except ValueError:
         return None

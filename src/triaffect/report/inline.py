@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from triaffect.images import decode
+from triaffect.images import read_image
 from triaffect.report.style import GRID, INK, PAPER, SERIES, SOFT
 
 THEME = {INK: "ink", SOFT: "soft", GRID: "grid", PAPER: "paper"} | {c: f"s{i}" for i, c in enumerate(SERIES, 1)}
@@ -58,7 +58,7 @@ def _rounded(found: re.Match[str]) -> str:
 def thumbnail(path: str | os.PathLike[str], side: int = 112) -> str | None:
     """A small copy of a picture as a `data:` address, without its metadata; None where it cannot be decoded."""
     try:
-        picture = Image.fromarray(decode(Path(path)))
+        picture = Image.fromarray(read_image(Path(path)))
     except ValueError:
         return None
     picture.thumbnail((side, side))

@@ -341,7 +341,8 @@ def _heads(plan: Recipe, folder: Path, name: str, index: str, images: str) -> No
 
 
 def _predict(folder: Path, name: str, config: TrainConfig, rows: pl.DataFrame, images: str) -> None:
-    from triaffect.inference.predict import load_model, predict
+    from triaffect.inference.predict import predict
+    from triaffect.training.model import load_model
 
     path, run = folder / "predictions" / f"{name}.parquet", folder / "runs" / name
     if path.exists() and path.stat().st_mtime > (run / "summary.json").stat().st_mtime:

@@ -34,7 +34,7 @@ class DataConfig:
         jitter: Largest relative change of brightness, contrast and saturation.
         degrade: Probability of a worse camera: fewer pixels, blur, grain, another gamma, coarse JPEG, each drawn.
         erase: Probability of a covered patch (Zhong et al. 2020), up to a quarter of the image.
-        features: A folder from `triaffect features`, with both splits: trains heads (and `model.context`) on them, on
+        features: A folder from `triaffect features`, with both splits: trains heads (and `model.temporal`) on them, on
             the frozen backbone of the model folder or run that `model.pretrained` names.
         soft: Predictions files, of a teacher or with a crowd's votes: their values are the targets where the index
             has no label of its own; each fills in the tasks it has.
@@ -86,7 +86,7 @@ class ModelConfig:
         size: Side of the square input, in pixels.
         pretrained: `false`, `true` (timm's weights, from its hub), a model folder of ours, or a local weights file
             (.safetensors, or a .pth without code in it).
-        context: Seconds of video that each frame sees to either side, learned on `data.features`; 0 for stills.
+        temporal: Seconds of video that each frame sees to either side, learned on `data.features`; 0 for stills.
         causal: See only what was before, as before a camera.
         fps: Frames a second of the index's videos.
         grey: See brightness only, for training on images some of which have no colour.
@@ -102,7 +102,7 @@ class ModelConfig:
     pretrained: bool | str = True
     frozen: bool = False
     grey: bool = False
-    context: float = 0.0
+    temporal: float = 0.0
     causal: bool = False
     fps: float = 30.0
 
@@ -273,7 +273,7 @@ class TrainConfig:
             "coupling.co_annotation": (self.coupling.co_annotation, 0.0, 1e6),
             "coupling.matching": (self.coupling.matching, 0.0, 1e6),
             "model.size": (self.model.size, 16, 2048),
-            "model.context": (self.model.context, 0.0, 3600.0),
+            "model.temporal": (self.model.temporal, 0.0, 3600.0),
             "model.fps": (self.model.fps, 0.01, 1000.0),
             "model.dropout": (self.model.dropout, 0.0, 0.99),
             "losses.label_smoothing": (self.losses.label_smoothing, 0.0, 1.0),
@@ -293,8 +293,8 @@ class TrainConfig:
             raise InputError(f"training.select is {self.training.select}, which the model does not have; use total")
         if self.data.cache == "device" and (self.data.degrade or self.data.erase):
             raise InputError("data.cache is device, where data.degrade and data.erase are not made; set it to ram")
-        if self.model.context and not self.data.features:
-            raise InputError("model.context learns from data.features; set it to a folder from triaffect features")
+        if self.model.temporal and not self.data.features:
+            raise InputError("model.temporal learns from data.features; set it to a folder from triaffect features")
         if self.data.features and not isinstance(self.model.pretrained, str):
             raise InputError("data.features needs its backbone; set model.pretrained to the run or model it is from")
         coupled = self.coupling.co_annotation or self.coupling.matching

@@ -20,10 +20,9 @@ import simplejpeg
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from triaffect.data.image_store import reader
+from triaffect.data.image_store import decode_into, open_images
 from triaffect.data.index import image_root, load_index, subset
 from triaffect.data.predictions import load_predictions
-from triaffect.images import decode, fit
 from triaffect.io import InputError
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS
 from triaffect.training.config import DataConfig, TrainConfig
@@ -139,7 +138,7 @@ class FrameDataset(Dataset[Batch]):
     ) -> None:
         self.index = index.filter(HAS_CROP)
         self.images, self.size, self.augmentation, self.seed = images, size, augmentation, seed
-        self.read = reader(images, self.index["image"])
+        self.read = open_images(images, self.index["image"])
         # Pages that nothing is written to take no memory: each process holds what it has seen.
         self.kept = np.empty((len(self), size, size, 3), np.uint8) if keep else None
         self.known = np.zeros(len(self), bool)
@@ -198,11 +197,11 @@ class FrameDataset(Dataset[Batch]):
         """A picture, in `place` already where nothing has to be done to it."""
         if self.kept is not None and self.known[row]:
             return self.kept[row]
-        picture = fit(decode(self.read(row), place), self.size)
+        decode_into(self.read, row, place)
         if self.kept is not None:
-            self.kept[row] = picture
+            self.kept[row] = place
             self.known[row] = True
-        return picture
+        return place
 
     def _without_pictures(self, keys: list[int], unread: dict[str, str]) -> Batch:
         keys = [key for key in keys if not unread or self.name(key % len(self)) not in unread]

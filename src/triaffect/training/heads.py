@@ -12,7 +12,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from triaffect.inference.predict import load_model
 from triaffect.io import InputError, atomic_path, write_text
 from triaffect.report.plots import training_curves
 from triaffect.report.style import save_figure
@@ -22,7 +21,7 @@ from triaffect.training.dataset import FrameDataset, training_rows
 from triaffect.training.features import load_features
 from triaffect.training.judging import judge
 from triaffect.training.losses import TaskLosses
-from triaffect.training.model import AffectModel
+from triaffect.training.model import AffectModel, load_model
 from triaffect.training.temporal import WINDOW, in_videos
 
 
@@ -55,7 +54,7 @@ def train_heads(
             return run
     started, source = time.time(), load_model(model)
     torch.manual_seed(training.seed)
-    own = ("tasks", "head", "hidden", "context", "causal", "fps")
+    own = ("tasks", "head", "hidden", "temporal", "causal", "fps")
     settings = {name: getattr(config.model, name) for name in own}
     network = AffectModel(**{**source.settings, **settings, "dropout": config.model.dropout})
     network.backbone.load_state_dict(source.backbone.state_dict())
@@ -63,12 +62,12 @@ def train_heads(
     place = torch.device("cuda" if torch.cuda.is_available() and training.accelerator != "cpu" else "cpu")
     train_rows, val_rows, images = training_rows(config)
     sides = [
-        _tensors(features_folder, rows, images, place, network.context is not None) for rows in (train_rows, val_rows)
+        _tensors(features_folder, rows, images, place, network.temporal is not None) for rows in (train_rows, val_rows)
     ]
     network.heads.to(place)
-    if network.context is not None:
-        network.context.to(place)
-    groups = [network.tasks] if joint or network.context is not None else [(task,) for task in network.tasks]
+    if network.temporal is not None:
+        network.temporal.to(place)
+    groups = [network.tasks] if joint or network.temporal is not None else [(task,) for task in network.tasks]
     parts = [_train_group(network, group, config, train_rows, *sides) for group in groups]
     bests = [max(part, key=lambda row: row["val/total"]) for part in parts]
     history = []
@@ -138,8 +137,8 @@ def _train_group(
 ) -> list[dict[str, float]]:
     """Trains the heads of some tasks together, puts them at their best epoch and returns the epochs' metrics."""
     training, heads = config.training, torch.nn.ModuleDict({task: network.heads[task] for task in tasks})
-    if network.context is not None:
-        heads["context"] = network.context
+    if network.temporal is not None:
+        heads["temporal"] = network.temporal
     losses = TaskLosses(config.losses, tasks, rows).to(train["features"].device)
     optimizer = runs.optimizer(training, list(heads.parameters()))
     history: list[dict[str, float]] = []
@@ -151,7 +150,7 @@ def _train_group(
         order = np.random.default_rng((training.seed, epoch)).permutation(len(train["features"]))
         heads.train()
         sums, steps = torch.zeros(len(tasks) + 1, device=train["features"].device), 0
-        for part in _parts(order, training.batch, network.context is not None):
+        for part in _parts(order, training.batch, network.temporal is not None):
             if len(part) < 2:  # batch norm needs two
                 continue
             batch = {name: tensor[part.to(tensor.device)] for name, tensor in train.items()}
@@ -194,7 +193,7 @@ def _parts(order: np.ndarray, batch: int, in_videos: bool) -> list[Tensor]:
 
 def _outputs(network: AffectModel, batch: dict[str, Tensor], tasks: tuple[str, ...]) -> dict[str, Tensor]:
     features = batch["features"].float()
-    if network.context is None:
+    if network.temporal is None:
         return {task: network.heads[task](features) for task in tasks}
     time = batch["frame"] / network.settings["fps"]
     if network.heads[tasks[0]].training:

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import triaffect
-from triaffect.io import InputError, write_text
+from triaffect.io import InputError, model_folder, write_text
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, OUTPUTS, TASKS, VA
-from triaffect.training.temporal import Context
+from triaffect.training.temporal import TemporalAttention
 
 CARD = """---
 library_name: triaffect
@@ -55,7 +55,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         size: Side of the square input, in pixels.
         pretrained: Load timm's weights from its hub. Loading a saved model never does.
         grey: See brightness only (ITU-R BT.601), in all three channels.
-        context: Seconds of video that a frame sees to either side; 0 for stills.
+        temporal: Seconds of video that a frame sees to either side; 0 for stills.
         causal: See only what was before.
         fps: Frames a second of an index's videos, which give its frames their times.
 
@@ -73,7 +73,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         size: int = 112,
         pretrained: bool = False,
         grey: bool = False,
-        context: float = 0.0,
+        temporal: float = 0.0,
         causal: bool = False,
         fps: float = 30.0,
     ) -> None:
@@ -89,7 +89,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
             "dropout": dropout,
             "size": size,
             "grey": grey,
-            "context": context,
+            "temporal": temporal,
             "causal": causal,
             "fps": fps,
         }
@@ -104,7 +104,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         self.heads = nn.ModuleDict(
             {task: _head(head, self.width, OUTPUTS[task], hidden, dropout) for task in self.tasks}
         )
-        self.context = Context(self.width, context, causal) if context else None
+        self.temporal = TemporalAttention(self.width, temporal, causal) if temporal else None
 
     def _normalise_by(self, config: dict[str, Any]) -> None:
         self.normalisation = {name: [float(value) for value in config[name]] for name in ("mean", "std")}
@@ -136,13 +136,13 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
     ) -> dict[str, Tensor]:
         """The raw output of each task's head on features (N, width).
 
-        A model with a context sees the frames of a video together where `time` (N,), in seconds, and `video` (N,) say
+        A temporal model sees the frames of a video together where `time` (N,), in seconds, and `video` (N,) say
         which they are; else each is seen alone, as a still.
         """
-        if self.context is not None and (time is None or video is None):
-            features = self.context.alone(features)
-        elif self.context is not None:
-            features = self.context(features[None], time[None], video[None])[0]  # type: ignore[index]
+        if self.temporal is not None and (time is None or video is None):
+            features = self.temporal.alone(features)
+        elif self.temporal is not None:
+            features = self.temporal(features[None], time[None], video[None])[0]  # type: ignore[index]
         return {task: head(features) for task, head in self.heads.items()}
 
     @property
@@ -250,31 +250,10 @@ def probabilities(raw: dict[str, Tensor]) -> dict[str, Tensor]:
     return {task: functions[task](value.float()) for task, value in raw.items()}
 
 
-class Through(nn.Module):
-    """A model with a causal context over the next frames of a video: crops and what came before in, predictions out.
+def load_model(path: str | Path) -> AffectModel:
+    """Load the model of a run folder or a model folder, or the bundled one by its name.
 
-    Args:
-        model: With a context.
+    Raises:
+        InputError: There is no model.
     """
-
-    def __init__(self, model: AffectModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, crops: Tensor, time: Tensor, face: Tensor, past: Tensor, past_time: Tensor, past_face: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Predictions of the crops, and their features, which the next call is given as `past`.
-
-        Args:
-            crops: (N, size, size, 3), uint8.
-            time: (N,) seconds.
-            face: (N,) numbers; frames of other faces are not seen.
-            past: (P, width) features of frames before.
-            past_time: (P,) their times.
-            past_face: (P,) their numbers.
-        """
-        features = self.model.features(crops.permute(0, 3, 1, 2).contiguous())
-        known = torch.cat([past, features]), torch.cat([past_time, time]), torch.cat([past_face, face])
-        said = probabilities(self.model.predict_from_features(*known))
-        return *(value[past.shape[0] :] for value in said.values()), features
+    return AffectModel.from_pretrained(model_folder(path))

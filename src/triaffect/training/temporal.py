@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from triaffect.data.windows import windows
+
 if TYPE_CHECKING:
     from triaffect.training.model import AffectModel
 
@@ -16,7 +18,7 @@ WINDOW = 128
 """Frames of a training sequence."""
 
 
-class Context(nn.Module):
+class TemporalAttention(nn.Module):
     """Adds to features what the frames within reach tell; at first nothing, so that it starts as the still model.
 
     Attention knows a frame by its distance in seconds (a bias of its own slope for each of four heads, after Press et
@@ -71,7 +73,7 @@ def in_videos(model: AffectModel, features: Tensor, time: Tensor, video: Tensor)
     """The raw outputs of frames that see each other.
 
     Args:
-        model: With a context.
+        model: With a temporal model.
         features: (N, width), sorted by video and time.
         time: (N,) seconds.
         video: (N,) numbers.
@@ -79,17 +81,11 @@ def in_videos(model: AffectModel, features: Tensor, time: Tensor, video: Tensor)
     Returns:
         Raw outputs by task, in the same order, equal however the frames are cut into pieces.
     """
-    parts: list[dict[str, Tensor]] = []
-    context = model.context
-    if context is None:
+    if model.temporal is None:
         return model.predict_from_features(features)
-    for start in range(0, len(features), 4 * WINDOW):
-        end = min(start + 4 * WINDOW, len(features))
-        near = (video >= video[start]) & (video <= video[end - 1])
-        first, last = time[start] - context.seconds, time[end - 1] + context.seconds
-        near &= ((video > video[start]) | (time >= first)) & ((video < video[end - 1]) | (time <= last))
-        rows = near.nonzero()[:, 0]
-        whole = model.predict_from_features(features[rows], time[rows], video[rows])
-        own = (rows >= start) & (rows < end)
-        parts.append({task: value[own] for task, value in whole.items()})
+    parts: list[dict[str, Tensor]] = []
+    for near, own in windows(video.cpu().numpy(), time.cpu().numpy(), model.temporal.seconds, 4 * WINDOW):
+        rows = torch.from_numpy(near).to(features.device)
+        outputs = model.predict_from_features(features[rows], time[rows], video[rows])
+        parts.append({task: value[torch.from_numpy(own).to(value.device)] for task, value in outputs.items()})
     return {task: torch.cat([part[task] for part in parts]) for task in model.tasks}

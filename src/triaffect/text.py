@@ -1,0 +1,30 @@
+"""Text for people: aligned tables, numbers, and names that are safe on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a table: the first column is aligned to the left, the others to the right."""
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in lines
+    )
+
+
+def format_number(value: float | None) -> str:
+    """Four decimals; a dash for None."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def printable(line: str) -> str:
+    """Spell out the line ends, escape sequences and broken characters that a file's name may contain."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 face`, `2 faces`, `1,000 faces`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
