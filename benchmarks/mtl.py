@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from triaffect.data.index import index_info, load_index, save_index
+from triaffect.data.index import load_index, provenance, save_index
 from triaffect.data.predictions import load_predictions, save_predictions
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS
 from triaffect.metrics.scores import paired_bootstrap, score
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="keys of the recipe, such as base.training.epochs=1")
     given = parser.parse_args()
     whole = load_index(given.index)
-    images = given.images or index_info(given.index)["images"]
+    images = given.images or provenance(given.index)["images"]
     for variant in given.variants:
         folder = Path(given.out, variant)
         path = folder / f"{variant}.parquet"

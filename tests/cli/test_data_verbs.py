@@ -11,7 +11,7 @@ import pytest
 
 from raw_layout import MTL, ZEROS
 from triaffect.cli.main import main
-from triaffect.data.index import index_info, load_index
+from triaffect.data.index import load_index, provenance
 from triaffect.data.predictions import save_predictions
 
 Write = Callable[..., Path]
@@ -35,7 +35,7 @@ def test_index_and_stats_and_leaks(tree: tuple[str, str], tmp_path: Path, capsys
     assert "tasks differ in length: 1_left" in printed
     assert "train and val share 1 source videos" in printed
     assert f"{out}: 3 rows, format per-video, images {images}" in printed
-    assert index_info(out)["images"] == images
+    assert provenance(out)["images"] == images
     assert load_index(out)["exists"].to_list() == [True, False, False]
 
     assert main(["stats", out]) == 0

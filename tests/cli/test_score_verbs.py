@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from triaffect.cli.main import main
-from triaffect.data.index import save_index
-from triaffect.data.predictions import load_predictions, provenance, save_predictions
+from triaffect.data.index import provenance, save_index
+from triaffect.data.predictions import load_predictions, save_predictions
 from triaffect.data.submission import write_submission
 from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS, TASKS
 from triaffect.metrics.fusion import fuse, mean, tune_fusion

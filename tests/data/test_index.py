@@ -19,8 +19,8 @@ from triaffect import __version__
 from triaffect.data.index import (
     build_index,
     find_leaks,
-    index_info,
     load_index,
+    provenance,
     read_annotations,
     save_index,
     source_video,
@@ -277,7 +277,7 @@ def test_saved_and_loaded(video_file: Write, crops: Write, tmp_path: Path) -> No
     index, path = build_index(root, crops("a", [1])), tmp_path / "out" / "index.parquet"
     save_index(index, path, root=root, images=tmp_path / "images", format="per-video")
     assert_frame_equal(load_index(path), index)
-    info = index_info(path)
+    info = provenance(path)
     assert info == {
         "root": str(root),
         "images": str(tmp_path / "images"),
@@ -286,7 +286,7 @@ def test_saved_and_loaded(video_file: Write, crops: Write, tmp_path: Path) -> No
     }
     foreign = pyarrow.parquet.read_table(path)
     assert foreign["valence"].to_pylist() == [0.1, None]
-    assert index_info(root) == {}
+    assert provenance(root) == {}
     with pytest.raises(InputError, match="holds no frame of split 'val'; it has train"):
         load_index(path, "val")
 

@@ -10,15 +10,8 @@ import pyarrow.parquet
 import pytest
 from polars.testing import assert_frame_equal
 
-from triaffect.data.predictions import (
-    align,
-    check_predictions,
-    load_predictions,
-    provenance,
-    save_predictions,
-    tasks_of,
-    threshold_row,
-)
+from triaffect.data.index import provenance
+from triaffect.data.predictions import check_predictions, load_predictions, save_predictions, tasks_of, threshold_row
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS
 
@@ -66,27 +59,6 @@ def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_text("image,valence\n")
     with pytest.raises(InputError, match=r"p\.parquet: cannot be read as Parquet"):
         load_predictions(tmp_path / "p.parquet")
-
-
-def test_align_keeps_the_index_rows_with_any_label() -> None:
-    index = pl.DataFrame(
-        {
-            "image": ["a", "b", "b", "c", "d"],
-            "valence": [0.1, None, None, None, 0.4],
-            "arousal": [None, 0.2, 0.2, None, 0.5],
-        }
-    )
-    table = predictions(["d", "b", "a", "unused"], "va").with_columns(valence=pl.Series([0.4, 0.2, 0.1, 0.9]))
-    joined = align(table, index, "va")
-    assert joined.columns == ["image", "valence", "arousal", "predicted_valence", "predicted_arousal"]
-    assert joined["image"].to_list() == ["a", "b", "b", "d"]
-    assert joined["predicted_valence"].to_list() == [0.1, 0.2, 0.2, 0.4]
-    with pytest.raises(
-        InputError, match=r"predictions of va: 2 of 3 images have no prediction: a, d; predict them all"
-    ):
-        align(predictions(["b", "c"], "va"), index, "va")
-    with pytest.raises(InputError, match="hold no expr; they have va"):
-        align(table, index, "expr")
 
 
 def test_threshold_row() -> None:

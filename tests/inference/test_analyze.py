@@ -11,7 +11,7 @@ import pytest
 
 from inference.test_video import Camera
 from triaffect.cli.main import main
-from triaffect.data.index import parquet_info
+from triaffect.data.index import provenance
 from triaffect.images import read_image
 from triaffect.inference import analyze as batch
 from triaffect.inference.analyze import analyze, collect, in_words
@@ -36,7 +36,7 @@ def test_photos_and_videos_make_one_table(tmp_path, capsys):
     csv = pl.read_csv(tmp_path / "out" / "faces.csv")
     assert csv.columns == table.columns
     assert np.allclose(csv["valence"], table["valence"], atol=1e-5)
-    assert parquet_info(tmp_path / "out" / "faces.parquet")["model"] == "made up"
+    assert provenance(tmp_path / "out" / "faces.parquet")["model"] == "made up"
     assert "2 inputs, 13 pictures, 13 faces" in capsys.readouterr().out
     assert not [p for p in (tmp_path / "out").rglob("*") if "partial" in p.name]
 

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from triaffect.cli.main import main
-from triaffect.data.predictions import load_predictions, provenance
+from triaffect.data.index import provenance
+from triaffect.data.predictions import load_predictions
 from triaffect.inference import peers
 from triaffect.inference.peers import open_peer
 from triaffect.io import InputError

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from triaffect.cli.main import main
-from triaffect.data.index import load_index
-from triaffect.data.predictions import fill_nearest, load_predictions, provenance
+from triaffect.data.index import load_index, provenance
+from triaffect.data.predictions import fill_nearest, load_predictions
 from triaffect.images import read_image, resize
 from triaffect.inference.predict import predict
 from triaffect.io import InputError

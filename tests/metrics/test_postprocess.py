@@ -11,7 +11,8 @@ from scipy.ndimage import gaussian_filter1d
 from sklearn.metrics import f1_score, log_loss
 
 from triaffect.cli.main import main
-from triaffect.data.predictions import load_predictions, provenance, save_predictions
+from triaffect.data.index import provenance
+from triaffect.data.predictions import load_predictions, save_predictions
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS
 from triaffect.metrics.postprocess import _biases, _temperature, _threshold, apply, load_post

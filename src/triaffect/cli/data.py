@@ -134,10 +134,10 @@ def show(
         split: Only this split.
         seed: Another seed draws other crops.
     """
-    from triaffect.data.index import index_info, load_index
+    from triaffect.data.index import load_index, provenance
     from triaffect.report.plots import contact_sheet, save_figure
 
-    root = images or index_info(index).get("images")
+    root = images or provenance(index).get("images")
     if not root or not Path(root).is_dir():
         raise InputError(f"{root or index}: no folder of images; name it with --images")
     save_figure(contact_sheet(load_index(index), root, n, task, split, seed), out)

@@ -165,16 +165,20 @@ def load_index(path: StrPath, split: str | None = None) -> pl.DataFrame:
     return rows
 
 
-def index_info(path: StrPath) -> dict[str, Any]:
-    """The provenance of an index file.
+def provenance(path: StrPath) -> dict[str, Any]:
+    """Read where a Parquet file of this package comes from.
 
     Args:
-        path: What `save_index` wrote.
+        path: An index or a predictions file.
 
     Returns:
-        `root`, `images`, `format` and `version`; empty for any other file.
+        Of an index: `root`, `images`, `format` and `version`; of predictions, what `save_predictions` was given. Empty
+        for any other file.
     """
-    return parquet_info(path)
+    try:
+        return dict(json.loads(pl.read_parquet_metadata(Path(path)).get(METADATA, "{}")))
+    except (OSError, ValueError, pl.exceptions.PolarsError):
+        return {}
 
 
 def image_root(index: str | Path, images: str | Path | None) -> Path:
@@ -183,20 +187,12 @@ def image_root(index: str | Path, images: str | Path | None) -> Path:
     Raises:
         InputError: Neither is known, or it does not exist.
     """
-    root = images or index_info(index).get("images")
+    root = images or provenance(index).get("images")
     if not root:
         raise InputError(f"{index}: does not say where its images are; name the folder with --images")
     if not (Path(root).is_dir() or (str(root).endswith(".safetensors") and Path(root).is_file())):
         raise InputError(f"{root}: no such folder of images; name it with --images")
     return Path(root)
-
-
-def parquet_info(path: StrPath) -> dict[str, Any]:
-    """The JSON under `METADATA` of a Parquet file; empty where there is none."""
-    try:
-        return dict(json.loads(pl.read_parquet_metadata(Path(path)).get(METADATA, "{}")))
-    except (OSError, ValueError, pl.exceptions.PolarsError):
-        return {}
 
 
 def source_video(video: str) -> str:

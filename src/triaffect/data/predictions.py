@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.index import METADATA, parquet_info
+from triaffect.data.index import METADATA
 from triaffect.data.lines import StrPath
 from triaffect.io import InputError, atomic_path
-from triaffect.labels import ACTION_UNITS, LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS, VA
+from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS, TASKS, VA
 
 Thresholds = float | Sequence[float] | Mapping[str, float] | None
 
@@ -106,11 +106,6 @@ def load_predictions(path: StrPath) -> pl.DataFrame:
     return predictions
 
 
-def provenance(path: StrPath) -> dict[str, Any]:
-    """What `save_predictions` was told of a file; empty where it was told nothing."""
-    return parquet_info(path)
-
-
 def threshold_row(given: Thresholds) -> NDArray[np.float64]:
     """(12,) thresholds of AU probabilities.
 
@@ -134,29 +129,6 @@ def threshold_row(given: Thresholds) -> NDArray[np.float64]:
 def frame_key() -> pl.Expr:
     """`video/00001.jpg` of the column `image`: what stays the same wherever a folder of crops was unpacked."""
     return pl.col("image").str.extract(r"([^/]*/?[^/]*)$")
-
-
-def align(predictions: pl.DataFrame, index: pl.DataFrame, task: str) -> pl.DataFrame:
-    """Sets predictions beside the labels of one task.
-
-    Args:
-        predictions: A predictions table.
-        index: An index.
-        task: `va`, `expr` or `au`.
-
-    Returns:
-        The rows of `index`, in its order, that have any label of the task, with the task's predictions as
-        `predicted_<column>`.
-
-    Raises:
-        InputError: The predictions lack the task, or such an image; names the number and the first three.
-    """
-    if task not in tasks_of(predictions):
-        raise InputError(f"the predictions hold no {task}; they have {', '.join(tasks_of(predictions)) or 'no task'}")
-    labelled = index.filter(pl.any_horizontal(pl.col(LABEL_COLUMNS[task]).is_not_null()))
-    refuse_lacking(labelled["image"], predictions, f"predictions of {task}")
-    renamed = predictions.select("image", *(pl.col(c).alias(f"predicted_{c}") for c in PREDICTION_COLUMNS[task]))
-    return labelled.join(renamed, on="image", how="left", maintain_order="left")
 
 
 def fill_nearest(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.DataFrame:

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.index import source_video
-from triaffect.data.predictions import Thresholds, provenance, save_predictions, tasks_of, threshold_row
+from triaffect.data.index import provenance, source_video
+from triaffect.data.predictions import Thresholds, save_predictions, tasks_of, threshold_row
 from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS, TASK_NAMES, TASKS
 from triaffect.metrics import measures

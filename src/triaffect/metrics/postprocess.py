@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.predictions import provenance, save_predictions, tasks_of
+from triaffect.data.index import provenance
+from triaffect.data.predictions import save_predictions, tasks_of
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS
 from triaffect.metrics.matching import read_predictions

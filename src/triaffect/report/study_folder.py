@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from triaffect.data.index import index_info, load_index
+from triaffect.data.index import load_index, provenance
 from triaffect.data.predictions import load_predictions
 from triaffect.io import InputError, inside
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS, VA
@@ -81,7 +81,7 @@ class Study:
         except InputError as error:
             self.notes.append(f"{error}; what needs the labels is left out.")
             return
-        images = str(self.results.get("images") or index_info(found).get("images") or "")
+        images = str(self.results.get("images") or provenance(found).get("images") or "")
         self.images = self._found(images)
         if self.images is None:
             self.notes.append(f"The images {images!r} are not there any more; frames are shown without them.")

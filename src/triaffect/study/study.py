@@ -20,7 +20,7 @@ import torch
 import yaml
 
 import triaffect
-from triaffect.data.index import index_info, load_index
+from triaffect.data.index import load_index, provenance
 from triaffect.data.predictions import save_predictions
 from triaffect.io import InputError, write_text
 from triaffect.report.answer import answer, plain_table
@@ -361,7 +361,7 @@ def same_data(paper: Mapping[str, Any] | None, index: str) -> bool:
     frames = (paper or {}).get("frames")
     if not frames:
         return False
-    rows, found = load_index(index), index_info(index).get("format")
+    rows, found = load_index(index), provenance(index).get("format")
     kind = frames.get("format")
     if "labelled" in frames:
         rows = rows.filter(pl.col("exists").fill_null(True) & pl.col(frames["labelled"]).is_not_null())
