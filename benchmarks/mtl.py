@@ -81,13 +81,13 @@ def real(whole: pl.DataFrame, votes: Path) -> pl.DataFrame:
 def run(index: Path, images: str, folder: Path, seed: int, jobs: int, changes: list[str]) -> dict[str, Path]:
     """The recipe and the student for one seed; model -> predictions of the validation split."""
     from triaffect.inference.predict import predict
-    from triaffect.study.study import study
+    from triaffect.study.study import run_study
 
     changes = [*changes, f"base.training.seed={seed}"]
     rows, soft = load_index(index), []
     counted = rows.filter(pl.col("split") == "train").select("expression", "AU1").drop_nulls().height
     left_out = [] if counted else ["runs.co-annotation-counted=null", "runs.matching-counted=null"]
-    found = study("mtl", str(index), images, folder / "study", changes=[*changes, *left_out], jobs=jobs)
+    found = run_study("mtl", str(index), images, folder / "study", changes=[*changes, *left_out], jobs=jobs)
     for task in TASKS:
         soft.append(str(folder / f"soft_{task}.parquet"))
         if not Path(soft[-1]).exists():
@@ -95,7 +95,7 @@ def run(index: Path, images: str, folder: Path, seed: int, jobs: int, changes: l
             train = rows.filter(pl.col("split") == "train")
             save_predictions(predict(teacher, train, images, progress=False), soft[-1])
     changes = [c for c in changes if c.startswith("base.")] + [f"base.data.soft={json.dumps(soft)}"]
-    taught = study("mtl_soft", str(index), images, folder / "soft", changes=changes)
+    taught = run_study("mtl_soft", str(index), images, folder / "soft", changes=changes)
     made = {model["name"]: folder / "study" / model["predictions"] for model in found["models"]}
     return {**made, "soft-labels": folder / "soft" / taught["models"][0]["predictions"]}
 

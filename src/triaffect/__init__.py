@@ -1,22 +1,56 @@
 """Valence-arousal, expressions and action units from faces: read, train, fuse, score, use.
 
-The names below load on first use (PEP 562), so that `import triaffect` costs nothing.
+The names below are imported on first use (PEP 562), so that `import triaffect` is instant and needs no extra.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from triaffect.data.index import build_index as build_index
+    from triaffect.data.index import find_leaks as find_leaks
+    from triaffect.data.index import load_index as load_index
+    from triaffect.data.index import save_index as save_index
+    from triaffect.data.predictions import load_predictions as load_predictions
+    from triaffect.data.predictions import save_predictions as save_predictions
+    from triaffect.data.sample import sample as sample
+    from triaffect.data.submission import read_submission as read_submission
+    from triaffect.data.submission import write_submission as write_submission
+    from triaffect.images import read_image as read_image
+    from triaffect.inference.analyze import analyze as analyze
+    from triaffect.inference.analyzer import Analyzer as Analyzer
+    from triaffect.inference.backends import open_backend as open_backend
+    from triaffect.inference.export import export as export
+    from triaffect.inference.predict import predict as predict
+    from triaffect.io import InputError as InputError
+    from triaffect.labels import ACTION_UNITS as ACTION_UNITS
+    from triaffect.labels import EXPRESSIONS as EXPRESSIONS
+    from triaffect.labels import TASKS as TASKS
+    from triaffect.metrics.fusion import fuse as fuse
+    from triaffect.metrics.fusion import tune_fusion as tune_fusion
+    from triaffect.metrics.measures import ccc as ccc
+    from triaffect.metrics.scores import Scores as Scores
+    from triaffect.metrics.scores import score as score
+    from triaffect.report.report import write_report as write_report
+    from triaffect.study.study import run_study as run_study
+    from triaffect.training.config import TrainConfig as TrainConfig
+    from triaffect.training.model import AffectModel as AffectModel
+    from triaffect.training.model import load_model as load_model
+    from triaffect.training.trainer import train as train
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
     "ACTION_UNITS": "labels",
     "EXPRESSIONS": "labels",
     "TASKS": "labels",
     "InputError": "io",
+    "read_image": "images",
     "build_index": "data.index",
     "load_index": "data.index",
+    "save_index": "data.index",
     "find_leaks": "data.index",
     "load_predictions": "data.predictions",
     "save_predictions": "data.predictions",
@@ -24,27 +58,33 @@ _HOMES = {
     "read_submission": "data.submission",
     "sample": "data.sample",
     "score": "metrics.scores",
-    "ccc": "metrics.scores",
+    "Scores": "metrics.scores",
+    "ccc": "metrics.measures",
     "fuse": "metrics.fusion",
     "tune_fusion": "metrics.fusion",
-    "report": "report.report",
+    "write_report": "report.report",
     "AffectModel": "training.model",
+    "load_model": "training.model",
     "TrainConfig": "training.config",
     "train": "training.trainer",
+    "open_backend": "inference.backends",
     "predict": "inference.predict",
     "export": "inference.export",
     "Analyzer": "inference.analyzer",
+    "analyze": "inference.analyze",
+    "run_study": "study.study",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_MODULES]
 
+if not TYPE_CHECKING:  # a type checker would take every name that this function may return for a real one
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'triaffect' has no attribute {name!r}")
-    value = getattr(import_module(f"triaffect.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'triaffect' has no attribute {name!r}")
+        value = getattr(import_module(f"triaffect.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -22,7 +22,7 @@ from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 from triaffect.report import exhibits, figures, sections
 from triaffect.report.inline import svg, thumbnail
-from triaffect.report.report import TITLES, report
+from triaffect.report.report import TITLES, write_report
 from triaffect.report.study_folder import Study, epochs_to, extremes, typical_videos
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -77,7 +77,7 @@ def study(tmp_path_factory):
     """A study whose validation videos have hostile names, and its page."""
     names = {24 + i: hostile(i) for i in range(12)}
     folder = make_study(tmp_path_factory.mktemp("report"), frames=24, resamples=60, names=names)
-    assert report(folder) == folder / "report.html"
+    assert write_report(folder) == folder / "report.html"
     return folder
 
 
@@ -118,18 +118,18 @@ def test_every_section_is_there_in_order_and_in_the_contents(page):
 
 def test_sections_without_data_are_left_out(change):
     lean = change(comparisons=[], halves=[], failures=[], paper=None)
-    page = Page(report(lean).read_text())
+    page = Page(write_report(lean).read_text())
     assert page.sections == ["scores", "cost", "va", "expr", "au", "making"]
     text = (lean / "report.html").read_text()
     assert "index 'gone' is not there any more" in text.replace("&#39;", "'")
     assert "metrics.csv cannot be read" in text
-    page = Page(report(change(models=[], comparisons=[], halves=[], paper=None)).read_text())
+    page = Page(write_report(change(models=[], comparisons=[], halves=[], paper=None)).read_text())
     assert page.sections == ["failures", "making"]
 
 
 def test_the_page_is_the_same_elsewhere_and_needs_no_torch(study, text):
     code = (
-        "import sys; from triaffect.report.report import report; report(sys.argv[1]);"
+        "import sys; from triaffect.report.report import write_report; write_report(sys.argv[1]);"
         "sys.exit(any(name in sys.modules for name in ('torch', 'timm', 'lightning')))"
     )
     subprocess.run([sys.executable, "-c", code, study], check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
@@ -160,7 +160,7 @@ def test_hostile_results_are_words(change, study):
     for model in results["models"]:
         model["name"] = evil + model["name"]
     lean = change(title=evil, question=evil, answer=[evil], commands=[evil], models=results["models"])
-    text = report(lean).read_text()
+    text = write_report(lean).read_text()
     assert "<script" not in text
     assert text.count("&lt;script&gt;") > 20
     Page(text)
@@ -201,7 +201,7 @@ def test_scores_stand_as_they_were_found(page, study):
 def test_the_papers_figures_need_the_papers_data(change, text, study):
     assert "only on the same data" not in text
     assert "of s-Aff-Wild2. This study was made on other data" in text
-    rows = Page(report(change(same_data=True)).read_text()).tables["The paper's figures and ours"]
+    rows = Page(write_report(change(same_data=True)).read_text()).tables["The paper's figures and ours"]
     assert [cell.strip() for cell in rows[1]][1:] == ["0.100", "0.200", "0.300", "0.600"]
     assert len(rows) == 2 + len(json.loads((study / "results.json").read_text())["models"])
 
@@ -213,7 +213,7 @@ def test_leaks_are_warned_of(study, tmp_path, change):
         pl.col("video").replace(names), pl.col("image").str.replace_many(list(names), list(names.values()))
     )
     leaking.write_parquet(tmp_path / "leaks.parquet")
-    text = report(change(index=str(tmp_path / "leaks.parquet"))).read_text()
+    text = write_report(change(index=str(tmp_path / "leaks.parquet"))).read_text()
     assert "train and val share 1 source videos" in text
     assert "film_left / film_right" in text
     assert "the splits share videos" in text

@@ -23,7 +23,7 @@ from triaffect.metrics.scores import score
 from triaffect.report.answer import answer
 from triaffect.study.recipe import read_recipe
 from triaffect.study.results import split_halves
-from triaffect.study.study import same_data, study
+from triaffect.study.study import run_study, same_data
 from triaffect.training import heads
 from triaffect.training import run_folder as runs
 from triaffect.training import trainer as training
@@ -45,7 +45,7 @@ def short_report(request, monkeypatch):
         return page
 
     if "real_report" not in request.fixturenames:
-        monkeypatch.setattr("triaffect.report.report.report", brief)
+        monkeypatch.setattr("triaffect.report.report.write_report", brief)
         for module in (runs, heads):
             monkeypatch.setattr(module, "save_figure", lambda figure, path: None)
 
@@ -187,9 +187,9 @@ def whole(frames, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     recipe = write_recipe(folder / "r.yaml", RUNS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("triaffect.report.report.report", lambda folder: folder / "report.html")
+        patch.setattr("triaffect.report.report.write_report", lambda folder: folder / "report.html")
         patch.setattr(runs, "save_figure", lambda figure, path: None)
-        study(recipe, str(frames[0]), str(frames[1]), folder / "out", changes=[*TINY, "base.training.epochs=3"])
+        run_study(recipe, str(frames[0]), str(frames[1]), folder / "out", changes=[*TINY, "base.training.epochs=3"])
     return recipe, folder / "out"
 
 
@@ -220,7 +220,7 @@ def test_a_finished_study_trains_nothing_again(frames, whole, monkeypatch, capsy
     done = whole[1]
     before = figures(done)
     monkeypatch.setattr(training, "train", lambda *given, **options: pytest.fail("trained again"))
-    study(done / "recipe.yaml", str(frames[0]), str(frames[1]), done)
+    run_study(done / "recipe.yaml", str(frames[0]), str(frames[1]), done)
     assert "nothing left to train" in capsys.readouterr().out
     assert figures(done) == before
 
@@ -245,7 +245,7 @@ def test_another_recipe_in_the_same_folder_is_refused(frames, whole, capsys):
     assert main([*words, "--set", *TINY, "base.training.epochs=4"]) == 2
     assert "training.epochs 3, not 4" in capsys.readouterr().err
     with pytest.raises(InputError, match="holds no study"):
-        study(recipe, str(frames[0]), str(frames[1]), frames[1].parent, changes=TINY)
+        run_study(recipe, str(frames[0]), str(frames[1]), frames[1].parent, changes=TINY)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
@@ -257,7 +257,7 @@ def test_two_studies_cannot_work_in_one_folder(frames, tmp_path):
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(InputError, match="another study is at work"):
-            study(write_recipe(tmp_path / "r.yaml", RUNS), str(frames[0]), str(frames[1]), folder, changes=TINY)
+            run_study(write_recipe(tmp_path / "r.yaml", RUNS), str(frames[0]), str(frames[1]), folder, changes=TINY)
         other.communicate(b"\n")
 
 
@@ -386,7 +386,7 @@ def test_seeds_repeat_everything_and_energy_is_told(frames, tmp_path, monkeypatc
     monkeypatch.setattr(runs, "joules", lambda: 5.0 * next(counter))  # read before and after each epoch
     text = "runs: {a: {model.tasks: [va]}, b: {model.tasks: [va], losses.va: mse}}\nseeds: [0, 1]\ncompare: [[a, b]]\n"
     recipe = write_recipe(tmp_path / "r.yaml", text)
-    found = study(recipe, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
+    found = run_study(recipe, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
     assert [model["name"] for model in found["models"]] == ["a-seed0", "b-seed0", "a-seed1", "b-seed1"]
     assert [(c["a"], c["b"]) for c in found["comparisons"]] == [("a-seed0", "b-seed0"), ("a-seed1", "b-seed1")]
     assert any(line.startswith("Over 2 seeds a scores") for line in found["answer"])
@@ -403,7 +403,7 @@ heads:
   - {name: separate, features: multi, training: {epochs: 3, lr: 0.01}}
 """
     recipe = write_recipe(tmp_path / "r.yaml", text)
-    found = study(recipe, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
+    found = run_study(recipe, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
     assert [(model["name"], model["kind"], model["epochs"]) for model in found["models"]] == [
         ("multi", "multi", 1),
         ("joint", "heads", 3),
@@ -424,7 +424,7 @@ search: {run: va, keys: {training.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, lo
     recipe, real = write_recipe(tmp_path / "r.yaml", text), training.train
 
     def search(out, trials):
-        return study(recipe, str(frames[0]), str(frames[1]), tmp_path / out, changes=TINY, search=trials)["search"]
+        return run_study(recipe, str(frames[0]), str(frames[1]), tmp_path / out, changes=TINY, search=trials)["search"]
 
     whole = search("whole", 2)
     assert [trial["number"] for trial in whole["trials"]] == [0, 1]
@@ -443,7 +443,7 @@ search: {run: va, keys: {training.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, lo
     assert search("stopped", 2) == whole
     assert search("stopped", 0) == whole  # shown again, nothing tried
     with pytest.raises(InputError, match="has no key search"):
-        study("losses", str(frames[0]), str(frames[1]), tmp_path / "x", search=1, changes=TINY)
+        run_study("losses", str(frames[0]), str(frames[1]), tmp_path / "x", search=1, changes=TINY)
 
 
 # Pieces -----------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def analyze(
     )
     if out is None or result.inputs == 1:
         for table in result.tables:
-            print("\n".join(face_lines(table)))
+            print("\n".join(_face_lines(table)))
     print(
         f"{plural(result.inputs, 'input')}, {plural(result.frames, 'image')}, {plural(result.faces.height, 'face')} "
         f"in {result.seconds:.1f} s"
@@ -60,7 +60,7 @@ def analyze(
     return 130 if result.stopped else 1 if result.failures else 0
 
 
-def face_lines(rows: pl.DataFrame) -> list[str]:
+def _face_lines(rows: pl.DataFrame) -> list[str]:
     """A few short lines for the faces of one input.
 
     Args:

@@ -23,9 +23,9 @@ def study(
         jobs: Runs at once, each on a GPU of its own where there are several.
         search: Trials of the recipe's hyper-parameter search, in all.
     """
-    from triaffect.study.study import study
+    from triaffect.study.study import run_study
 
-    return 1 if study(recipe, index, images, out, changes=set or (), jobs=jobs, search=search)["failures"] else 0
+    return 1 if run_study(recipe, index, images, out, changes=set or (), jobs=jobs, search=search)["failures"] else 0
 
 
 def report(study: str) -> None:
@@ -34,9 +34,9 @@ def report(study: str) -> None:
     Args:
         study: The folder that `triaffect study` made.
     """
-    from triaffect.report.report import report
+    from triaffect.report.report import write_report
 
-    print(report(study))
+    print(write_report(study))
 
 
 def demo(out: str = "demo", set: list[str] | None = None) -> int:  # noqa: A002
@@ -46,6 +46,6 @@ def demo(out: str = "demo", set: list[str] | None = None) -> int:  # noqa: A002
         out: The folder for everything.
         set: Keys of the recipe to change, such as base.training.epochs=3.
     """
-    from triaffect.study.demo import demo
+    from triaffect.study.demo import run_demo
 
-    return 1 if demo(out, changes=set or ())["failures"] else 0
+    return 1 if run_demo(out, changes=set or ())["failures"] else 0

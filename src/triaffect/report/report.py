@@ -39,7 +39,7 @@ FORMS = {"score": ".3f", "signed": "+.3f", "count": "", "percent": ".1%", "share
 """How the page's filters print numbers."""
 
 
-def report(study: str | os.PathLike[str]) -> Path:
+def write_report(study: str | os.PathLike[str]) -> Path:
     """Writes the page of a study, `report.html`: one file that needs no network, the same bytes for the same folder.
 
     Args:

@@ -11,10 +11,10 @@ from triaffect.data.index import read_annotations, save_index
 from triaffect.data.sample import sample
 from triaffect.data.statistics import leak_lines, statistics, summary
 from triaffect.report.plots import contact_sheet, save_figure, statistics_figures
-from triaffect.study.study import study
+from triaffect.study.study import run_study
 
 
-def demo(out: str | Path = "demo", recipe: str = "demo", changes: Sequence[str] = ()) -> dict[str, Any]:
+def run_demo(out: str | Path = "demo", recipe: str = "demo", changes: Sequence[str] = ()) -> dict[str, Any]:
     """Copies the sample out, indexes it, draws its statistics and some crops, and runs a study on it.
 
     Called again it goes on where it was stopped.
@@ -42,4 +42,4 @@ def demo(out: str | Path = "demo", recipe: str = "demo", changes: Sequence[str] 
         save_figure(figure, pictures / f"{name}.png")
     print(f"{pictures}: {', '.join(drawn)}\n")
     images, jobs = str(tree / "cropped_aligned"), min(2, os.cpu_count() or 1)  # each run keeps one thread busy
-    return study(recipe, str(index), images, folder / "study", changes=changes, jobs=jobs)
+    return run_study(recipe, str(index), images, folder / "study", changes=changes, jobs=jobs)

@@ -42,7 +42,7 @@ CHILD = (
 )
 
 
-def study(
+def run_study(
     recipe: str | Path,
     index: str,
     images: str | None = None,
@@ -99,9 +99,9 @@ def study(
             "commands": _commands(plan, folder, found["models"], index, words),
         }
         results.write_results(folder, found)
-        from triaffect.report.report import report
+        from triaffect.report.report import write_report
 
-        page = report(folder)
+        page = write_report(folder)
     if found["models"]:
         print(f"\n{plain_table(found)}\n")
     print("\n".join(found["answer"]))
