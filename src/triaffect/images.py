@@ -74,17 +74,20 @@ def read_image(source: str | os.PathLike[str] | bytes, into: NDArray[np.uint8] |
             with contextlib.suppress(ValueError):  # another size, or damaged: see below
                 pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=into)
                 return into if pixels.shape == into.shape else pixels.copy()
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        except ValueError as error:
+            raise ValueError(f"damaged JPEG ({error})") from None
         _check_size(width, height)
         if not rotated and colours not in ("CMYK", "YCCK"):
-            return simplejpeg.decode_jpeg(data, "RGB")
+            return _decode_jpeg(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on unusual metadata
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(*image.size)
                 if image.format in ("JPEG", "MPO") and image.mode == "RGB":
-                    pixels = simplejpeg.decode_jpeg(data, "RGB")
+                    pixels = _decode_jpeg(data)
                 else:
                     pixels = _eight_bits(image)
                 # After loading: Pillow itself turns a TIFF then, and drops the tag.
@@ -99,6 +102,13 @@ def read_image(source: str | os.PathLike[str] | bytes, into: NDArray[np.uint8] |
         except Exception as error:  # decoders raise anything on damaged files
             raise ValueError(f"damaged image ({error})") from None
     return upright(pixels, orientation)
+
+
+def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError as error:
+        raise ValueError(f"damaged JPEG ({error})") from None
 
 
 def _check_size(width: int, height: int) -> None:

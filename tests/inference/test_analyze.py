@@ -10,11 +10,13 @@ import polars as pl
 import pytest
 
 from inference.test_video import Camera
+from triaffect.cli import analysis
+from triaffect.cli.analysis import face_lines
 from triaffect.cli.main import main
 from triaffect.data.index import provenance
 from triaffect.images import read_image
 from triaffect.inference import analyze as batch
-from triaffect.inference.analyze import analyze, collect, in_words
+from triaffect.inference.analyze import collect
 from triaffect.inference.draw import annotate
 from triaffect.inference.timeline import draw_timeline
 from triaffect.io import InputError
@@ -22,9 +24,10 @@ from worlds import analyzer, film, jpeg, plain
 
 
 def run(inputs, out=None, **options):
-    return analyze(
-        [os.fspath(path) for path in inputs], out and os.fspath(out), make=lambda faces: analyzer(), **options
-    )
+    """Calls the verb with a predictable model; returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("triaffect.inference.analyzer.Analyzer", lambda *_, **__: analyzer())
+        return analysis.analyze([os.fspath(path) for path in inputs], out and os.fspath(out), **options)
 
 
 def test_photos_and_videos_make_one_table(tmp_path, capsys):
@@ -37,21 +40,21 @@ def test_photos_and_videos_make_one_table(tmp_path, capsys):
     assert csv.columns == table.columns
     assert np.allclose(csv["valence"], table["valence"], atol=1e-5)
     assert provenance(tmp_path / "out" / "faces.parquet")["model"] == "made up"
-    assert "2 inputs, 13 pictures, 13 faces" in capsys.readouterr().out
+    assert "2 inputs, 13 images, 13 faces" in capsys.readouterr().out
     assert not [p for p in (tmp_path / "out").rglob("*") if "partial" in p.name]
 
 
 def test_one_photo_is_told_in_words(tmp_path, capsys):
     assert run([jpeg(tmp_path / "a.jpg", plain(200, 100, 240, (64, 48)))]) == 0
-    said = capsys.readouterr().out
-    assert "face 1: Happiness 94%; valence +0.58, arousal -0.22" in said
-    assert "AU12 lip corner puller 79%" in said
+    printed = capsys.readouterr().out
+    assert "face 1: Happiness 94%; valence +0.58, arousal -0.22" in printed
+    assert "AU12 lip corner puller 79%" in printed
     assert list(tmp_path.iterdir()) == [tmp_path / "a.jpg"]
 
 
 def test_a_video_is_told_in_words(tmp_path):
     rows = pl.concat(analyzer().video(film(tmp_path / "a.mp4", 30, pixels=lambda i: plain(*[60 + 5 * i] * 3))))
-    words = in_words(rows)[1]
+    words = face_lines(rows)[1]
     assert "30 frames, 0.0 to 1.0 s" in words
     assert "valence -0.5" in words
     assert "AU12 lip corner puller 53%" in words
@@ -62,7 +65,7 @@ def test_annotated_pictures_lie_as_the_inputs_do(tmp_path):
     jpeg(tmp_path / "in" / "deep" / "a.png")
     film(tmp_path / "in" / "v.mp4", 10, pixels=lambda i: plain(size=(320, 240)), times=[0.1 * i * i for i in range(10)])
     out = tmp_path / "out"
-    assert run([tmp_path / "in"], out, annotated=True, plots=True) == 0
+    assert run([tmp_path / "in"], out, annotate=True, plot=True) == 0
     made = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
     assert made == ["annotated/deep/a-2.jpg", "annotated/deep/a.jpg", "annotated/v.mp4", "faces.csv", "faces.parquet",
                     "plots/v.png"]  # fmt: skip
@@ -76,7 +79,7 @@ def test_annotated_pictures_lie_as_the_inputs_do(tmp_path):
 def test_what_was_made_before_is_no_input(tmp_path):
     jpeg(tmp_path / "in" / "a.jpg")
     for _ in range(2):
-        assert run([tmp_path / "in"], tmp_path / "in", annotated=True) == 0
+        assert run([tmp_path / "in"], tmp_path / "in", annotate=True) == 0
     assert pl.read_parquet(tmp_path / "in" / "faces.parquet").height == 1
 
 
@@ -108,40 +111,40 @@ def test_a_file_named_by_a_number_is_no_camera(tmp_path, monkeypatch):
 )
 def test_odd_names(tmp_path, name, capsys):
     jpeg(tmp_path / name)
-    assert run([tmp_path], tmp_path / "out", annotated=True) == 0
+    assert run([tmp_path], tmp_path / "out", annotate=True) == 0
     table = pl.read_csv(tmp_path / "out" / "faces.csv")
     assert table["file"].to_list() == [str(tmp_path / name)]
     assert len(list((tmp_path / "out" / "annotated").iterdir())) == 1
-    said = capsys.readouterr().out
-    assert "\x1b" not in said
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
 
 
 def test_a_name_that_is_not_utf8(tmp_path):
     path = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
     with open(path, "wb") as file:
         file.write(jpeg(tmp_path / "b.jpg").read_bytes())
-    assert run([os.fsdecode(path)], tmp_path / "out", annotated=True) == 0
+    assert run([os.fsdecode(path)], tmp_path / "out", annotate=True) == 0
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet")["file"][0].endswith("caf\\xe9.jpg")
 
 
 def test_ctrl_c_keeps_what_was_finished(tmp_path, monkeypatch, capsys):
     paths = [jpeg(tmp_path / f"{i}.jpg") for i in range(4)]
-    real = batch.read
+    real = batch.read_photo
 
     def interrupted(path):
         if path == paths[2]:
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr(batch, "read", interrupted)
+    monkeypatch.setattr(batch, "read_photo", interrupted)
     assert run(paths, tmp_path / "out") == 130
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet")["file"].to_list() == [str(p) for p in paths[:2]]
-    assert "stopped, 1 inputs not reached" in capsys.readouterr().out
+    assert "stopped, 1 input not processed" in capsys.readouterr().out
 
 
 def test_ctrl_c_in_a_video_keeps_a_whole_file(tmp_path, monkeypatch):
     path = film(tmp_path / "a.mp4", 40, pixels=lambda i: plain())
-    real = batch.frames
+    real = batch.read_video
 
     def interrupted(*args):
         for frame in real(*args):
@@ -149,8 +152,8 @@ def test_ctrl_c_in_a_video_keeps_a_whole_file(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield frame
 
-    monkeypatch.setattr(batch, "frames", interrupted)
-    assert run([path], tmp_path / "out", annotated=True) == 130
+    monkeypatch.setattr(batch, "read_video", interrupted)
+    assert run([path], tmp_path / "out", annotate=True) == 130
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet").height == 16
     with av.open(str(tmp_path / "out" / "annotated" / "a.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 16
@@ -164,7 +167,7 @@ def test_ctrl_c_is_how_a_camera_ends(tmp_path, monkeypatch):
             return super().read()
 
     monkeypatch.setattr(cv2, "VideoCapture", lambda index: Stopping([(True, plain())] * 9))
-    assert run(["0"], tmp_path / "out", annotated=True) == 0
+    assert run(["0"], tmp_path / "out", annotate=True) == 0
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet")["file"].unique().to_list() == ["camera 0"]
     assert (tmp_path / "out" / "annotated" / "camera0.mp4").is_file()
 
@@ -177,7 +180,7 @@ def test_thinning_reaches_the_video(tmp_path):
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet")["frame"].to_list() == [0, 15]
 
 
-@pytest.mark.parametrize("wrong", [{"every": 0}, {"fps": 0.0}, {"fps": float("nan")}, {"annotated": True}])
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"fps": 0.0}, {"fps": float("nan")}, {"annotate": True}])
 def test_options_out_of_range_are_refused(tmp_path, wrong):
     with pytest.raises(InputError):
         run([jpeg(tmp_path / "a.jpg")], **wrong)
@@ -219,7 +222,7 @@ def test_drawing_leaves_the_face_and_the_original_alone(size):
     pixels = plain(90, 90, 90, size)
     w, h = size
     box = (w * 0.1, h * 0.2, w * 0.3, h * 0.6)
-    drawn = annotate(pixels, [row(1, *box), row(2, w * 0.55, *box[1:], doubt="small,turned")])
+    drawn = annotate(pixels, [row(1, *box), row(2, w * 0.55, *box[1:], quality_flags="small,turned")])
     assert (pixels == 90).all()
     assert drawn.shape == pixels.shape
     middle = drawn[int(h * 0.35) : int(h * 0.65), int(w * 0.16) : int(w * 0.34)]

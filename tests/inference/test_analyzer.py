@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 import triaffect as ta
 from triaffect.data.predictions import check_predictions
 from triaffect.images import is_image, upright
-from triaffect.inference.analyzer import LANDMARKS, read
+from triaffect.inference.analyzer import LANDMARK_COLUMNS, read_photo
 from triaffect.inference.detect import Face
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
@@ -20,7 +20,7 @@ from worlds import Model, analyzer, film, find, jpeg, plain
 
 COLUMNS = (
     ["file", "frame", "time", "face", "x", "y", "w", "h", "score"]
-    + list(LANDMARKS)
+    + list(LANDMARK_COLUMNS)
     + ["size", "yaw", "roll", "blur", "quality_flags", "expression", "valence", "arousal"]
     + [name.lower() for name in EXPRESSIONS]
     + list(ACTION_UNITS)
@@ -37,7 +37,7 @@ def test_a_photo_gives_a_row_a_face_from_left_to_right(tmp_path):
     assert table["expression"].unique().to_list() == ["Happiness"]
     assert table["valence"].to_list() == pytest.approx([40 / 127.5 - 1] * 2, abs=0.01)
     assert table["AU12"].to_list() == pytest.approx([40 / 255] * 2, abs=0.01)
-    assert table["l0x"].null_count() == 2
+    assert table["right_eye_x"].null_count() == 2
     assert table["quality_flags"].null_count() == 0
     check_predictions(table.with_columns(image=pl.format("{}/{}", "file", "face")))
 
@@ -46,7 +46,7 @@ def test_a_path_and_its_pixels_give_the_same(tmp_path):
     path = jpeg(tmp_path / "a.jpg")
     table = analyzer().image(path)
     assert table["file"].to_list() == [str(path)]
-    assert table.drop("file").equals(analyzer().image(read(path)).drop("file"))
+    assert table.drop("file").equals(analyzer().image(read_photo(path)).drop("file"))
 
 
 def test_no_face_is_an_empty_table_of_the_same_columns():
@@ -87,7 +87,7 @@ def test_what_the_detector_marks_is_what_the_model_sees():
     five = np.float32([(127, 130), (153, 130), (140, 145), (130, 160), (150, 160)])
     table = ta.Analyzer(Model(), detector=lambda p: [Face((110.0, 110.0, 60.0, 60.0), five, 0.8)]).image(pixels)
     assert table["valence"][0] > 0.7
-    assert table.select(LANDMARKS).row(0) == pytest.approx(five.ravel().tolist())
+    assert table.select(LANDMARK_COLUMNS).row(0) == pytest.approx(five.ravel().tolist())
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -100,9 +100,9 @@ def test_photos_stand_upright(tmp_path, orientation):
     image.save(tmp_path / "a.png", exif=exif)
     with Image.open(tmp_path / "a.png") as stored:
         expected = np.asarray(ImageOps.exif_transpose(stored))
-    assert np.array_equal(read(tmp_path / "a.png"), expected)
+    assert np.array_equal(read_photo(tmp_path / "a.png"), expected)
     assert np.array_equal(upright(marked, orientation), expected)
-    assert np.abs(read(tmp_path / "a.jpg").astype(int) - expected).mean() < 6
+    assert np.abs(read_photo(tmp_path / "a.jpg").astype(int) - expected).mean() < 6
 
 
 def kinds(folder):
@@ -132,14 +132,14 @@ def test_every_kind_of_picture_is_read(tmp_path):
     for path, image in found.items():
         assert is_image(path), path
         expected = np.asarray(image.convert("RGB")).astype(int)
-        assert np.abs(read(path) - expected).mean() < (12 if path.stem in ("cmyk", "palette") else 3), path
+        assert np.abs(read_photo(path) - expected).mean() < (12 if path.stem in ("cmyk", "palette") else 3), path
 
 
 def test_transparent_parts_are_white(tmp_path):
     clear = np.dstack([marked, np.zeros(marked.shape[:2], np.uint8)])
     clear[:8, :, 3] = 255
     Image.fromarray(clear).save(tmp_path / "a.png")
-    pixels = read(tmp_path / "a.png")
+    pixels = read_photo(tmp_path / "a.png")
     assert np.array_equal(pixels[:8], marked[:8])
     assert (pixels[8:] == 255).all()
 
@@ -175,7 +175,7 @@ def test_frames_without_a_face_are_passed_over(tmp_path):
 def test_a_damaged_video_gives_its_rows_first(tmp_path, monkeypatch):
     from triaffect.inference import analyzer as module
 
-    real = module.frames
+    real = module.read_video
 
     def breaking(path, every, fps):
         for frame in real(path, every, fps):
@@ -183,7 +183,7 @@ def test_a_damaged_video_gives_its_rows_first(tmp_path, monkeypatch):
                 raise InputError("a.mp4: damaged")
             yield frame
 
-    monkeypatch.setattr(module, "frames", breaking)
+    monkeypatch.setattr(module, "read_video", breaking)
     rows = []
     with pytest.raises(InputError, match="damaged"):
         rows.extend(analyzer(batch=3).video(film(tmp_path / "a.mp4", 10)))
@@ -213,7 +213,7 @@ print(peak() - early)
 
 def test_what_cannot_be_read_is_said(tmp_path):
     (tmp_path / "a.jpg").write_text("no picture at all")
-    with pytest.raises(InputError, match="not a picture that can be read"):
+    with pytest.raises(InputError, match="not an image that can be read"):
         analyzer().image(tmp_path / "a.jpg")
     with pytest.raises(InputError, match="No such file"):
         analyzer().image(tmp_path / "b.jpg")

@@ -8,7 +8,7 @@ from matplotlib import cbook
 
 from triaffect.images import TEMPLATE
 from triaffect.inference import detect as faces
-from triaffect.inference.detect import Face, YuNet, crop, detector
+from triaffect.inference.detect import Face, YuNet, crop, open_detector
 from triaffect.io import InputError
 
 
@@ -21,7 +21,7 @@ def portrait():
 
 @pytest.fixture(scope="module")
 def yunet():
-    return detector()
+    return open_detector()
 
 
 def weights():
@@ -73,7 +73,7 @@ def test_a_larger_side_finds_a_small_face_without_losing_a_near_one(portrait):
     room[100:700, 50:562] = portrait
     small = cv2.resize(portrait, None, fx=0.115, fy=0.115, interpolation=cv2.INTER_AREA)
     room[700 : 700 + len(small), 1000 : 1000 + small.shape[1]] = small
-    near, far = detector(side=320)(room), detector(side=1280)(room)
+    near, far = open_detector(size=320)(room), open_detector(size=1280)(room)
     assert len(near) == 1
     assert len(far) == 2
     width, height = far[1].box[2:]
@@ -91,7 +91,7 @@ def test_the_best_comes_first(yunet, portrait):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 2), (31, 33), (32, 32), (5000, 4000)])
 @pytest.mark.parametrize("side", [320, 640])
 def test_odd_pictures_hold_no_face(shape, side):
-    assert detector(side=side)(np.full((*shape, 3), 127, np.uint8)) == []
+    assert open_detector(size=side)(np.full((*shape, 3), 127, np.uint8)) == []
 
 
 @pytest.mark.parametrize("shape", [(9, 9), (9, 9, 4), (0, 9, 3), (9, 0, 3)])
@@ -104,7 +104,7 @@ def test_what_is_no_picture_is_refused(yunet, shape):
 
 def test_an_unknown_detector_is_named():
     with pytest.raises(InputError, match=r"'haar'.*yunet"):
-        detector("haar")
+        open_detector("haar")
 
 
 def test_grey_pictures_are_searched_like_others(yunet, portrait):

@@ -73,14 +73,14 @@ def empty_photo(path):
     path.write_bytes(b"")
 
 
-@case("a.png", "more than 64,000,000 pixels")
+@case("a.png", "pixels, more than 64,000,000")
 def huge_png(path):
     header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
     parts = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(9999))), (b"IEND", b"")]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
 
 
-@case("a.jpg", "more than 64,000,000 pixels")
+@case("a.jpg", "pixels, more than 64,000,000")
 def huge_jpeg(path):
     data = bytearray(simplejpeg.encode_jpeg(noise))
     at = data.find(b"\xff\xc0")
@@ -98,44 +98,44 @@ def truncated_jpeg(path):
     path.write_bytes(simplejpeg.encode_jpeg(noise)[:1500])
 
 
-@case("a.jpg", "broken picture")
+@case("a.jpg", "damaged (image|JPEG)")
 def jpeg_of_ten_bytes(path):
     path.write_bytes(simplejpeg.encode_jpeg(noise)[:10])
 
 
-@case("a.png", "broken picture")
+@case("a.png", "damaged (image|JPEG)")
 def truncated_png(path):
     path.write_bytes(encoded("PNG")[:2000])
 
 
-@case("a.png", "broken picture|too large")
+@case("a.png", "damaged (image|JPEG)|too large")
 def png_with_a_bomb_of_text(path):
     data = encoded("PNG")
     bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200_000_000), 9))
     path.write_bytes(data[:33] + bomb + data[33:])
 
 
-@case("a.gif", "broken picture|not a picture")
+@case("a.gif", "damaged image|not an image")
 def truncated_gif(path):
     path.write_bytes(encoded("GIF")[:300])
 
 
-@case("a.webp", "broken picture|not a picture")
+@case("a.webp", "damaged image|not an image")
 def truncated_webp(path):
     path.write_bytes(encoded("WEBP")[:200])
 
 
-@case("a.tif", "broken picture|not a picture")
+@case("a.tif", "damaged image|not an image")
 def tiff_that_points_nowhere(path):
     path.write_bytes(b"II*\0" + struct.pack("<I", 0x7FFFFFF0) + bytes(100))
 
 
-@case("a.tif", "broken picture|not a picture")
+@case("a.tif", "damaged image|not an image")
 def tiff_that_points_at_itself(path):
     path.write_bytes(b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 0) + struct.pack("<I", 8))
 
 
-@case("a.bmp", "broken picture|not a picture|more than 64,000,000 pixels")
+@case("a.bmp", "damaged image|not an image|pixels, more than 64,000,000")
 def bmp_of_negative_size(path):
     path.write_bytes(
         b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, -2147483648, -2147483648, 1, 24, 0, 0, 0, 0, 0, 0)
@@ -181,7 +181,7 @@ def truncated_after_its_table(path):
     path.with_name("whole").unlink()
 
 
-@case("a.mp4", "no frame can be decoded|no moving pictures|not a photo or video")
+@case("a.mp4", "no frame can be decoded|no moving images|not a photo or video")
 def zero_frames(path):
     film(path.with_name("whole"), 3, pixels=lambda i: plain())
     remux(path.with_name("whole"), path, movflags="frag_keyframe+empty_moov")
@@ -190,7 +190,7 @@ def zero_frames(path):
     path.with_name("whole").unlink()
 
 
-@case("a.mp4", "holds no moving pictures")
+@case("a.mp4", "holds no moving images")
 def sound_only(path):
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
@@ -262,7 +262,7 @@ def not_to_be_read(path):
         pytest.skip("root may read everything")
 
 
-@case("987654321", "camera 987654321: gives no picture")
+@case("987654321", "camera 987654321: returns no image")
 def camera_that_is_not_there(path):
     pass
 
@@ -273,7 +273,7 @@ def test_one_line_and_nothing_else_is_lost(tmp_path, monkeypatch, capfd, name):
     file, reason, make = CASES[name]
     make(tmp_path / file)
     good = [jpeg(tmp_path / "good" / "a.jpg"), jpeg(tmp_path / "good" / "z.jpg")]
-    assert run([good[0], file, good[1]], tmp_path / "out", annotated=True, plots=True) == 1
+    assert run([good[0], file, good[1]], tmp_path / "out", annotate=True, plot=True) == 1
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("failed: ")

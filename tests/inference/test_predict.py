@@ -1,5 +1,6 @@
 """Predictions of an index: each image once, filled only when asked, the same through the command line."""
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_features_give_the_predictions_back(frames, folder, tmp_path):
     extract_features(folder, rows, frames[1], tmp_path / "features", workers=0, progress=False)
     names, values = load_features(tmp_path / "features")
     assert names.to_list() == rows["image"].to_list()
-    again = probabilities(load_model(folder).predict_from_features(torch.from_numpy(values[:]).float()))
+    again = probabilities(load_model(folder).predict_from_features(torch.from_numpy(values.astype(np.float32))))
     found = predict(folder, rows, frames[1], workers=0, progress=False)
     assert found["valence"].to_list() == pytest.approx(again["va"][:, 0].tolist(), abs=2e-2)  # float16 and bfloat16
 

@@ -59,7 +59,7 @@ def test_blur_knows_no_contrast_and_no_flat_picture_breaks_it():
 
 def test_a_clear_face_is_not_doubted():
     values = quality(face(project(yaw=TURNED - 8)), texture(side=112))
-    assert list(values) == ["size", "yaw", "roll", "blur", "score", "quality_flags"]
+    assert list(values) == ["size", "yaw", "roll", "blur", "quality_flags"]
     assert values["quality_flags"] == ""
 
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import cbook
 
-from triaffect.inference.detect import Face, detector
-from triaffect.inference.track import GAP, Tracker
+from triaffect.inference.detect import Face, open_detector
+from triaffect.inference.track import MAX_GAP, Tracker
 
 HEIGHT, WIDTH = 240, 400
 # Colours of two skins, RGB, and a room.
@@ -58,7 +58,7 @@ def test_two_faces_of_one_colour_cross_by_their_speed():
     assert numbers == [1, 2]
 
 
-@pytest.mark.parametrize("gap", [1, 10, GAP])
+@pytest.mark.parametrize("gap", [1, 10, MAX_GAP])
 def test_a_gap_is_survived(gap):
     tracker = Tracker()
     for t in range(10):
@@ -73,7 +73,7 @@ def test_after_a_long_gap_or_far_away_or_with_another_look_it_is_somebody_else()
     tracker.update(*frame((0, 50, 50, True)))
     assert tracker.update(*frame((1, 50, 50, True))) == [2]
     assert tracker.update(*frame((0, 330, 150, True))) == [3]
-    for _ in range(GAP + 1):
+    for _ in range(MAX_GAP + 1):
         tracker.update(*frame())
     assert tracker.update(*frame((0, 50, 50, True))) == [4]
 
@@ -91,7 +91,7 @@ def test_memory_is_constant():
     for _ in range(300):
         x, y = rng.uniform(0, 340), rng.uniform(0, 170)
         tracker.update(*frame((0, x, y, True)))
-    assert len(tracker._tracks) <= GAP + 1
+    assert len(tracker._tracks) <= MAX_GAP + 1
 
 
 @settings(max_examples=40, deadline=None)
@@ -114,7 +114,7 @@ def test_in_a_composed_video_found_faces_keep_their_numbers():
     face = cv2.resize(portrait[80:360, 150:380], (92, 112), interpolation=cv2.INTER_AREA)
     # The other is the same woman mirrored, in warmer light: only so far unlike as two people in one room are.
     other = np.clip(face[:, ::-1] * [1.25, 0.95, 0.7], 0, 255).astype(np.uint8)
-    find, tracker = detector(), Tracker()
+    find, tracker = open_detector(), Tracker()
     rng = np.random.default_rng(0)
     room = cv2.resize(rng.integers(60, 160, (9, 16, 3), np.uint8), (400, 225), interpolation=cv2.INTER_LINEAR)
     first, last = {}, {}

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from triaffect.inference.video import VideoWriter, ahead, camera, frames
+from triaffect.inference.video import VideoWriter, read_ahead, read_camera, read_video
 from triaffect.io import InputError
 from worlds import film, plain, remux
 
 
 def test_frames_come_back_with_their_numbers_times_and_colours(tmp_path):
-    got = list(frames(film(tmp_path / "a.mp4", 20, 25)))
+    got = list(read_video(film(tmp_path / "a.mp4", 20, 25)))
     assert [frame.number for frame in got] == list(range(20))
     assert np.allclose([frame.time for frame in got], np.arange(20) / 25, atol=1e-4)
     assert got[0].pixels.shape == (48, 64, 3)
@@ -27,22 +27,22 @@ def test_frames_come_back_with_their_numbers_times_and_colours(tmp_path):
     ("thin", "numbers"), [({"every": 7}, [0, 7, 14]), ({"fps": 10}, [0, 3, 6, 9, 12, 15, 18]), ({"fps": 99}, range(20))]
 )
 def test_thinning(tmp_path, thin, numbers):
-    assert [frame.number for frame in frames(film(tmp_path / "a.mp4", 20), **thin)] == list(numbers)
+    assert [frame.number for frame in read_video(film(tmp_path / "a.mp4", 20), **thin)] == list(numbers)
 
 
 def test_thinning_to_a_rate_that_does_not_divide_keeps_the_rate(tmp_path):
-    kept = [frame.time for frame in frames(film(tmp_path / "a.mp4", 90), fps=7)]
+    kept = [frame.time for frame in read_video(film(tmp_path / "a.mp4", 90), fps=7)]
     assert len(kept) == 21
     assert max(np.abs(np.array(kept) - np.arange(21) / 7)) < 1 / 30
 
 
 def test_times_of_a_variable_frame_rate_are_kept(tmp_path):
     times = [0, 0.1, 0.15, 0.9, 1.0, 2.5]
-    got = [frame.time for frame in frames(film(tmp_path / "v.mp4", 6, times=times))]
+    got = [frame.time for frame in read_video(film(tmp_path / "v.mp4", 6, times=times))]
     assert np.allclose(got, times, atol=1e-3)
 
 
-@pytest.mark.parametrize("yaw", [0, 90, 180, 270])
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
 def test_a_phone_held_sideways_is_turned_upright(tmp_path, turn):
     """The matrix in the file's header is what phones write; the marked corner tells where up is."""
     marked = plain(60, 60, 60)
@@ -53,7 +53,7 @@ def test_a_phone_held_sideways_is_turned_upright(tmp_path, turn):
     cos, sin = round(np.cos(np.radians(turn))), round(np.sin(np.radians(turn)))
     data[at : at + 36] = struct.pack(">9i", cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
-    pixels = next(frames(path)).pixels
+    pixels = next(read_video(path)).pixels
     upright = np.rot90(marked, -turn // 90)  # clockwise
     assert pixels.shape == upright.shape
     assert np.abs(pixels.astype(int) - upright).mean() < 3
@@ -65,7 +65,7 @@ def test_a_playlist_opens_nothing_else(tmp_path):
         f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{tmp_path}/secret.mp4\n#EXT-X-ENDLIST\n"
     )
     with pytest.raises(InputError, match="not a photo or video"):
-        next(frames(tmp_path / "list.m3u8"))
+        next(read_video(tmp_path / "list.m3u8"))
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
@@ -77,7 +77,7 @@ def test_a_truncated_video_gives_what_decodes_and_says_where_it_broke(tmp_path, 
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     got = []
     with pytest.raises(InputError, match=r"f\.m.*: damaged, .*\d\.\d s") as caught:
-        got.extend(frame.number for frame in frames(path))
+        got.extend(frame.number for frame in read_video(path))
     assert 20 < len(got) < 70
     assert f"the {len(got)} frames that decode" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -88,7 +88,7 @@ def test_odd_sizes_lose_a_line_and_times_always_rise(tmp_path):
         for seconds in (0, 0.5, 0.5, 0.2):
             writer.write(plain(size=(65, 49)), seconds)
         writer.write(plain(size=(30, 80)), 1)
-    got = list(frames(tmp_path / "a.mp4"))
+    got = list(read_video(tmp_path / "a.mp4"))
     assert {frame.pixels.shape for frame in got} == {(48, 64, 3)}
     assert np.allclose([frame.time for frame in got], [0, 0.5, 0.5, 0.5, 1], atol=1e-3)
     assert np.all(np.diff([frame.time for frame in got]) > 0)
@@ -107,7 +107,7 @@ def test_ahead_keeps_order_and_hands_errors_over():
 
     got = []
     with pytest.raises(InputError, match="broke"):
-        got.extend(ahead(numbers()))
+        got.extend(read_ahead(numbers()))
     assert got == list(range(50))
 
 
@@ -122,7 +122,7 @@ def test_ahead_runs_only_a_little_ahead_and_ends_with_its_reader():
         finally:
             closed.set()
 
-    reader = ahead(endless(), depth=3)
+    reader = read_ahead(endless(), depth=3)
     next(reader)
     time.sleep(0.05)
     assert len(made) <= 6
@@ -147,7 +147,7 @@ class Camera:
 def test_a_camera_gives_rgb_frames_until_it_ends(monkeypatch):
     device = Camera([(True, plain(10, 20, 30))] * 4)
     monkeypatch.setattr(cv2, "VideoCapture", lambda index: device)
-    got = list(camera(0, every=2))
+    got = list(read_camera(0, every=2))
     assert [frame.number for frame in got] == [0, 2]
     assert got[0].pixels[0, 0].tolist() == [30, 20, 10]
     assert got[0].time == 0 or got[0].time < 0.1
@@ -156,5 +156,5 @@ def test_a_camera_gives_rgb_frames_until_it_ends(monkeypatch):
 
 def test_a_camera_that_is_not_there(monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", lambda index: Camera([]))
-    with pytest.raises(InputError, match="camera 3: gives no picture"):
-        next(camera(3))
+    with pytest.raises(InputError, match="camera 3: returns no image"):
+        next(read_camera(3))
