@@ -73,14 +73,14 @@ def empty_photo(path):
     path.write_bytes(b"")
 
 
-@case("a.png", "pixels, more than 64,000,000")
+@case("a.png", "more than 64,000,000")
 def huge_png(path):
     header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
     parts = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(9999))), (b"IEND", b"")]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
 
 
-@case("a.jpg", "pixels, more than 64,000,000")
+@case("a.jpg", "more than 64,000,000")
 def huge_jpeg(path):
     data = bytearray(simplejpeg.encode_jpeg(noise))
     at = data.find(b"\xff\xc0")
@@ -135,7 +135,7 @@ def tiff_that_points_at_itself(path):
     path.write_bytes(b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 0) + struct.pack("<I", 8))
 
 
-@case("a.bmp", "damaged image|not an image|pixels, more than 64,000,000")
+@case("a.bmp", "damaged image|not an image|more than 64,000,000")
 def bmp_of_negative_size(path):
     path.write_bytes(
         b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, -2147483648, -2147483648, 1, 24, 0, 0, 0, 0, 0, 0)
