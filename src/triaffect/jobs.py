@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from multiprocessing.connection import Connection
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,3 +43,104 @@ def prefetch(
                 yield result
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item, Result]):
+    """How the work on one item ended: with a result, or with the error that stopped it."""
+
+    item: Item
+    result: Result | None = None
+    error: Exception | None = None
+
+
+def run_all(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int = 1,
+    gpus: Sequence[str] = (),
+    retries: int = 1,
+) -> Generator[Outcome[Item, Result]]:
+    """Run independent pieces of work here or in processes, and yield each outcome as soon as it is known.
+
+    One failure does not stop the others. The processes end at once when this process ends, is killed, or stops reading
+    the outcomes (Ctrl-C). They write to the same terminal. A script that asks for several workers calls this below
+    `if __name__ == "__main__":`, because each process imports the script.
+
+    Args:
+        function: A function of a module (with several workers it is imported in each process).
+        items: What to call it with.
+        workers: Number of processes; with 1, and at most one GPU, the work runs in this process.
+        gpus: CUDA names of the GPUs to share out, one to a process.
+        retries: How often to try an item again whose process died (killed, or out of memory).
+    """
+    waiting = deque((item, retries) for item in items)
+    if workers <= 1 and len(gpus) <= 1:
+        for item, _ in waiting:
+            yield _run_here(function, item)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    pool = [_Worker(threads, gpus[i % len(gpus)] if gpus else None) for i in range(min(workers, len(waiting)))]
+    idle, running = pool.copy(), dict[Future[Result], tuple[_Worker, Item, int]]()
+    try:
+        while waiting or running:
+            while waiting and idle:
+                worker, (item, tries) = idle.pop(), waiting.popleft()
+                running[worker.submit(function, item)] = worker, item, tries
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                worker, item, tries = running.pop(future)
+                idle.append(worker)
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    worker.stop()
+                    if tries:
+                        waiting.appendleft((item, tries - 1))
+                        continue
+                    error = ChildProcessError("its process died (killed, or out of memory)")
+                yield Outcome(item, error=error) if isinstance(error, Exception) else Outcome(item, future.result())
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+def _run_here(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+    try:
+        return Outcome(item, function(item))
+    except Exception as error:
+        return Outcome(item, error=error)
+
+
+class _Worker:
+    """A process that works on one item at a time; it is started when it is first needed, and again after `stop`."""
+
+    def __init__(self, threads: int, gpu: str | None) -> None:
+        self.settings = threads, gpu
+        self.executor: ProcessPoolExecutor | None = None
+
+    def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
+        if self.executor is None:
+            context = multiprocessing.get_context("spawn")
+            self.read_end, self.write_end = context.Pipe(duplex=False)
+            self.executor = ProcessPoolExecutor(1, context, _start_worker, (self.read_end, *self.settings))
+        return self.executor.submit(function, item)
+
+    def stop(self) -> None:
+        if self.executor is not None:
+            self.write_end.close()
+            self.executor.shutdown()
+            self.read_end.close()
+            self.executor = None
+
+
+def _start_worker(read_end: Connection, threads: int, gpu: str | None) -> None:
+    """Prepare a worker process: its threads, its GPU, and its end when the other side of the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+    def end_with_parent() -> None:
+        read_end.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
