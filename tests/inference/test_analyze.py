@@ -11,7 +11,7 @@ import pytest
 
 from inference.test_video import Camera
 from triaffect.cli import analysis
-from triaffect.cli.analysis import face_lines
+from triaffect.cli.analysis import _face_lines
 from triaffect.cli.main import main
 from triaffect.data.index import provenance
 from triaffect.images import read_image
@@ -54,7 +54,7 @@ def test_one_photo_is_told_in_words(tmp_path, capsys):
 
 def test_a_video_is_told_in_words(tmp_path):
     rows = pl.concat(analyzer().video(film(tmp_path / "a.mp4", 30, pixels=lambda i: plain(*[60 + 5 * i] * 3))))
-    words = face_lines(rows)[1]
+    words = _face_lines(rows)[1]
     assert "30 frames, 0.0 to 1.0 s" in words
     assert "valence -0.5" in words
     assert "AU12 lip corner puller 53%" in words

@@ -77,7 +77,7 @@ class Analyzer:
 
         Returns:
             One row per face, from left to right: `file`, `frame` (0), `time` (0), `face` (from 1), the box `x`, `y`,
-            `w`, `h` in pixels, the detector's `score`, landmarks `right_eye_x` to `left_mouth_y` in pixels, `size`,
+            `w`, `h` in pixels, the detector's `score`, landmarks `right_eye_x` to `mouth_left_y` in pixels, `size`,
             `yaw`, `roll`, `blur` and `quality_flags` (see `quality.quality`), `expression` (the most probable), and the
             columns of `labels.PREDICTION_COLUMNS`. No rows if there is no face.
 

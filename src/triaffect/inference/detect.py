@@ -16,7 +16,7 @@ from triaffect.io import InputError
 
 WEIGHTS = "weights/face_detection_yunet_2023mar.onnx"
 
-LANDMARKS = ("right_eye", "left_eye", "nose", "right_mouth", "left_mouth")
+LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
 """The five points in the order of `images.TEMPLATE`; right and left are the person's."""
 
 SEARCH_SIZE = 320
