@@ -182,7 +182,7 @@ def make_study(
         for task, row in told.items()
         for half, other in (("first", "second"), ("second", "first"))
     ]
-    (study / "recipe.yaml").write_text("title: Single-task, multi-task, fused\nruns: [va, expr, au, multi]\n")
+    (study / "study.yaml").write_text("title: Single-task, multi-task, fused\nruns: [va, expr, au, multi]\n")
     packages = {"triaffect": "0.1.0", "torch": "2.15.0", "timm": "1.0.30", "numpy": "2.4.1", "polars": "1.38.0"}
     results = {
         "title": "Single-task, multi-task and fused models",
@@ -191,7 +191,7 @@ def make_study(
             "The fusion with tuned λ is ahead of the multi-task model by a clear margin on expressions.",
             "On valence-arousal the multi-task model is ahead of the single-task one, but not for certain.",
         ],
-        "recipe": "recipe.yaml",
+        "study": "study.yaml",
         "index": str(root / "index.parquet"),
         "images": str(root / "images"),
         "split": "val",

@@ -1,12 +1,14 @@
-"""Studies on small coloured pictures: both papers' recipes, stopping and going on, failures, wrong recipes, search."""
+"""Studies on small coloured pictures: both papers' studies, stopping and continuing, failures, wrong files, search."""
 
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -21,7 +23,7 @@ from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
 from triaffect.metrics.scores import score
 from triaffect.report.answer import answer
-from triaffect.study.recipe import read_recipe
+from triaffect.study.recipe import read_study
 from triaffect.study.results import split_halves
 from triaffect.study.study import run_study, same_data
 from triaffect.training import heads
@@ -70,7 +72,7 @@ def figures(folder):
     }
 
 
-def write_recipe(path, text):
+def write_study(path, text):
     path.write_text("title: A small study\n" + text)
     return str(path)
 
@@ -129,9 +131,9 @@ def test_the_papers_recipes_run_on_both_layouts(frames, tmp_path, recipe, layout
     assert main(["index", str(tmp_path / "raw"), "--out", str(index)]) == 0
     words = ["study", recipe, "--index", str(index), "--images", str(tmp_path / "raw" / "cropped_aligned")]
     assert main([*words, "--out", str(out), "--set", *TINY[:4], "--set", *TINY[4:]]) == 0
-    printed = capsys.readouterr().out
-    assert "an estimate from the number of parameters" in printed
-    assert printed.strip().endswith(str(out / "report.html"))
+    printed = capsys.readouterr()
+    assert "an estimate from the number of parameters" in printed.err
+    assert printed.out.strip().endswith(str(out / "report.html"))
     found, rows = results(out), load_index(index, "val")
     models = {model["name"]: model for model in found["models"]}
     fusions = ["fusion", "tuned-fusion"] if recipe == "chang2022" else []
@@ -185,7 +187,7 @@ def test_the_papers_recipes_run_on_both_layouts(frames, tmp_path, recipe, layout
 def whole(frames, tmp_path_factory):
     """A study that ran through at once."""
     folder = tmp_path_factory.mktemp("whole")
-    recipe = write_recipe(folder / "r.yaml", RUNS)
+    recipe = write_study(folder / "r.yaml", RUNS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("triaffect.report.report.write_report", lambda folder: folder / "report.html")
         patch.setattr(runs, "save_figure", lambda figure, path: None)
@@ -211,17 +213,19 @@ def test_a_killed_study_goes_on_to_the_same_results(frames, tmp_path, whole, cap
     (tmp_path / "out" / "runs" / "multi" / "config.yaml").unlink()  # as if killed while this one began
     assert main([*words]) == 0
     printed = capfd.readouterr()
-    assert "finished" in printed.out
-    assert "run 1 of 4" not in printed.err
+    assert "finished" in printed.err
+    assert "to train: va," not in printed.err
     assert figures(tmp_path / "out") == figures(done)
 
 
 def test_a_finished_study_trains_nothing_again(frames, whole, monkeypatch, capsys):
     done = whole[1]
     before = figures(done)
-    monkeypatch.setattr(training, "train", lambda *given, **options: pytest.fail("trained again"))
-    run_study(done / "recipe.yaml", str(frames[0]), str(frames[1]), done)
-    assert "nothing left to train" in capsys.readouterr().out
+    monkeypatch.setattr(training, "train", lambda *arguments, **options: pytest.fail("trained again"))
+    lines = []
+    run_study(done / "study.yaml", str(frames[0]), str(frames[1]), done, progress=lines.append)
+    assert "nothing left to train" in lines[0]
+    assert capsys.readouterr().out == ""  # a library function prints nothing
     assert figures(done) == before
 
 
@@ -230,10 +234,10 @@ def test_ctrl_c_says_how_to_go_on(frames, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train", interrupted)
-    recipe, out = write_recipe(tmp_path / "r.yaml", RUNS), tmp_path / "out"
+    recipe, out = write_study(tmp_path / "r.yaml", RUNS), tmp_path / "out"
     words = ["study", recipe, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(out)]
     assert main([*words, "--set", *TINY]) == 130
-    told = next(line for line in capsys.readouterr().err.splitlines() if "go on with" in line)
+    told = next(line for line in capsys.readouterr().err.splitlines() if "continue with" in line)
     monkeypatch.setattr(training, "train", lambda config, run, resume: run)  # leaves nothing, so nothing can be judged
     assert main(told.partition("triaffect ")[2].split()) == 1
     assert results(out)["answer"] == ["No model of this study came to its end."]
@@ -256,8 +260,8 @@ def test_two_studies_cannot_work_in_one_folder(frames, tmp_path):
     words = [sys.executable, "-c", hold, str(folder / ".lock")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(InputError, match="another study is at work"):
-            run_study(write_recipe(tmp_path / "r.yaml", RUNS), str(frames[0]), str(frames[1]), folder, changes=TINY)
+        with pytest.raises(InputError, match="another study is running"):
+            run_study(write_study(tmp_path / "r.yaml", RUNS), str(frames[0]), str(frames[1]), folder, changes=TINY)
         other.communicate(b"\n")
 
 
@@ -274,14 +278,14 @@ def test_a_failure_loses_nothing_else_and_is_mended_later(frames, tmp_path, monk
 
     monkeypatch.setattr(training, "train", failing)
     text = RUNS.replace("joined: [", "joined: [{name: same, members: [multi]}, ")
-    recipe, out = write_recipe(tmp_path / "r.yaml", text), tmp_path / "out"
+    recipe, out = write_study(tmp_path / "r.yaml", text), tmp_path / "out"
     words = ["study", recipe, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(out), "--set", *TINY]
     assert main(words) == 1
     assert "failed: expr: RuntimeError: out of paper (see" in capsys.readouterr().err
     found = results(out)
     assert [model["name"] for model in found["models"]] == ["va", "au", "multi", "same"]
     assert [failure["name"] for failure in found["failures"]] == ["expr", "single", "fused"]
-    assert found["failures"][1]["reason"] == "rests on expr, which is missing"
+    assert found["failures"][1]["reason"] == "needs expr, which is missing"
     assert "Traceback" in (out / "runs" / "expr" / "error.txt").read_text()
     same = next(c for c in found["comparisons"] if {c["a"], c["b"]} == {"multi", "same"})
     assert {(m["difference"], m["p"]) for m in same["measures"].values()} == {(0.0, 1.0)}  # copies are never different
@@ -290,8 +294,8 @@ def test_a_failure_loses_nothing_else_and_is_mended_later(frames, tmp_path, monk
     assert [model["name"] for model in results(out)["models"]] == [*TASKS, "multi", "same", "single", "fused"]
 
 
-def test_jobs_at_once_give_the_same_and_isolate_failures(frames, tmp_path, whole, capsys):
-    recipe = write_recipe(tmp_path / "r.yaml", RUNS.partition("joined")[0] + "  bad: {model.tasks: [va]}\n")
+def test_parallel_runs_give_the_same_results_and_isolate_failures(frames, tmp_path, whole):
+    recipe = write_study(tmp_path / "r.yaml", RUNS.partition("joined")[0] + "  bad: {model.tasks: [va]}\n")
     bad = ["runs.expr=null", "runs.au=null", "runs.multi=null", "runs.bad.model.head=mlp", "runs.bad.training.lr=999"]
     bad += ["runs.bad.training.optimizer=sgd", "runs.bad.losses.va=mse"]
     out = tmp_path / "out"
@@ -305,25 +309,45 @@ def test_jobs_at_once_give_the_same_and_isolate_failures(frames, tmp_path, whole
     assert {key: again[key] for key in again if again[key] != alone[key]} == {}
 
 
-# Recipes ----------------------------------------------------------------------------------------------------------
+def test_a_killed_worker_continues_its_run(frames, tmp_path):
+    text = "runs: {a: {model.tasks: [va]}, b: {model.tasks: [va], losses.va: mse}}\n"
+    study, folder = write_study(tmp_path / "s.yaml", text), tmp_path / "out"
+    killed = []
+
+    def kill_a_worker():
+        while not (folder / "runs" / "a" / "last.ckpt").exists():
+            time.sleep(0.01)
+        killed.append(multiprocessing.active_children()[0])
+        killed[0].kill()
+
+    thread = threading.Thread(target=kill_a_worker, daemon=True)
+    thread.start()
+    changes = [*TINY, "base.training.epochs=6"]
+    found = run_study(study, str(frames[0]), str(frames[1]), folder, changes=changes, jobs=2)
+    assert len(killed) == 1
+    assert found["failures"] == []
+    assert [(model["name"], model["epochs"]) for model in found["models"]] == [("a", 6), ("b", 6)]
+
+
+# Study files ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a list", "holds no keys"),
+        ("- a list", "has no keys"),
         ("runs: {va: {model.tasks: [va]", "is not YAML"),
         ("title: nothing", "runs is empty"),
-        ("run: {}", "recipe: no key 'run'; did you mean runs?"),
+        ("run: {}", "study: no key 'run'; did you mean runs?"),
         ("runs: {va: {modell: {}}}", "run va: no key 'modell'; did you mean model?"),
         ("runs: {va: {training.epoch: 3}}", "run va: Group 'training' does not accept option 'epoch'"),
         ("runs: {va: {model.tasks: [valence]}}", "run va:"),
         ("runs: {va: {model.backbone: resnet81}}", "timm has no backbone 'resnet81'; near it: resnet18"),
         ("runs: {va: {model.pretrained: nowhere}}", "no weights 'nowhere'"),
-        ("runs: {../va: {}}", "is no name"),
+        ("runs: {../va: {}}", "is not a valid name"),
         ("runs: {a: {data.val: val}, b: {data.val: test}}", "different data.val"),
         ("runs: {a: {}}\njoined: [{name: j, members: [b]}]", "joined j: no model 'b'; ['a']"),
-        ("runs: {a: {}, b: {}}\njoined: [{name: j, members: [a, b]}]", "hold the same task"),
+        ("runs: {a: {}, b: {}}\njoined: [{name: j, members: [a, b]}]", "have the same task"),
         ("runs: {a: {}}\njoined: [{name: a, members: [a]}]", "already the name of another model"),
         ("runs: {a: {}, b: {}}\nfusions: [{name: f, single: [a]}]", "fusions: an entry lacks multi"),
         (
@@ -331,10 +355,10 @@ def test_jobs_at_once_give_the_same_and_isolate_failures(frames, tmp_path, whole
             "no task",
         ),
         ("runs: {a: {}, b: {}}\nfusions: [{name: f, single: [a], multi: b, lambdas: {va: 2}}]", "use paper or tuned"),
-        ("runs: {a: {}}\nheads: [{name: h, features: b}]", "neither a run of this recipe nor a model folder"),
-        ("runs: {a: {}}\nheads: [{name: h, features: a, training.schedule: cosine}]", "has no meaning for heads"),
+        ("runs: {a: {}}\nheads: [{name: h, features: b}]", "neither a run of this study nor a model folder"),
+        ("runs: {a: {}}\nheads: [{name: h, features: a, training.schedule: cosine}]", "has no effect on heads"),
         ("runs: {a: {}}\ncompare: [[a, c]]", "no model 'c'"),
-        ("runs: {a: {}}\nsearch: {run: b, keys: {training.lr: [1]}}", "needs a run of this recipe"),
+        ("runs: {a: {}}\nsearch: {run: b, keys: {training.lr: [1]}}", "needs a run of this study"),
         ("runs: {a: {}}\nsearch: {run: a, keys: {training.lrr: [1]}}", "search training.lrr"),
         ("runs: {a: {}}\nsearch: {run: a, keys: {training.lr: {low: 1, high: 0}}}", "give low and high"),
         ("runs: {a: {}}\npaper: {sauce: x}", "paper: no key 'sauce'; did you mean source?"),
@@ -367,25 +391,25 @@ def test_wrong_recipes_are_refused_by_name_before_anything_is_trained(frames, tm
 )
 def test_wrong_changes_are_refused(frames, change, message):
     with pytest.raises(InputError, match=message):
-        read_recipe("demo", "i.parquet", changes=[change], check_files=False)
+        read_study("demo", "i.parquet", changes=[change], check_files=False)
 
 
 def test_every_bundled_recipe_is_whole():
     changes = {"initialisation": ["runs.affect=null", "runs.affect-frozen=null"]}
     for name in ("chang2022", "asim2024", "initialisation", "losses", "balancing", "heads", "demo"):
-        recipe = read_recipe(name, "i.parquet", changes=changes.get(name, []))
+        recipe = read_study(name, "i.parquet", changes=changes.get(name, []))
         assert recipe.question.endswith("?")
     with pytest.raises(InputError, match=r"one of asim2024, .*chang2022"):
-        read_recipe("chang2023", "i.parquet")
+        read_study("chang2023", "i.parquet")
     with pytest.raises(InputError, match="no weights 'models/affect'"):
-        read_recipe("initialisation", "i.parquet")
+        read_study("initialisation", "i.parquet")
 
 
 def test_seeds_repeat_everything_and_energy_is_told(frames, tmp_path, monkeypatch):
     counter = itertools.count()
     monkeypatch.setattr(runs, "joules", lambda: 5.0 * next(counter))  # read before and after each epoch
     text = "runs: {a: {model.tasks: [va]}, b: {model.tasks: [va], losses.va: mse}}\nseeds: [0, 1]\ncompare: [[a, b]]\n"
-    recipe = write_recipe(tmp_path / "r.yaml", text)
+    recipe = write_study(tmp_path / "r.yaml", text)
     found = run_study(recipe, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
     assert [model["name"] for model in found["models"]] == ["a-seed0", "b-seed0", "a-seed1", "b-seed1"]
     assert [(c["a"], c["b"]) for c in found["comparisons"]] == [("a-seed0", "b-seed0"), ("a-seed1", "b-seed1")]
@@ -402,7 +426,7 @@ heads:
   - {name: joint, features: multi, joint: true, training.epochs: 3, training.lr: 0.01}
   - {name: separate, features: multi, training: {epochs: 3, lr: 0.01}}
 """
-    recipe = write_recipe(tmp_path / "r.yaml", text)
+    recipe = write_study(tmp_path / "r.yaml", text)
     found = run_study(recipe, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
     assert [(model["name"], model["kind"], model["epochs"]) for model in found["models"]] == [
         ("multi", "multi", 1),
@@ -421,7 +445,7 @@ def test_a_search_goes_on_where_it_was(frames, tmp_path, monkeypatch):
 runs: {va: {model.tasks: [va]}}
 search: {run: va, keys: {training.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, losses.va: [ccc, mse]}}
 """
-    recipe, real = write_recipe(tmp_path / "r.yaml", text), training.train
+    recipe, real = write_study(tmp_path / "r.yaml", text), training.train
 
     def search(out, trials):
         return run_study(recipe, str(frames[0]), str(frames[1]), tmp_path / out, changes=TINY, search=trials)["search"]
@@ -444,6 +468,16 @@ search: {run: va, keys: {training.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, lo
     assert search("stopped", 0) == whole  # shown again, nothing tried
     with pytest.raises(InputError, match="has no key search"):
         run_study("losses", str(frames[0]), str(frames[1]), tmp_path / "x", search=1, changes=TINY)
+
+
+def test_a_search_in_a_study_with_several_seeds_varies_the_run_of_the_first(frames, tmp_path):
+    text = "runs: {va: {model.tasks: [va]}}\nseeds: [3, 4]\nsearch: {run: va, keys: {losses.va: [ccc, mse]}}\n"
+    study = write_study(tmp_path / "s.yaml", text)
+    found = run_study(study, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY, search=1)
+    assert [model["name"] for model in found["models"]] == ["va-seed3", "va-seed4"]
+    assert len(found["search"]["trials"]) == 1
+    config = yaml.safe_load((tmp_path / "out" / "search" / "trial-0" / "config.yaml").read_text())
+    assert config["training"]["seed"] == 3
 
 
 # Pieces -----------------------------------------------------------------------------------------------------------

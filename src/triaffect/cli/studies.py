@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from typing import Any
+
 
 def study(
-    recipe: str,
+    study: str,
     index: str = "index.parquet",
     images: str | None = None,
     out: str = "study",
@@ -12,24 +16,25 @@ def study(
     jobs: int = 1,
     search: int = 0,
 ) -> int:
-    """Runs a recipe: trains, predicts, fuses, scores, compares, and writes report.html; a stopped study goes on.
+    """Run a study: train, predict, fuse, score, compare, and write report.html; a stopped study is continued.
 
     Args:
-        recipe: A YAML file, or the name of a bundled recipe (chang2022, asim2024, demo ...).
+        study: A YAML file, or the name of a bundled study (chang2022, asim2024, demo ...).
         index: The index that every run reads.
-        images: The folder of the images, where the index does not know it.
-        out: The study folder to make, or to go on with.
-        set: Keys of the recipe to change, such as base.model.backbone=resnet18 runs.va.training.lr=1e-4.
-        jobs: Runs at once, each on a GPU of its own where there are several.
-        search: Trials of the recipe's hyper-parameter search, in all.
+        images: The folder of the images, if the index does not know it.
+        out: The study folder to make or to continue.
+        set: Keys of the study to change, such as base.model.backbone=resnet18 runs.va.training.lr=1e-4.
+        jobs: Runs at once, each on a GPU of its own if there are several.
+        search: Total number of trials of the study's hyper-parameter search.
     """
     from triaffect.study.study import run_study
 
-    return 1 if run_study(recipe, index, images, out, changes=set or (), jobs=jobs, search=search)["failures"] else 0
+    results = run_study(study, index, images, out, changes=set or (), jobs=jobs, search=search, progress=_progress)
+    return _print_results(results, out)
 
 
 def report(study: str) -> None:
-    """Makes the page of a study again: one HTML file with scores, tests, figures and the commands that redo it.
+    """Write the report of a study again: one HTML file with scores, tests, figures and the commands that repeat it.
 
     Args:
         study: The folder that `triaffect study` made.
@@ -40,12 +45,29 @@ def report(study: str) -> None:
 
 
 def demo(out: str = "demo", set: list[str] | None = None) -> int:  # noqa: A002
-    """Goes from the bundled sample's raw annotations to models, fusion, scores and a report; a stopped demo goes on.
+    """Go from the raw annotations of the bundled sample to models, fusion, scores and a report.
 
     Args:
-        out: The folder for everything.
-        set: Keys of the recipe to change, such as base.training.epochs=3.
+        out: Folder of everything; a stopped demo is continued.
+        set: Keys of the study to change, such as base.training.epochs=3.
     """
     from triaffect.study.demo import run_demo
 
-    return 1 if run_demo(out, changes=set or ())["failures"] else 0
+    return _print_results(run_demo(out, changes=set or (), progress=_progress), f"{out}/study")
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_results(results: Mapping[str, Any], folder: str) -> int:
+    """Print scores, answer and failures of a study; return the exit code."""
+    from triaffect.report.answer import plain_table
+
+    if results["models"]:
+        print(f"{plain_table(results)}\n")
+    print("\n".join(results["answer"]))
+    for failure in results["failures"]:
+        print(f"failed: {failure['name']}: {failure['reason']}", file=sys.stderr)
+    print(f"\n{folder}/report.html")
+    return 1 if results["failures"] else 0

@@ -234,9 +234,9 @@ def making(study: Study) -> Section:
     """How to make all of it again."""
     results = study.results
     try:
-        recipe = (study.folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace")[:20_000]
+        study_file = (study.folder / "study.yaml").read_text(encoding="utf-8", errors="replace")[:20_000]
     except OSError:
-        recipe = ""
+        study_file = ""
     environment = dict(results.get("environment") or {})
     packages = environment.pop("packages", {})
     environment.pop("command", None)  # the commands below are whole
@@ -249,5 +249,5 @@ def making(study: Study) -> Section:
         "packages": packages,
         "environment": {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in environment.items()},
         "inputs": {name: results.get(name) for name in ("index", "images", "split") if results.get(name)},
-        "recipe": recipe,
+        "study_file": study_file,
     }

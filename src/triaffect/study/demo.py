@@ -1,9 +1,9 @@
-"""The main job on the bundled sample: from its raw annotations to scores, fusion and a report."""
+"""The whole way on the bundled sample: from raw annotations to scores, fusion and a report."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,38 @@ from triaffect.report.plots import contact_sheet, save_figure, statistics_figure
 from triaffect.study.study import run_study
 
 
-def run_demo(out: str | Path = "demo", recipe: str = "demo", changes: Sequence[str] = ()) -> dict[str, Any]:
-    """Copies the sample out, indexes it, draws its statistics and some crops, and runs a study on it.
+def run_demo(
+    out: str | Path = "demo",
+    study: str = "demo",
+    changes: Sequence[str] = (),
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Copy the sample, index it, draw its statistics and some crops, and run a study on it.
 
-    Called again it goes on where it was stopped.
+    A demo that was stopped is continued.
 
     Args:
-        out: The folder of everything: `sample/`, `index.parquet`, `pictures/`, `study/`.
-        recipe: What to run.
-        changes: `key=value` on top of the recipe.
+        out: Folder of everything: `sample/`, `index.parquet`, `pictures/`, `study/`.
+        study: The study to run.
+        changes: `key=value` pairs that replace keys of the study.
+        progress: Called with the statistics, the plan and a line per step.
 
     Returns:
-        The study's results.
+        The results of the study.
     """
     folder = Path(out)
     tree = sample(folder / "sample")
     reading = read_annotations(tree)
     index = folder / "index.parquet"
     save_index(reading.index, index, root=tree, images=reading.images, format=reading.format)
-    found = statistics(reading.index)
-    print(summary(found))
+    counts = statistics(reading.index)
+    progress(summary(counts))
     for line in reading.notice_lines() + leak_lines(reading.index):
-        print(f"note: {line}")
+        progress(f"note: {line}")
     pictures = folder / "pictures"
-    drawn = {**statistics_figures(found), "crops": contact_sheet(reading.index, tree / "cropped_aligned")}
-    for name, figure in drawn.items():
+    figures = {**statistics_figures(counts), "crops": contact_sheet(reading.index, tree / "cropped_aligned")}
+    for name, figure in figures.items():
         save_figure(figure, pictures / f"{name}.png")
-    print(f"{pictures}: {', '.join(drawn)}\n")
-    images, jobs = str(tree / "cropped_aligned"), min(2, os.cpu_count() or 1)  # each run keeps one thread busy
-    return run_study(recipe, str(index), images, folder / "study", changes=changes, jobs=jobs)
+    progress(f"{pictures}: {', '.join(figures)}\n")
+    images, jobs = str(tree / "cropped_aligned"), min(2, os.cpu_count() or 1)  # each run uses one thread
+    return run_study(study, str(index), images, folder / "study", changes=changes, jobs=jobs, progress=progress)

@@ -1,4 +1,4 @@
-"""From a study's predictions to its results: joined systems, fusions, scores, halves, paired tests, in plain data."""
+"""From the predictions of a study to its results: joined systems, fusions, scores and paired tests."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from triaffect.labels import TASKS
 from triaffect.metrics.fusion import DEFAULT_LAMBDAS, fuse, tune_fusion
 from triaffect.metrics.scores import Comparison, Scores, paired_bootstrap, score
 from triaffect.report.study_folder import epochs_to
-from triaffect.study.recipe import Fusion, Recipe
+from triaffect.study.recipe import Fusion, StudyPlan
 
 Attempt = Callable[..., Any]
-"""`attempt(name, function, *given)` calls a function; a failure is noted under the name, and None comes back."""
+"""`attempt(name, function, *arguments)` calls a function; on failure it notes the reason and returns None."""
 
-MOST_PAIRS = 15
-"""Of tests between models where a recipe names none: each pair of six."""
+MAX_PAIRS = 15
+"""Number of tests between models if a study names none: every pair of six models."""
 
 HALVES = ("first half", "second half")
 
 
-def combine(recipe: Recipe, folder: Path, attempt: Attempt) -> dict[str, Any]:
-    """Makes the predictions of joined systems and fusions, in `folder`/predictions.
+def combine(plan: StudyPlan, folder: Path, attempt: Attempt) -> dict[str, Any]:
+    """Make the predictions of joined systems and fusions, in `folder`/predictions.
 
     Args:
-        recipe: The study.
-        folder: The study folder; it holds the predictions of runs and heads.
-        attempt: Notes what fails.
+        plan: The study.
+        folder: The study folder, with the predictions of runs and heads.
+        attempt: Calls a function and notes its failure.
 
     Returns:
-        `tuning` and `halves` of results.json, and `lambdas`, λ by task of each fusion.
+        `tuning` and `halves` of results.json, and `lambdas`, λ per task of each fusion.
     """
     tunings: dict[tuple[str, ...], dict[str, Any]] = {}
     halves: list[dict[str, Any]] = []
     chosen: dict[str, dict[str, float]] = {}
-    index = load_index(next(iter(recipe.runs.values())).data.index, recipe.split)
+    index = load_index(next(iter(plan.runs.values())).data.index, plan.split)
 
     def table(name: str) -> pl.DataFrame:
         path = folder / "predictions" / f"{name}.parquet"
         if not path.is_file():
-            raise InputError(f"rests on {name}, which is missing")
+            raise InputError(f"needs {name}, which is missing")
         return load_predictions(path)
 
-    def save(name: str, found: pl.DataFrame, how: Mapping[str, Any]) -> None:
-        save_predictions(found, folder / "predictions" / f"{name}.parquet", {"study": recipe.title, **how})
+    def save(name: str, predictions: pl.DataFrame, provenance: Mapping[str, Any]) -> None:
+        save_predictions(predictions, folder / "predictions" / f"{name}.parquet", {"study": plan.title, **provenance})
 
     def join(name: str, members: list[str]) -> None:
         *rest, last = [table(member) for member in members]
@@ -67,133 +67,145 @@ def combine(recipe: Recipe, folder: Path, attempt: Attempt) -> dict[str, Any]:
             tunings[pair] = about | {"folds": tuning.folds, "curves": tuning.curves.to_dicts(), "scores": scores}
         chosen[name] = lambdas = dict(tunings[pair]["lambdas"])
         if fusion.lambdas == "tuned":
-            found, rows = _by_halves(name, single, multi, index)
+            fused, rows = _fuse_by_halves(name, single, multi, index)
             halves.extend(rows)
         else:
             chosen[name] = lambdas = {task: DEFAULT_LAMBDAS[task] for task in lambdas}
-            found = fuse(single, multi, lambdas)
-        save(name, found, {"fusion": [*pair], "lambdas": lambdas})
+            fused = fuse(single, multi, lambdas)
+        save(name, fused, {"fusion": [*pair], "lambdas": lambdas})
 
-    for name, members in recipe.joined.items():
+    for name, members in plan.joined.items():
         attempt(name, join, name, members)
-    for name, fusion in recipe.fusions.items():
+    for name, fusion in plan.fusions.items():
         attempt(name, late, name, fusion)
     return {"tuning": list(tunings.values()), "halves": halves, "lambdas": chosen}
 
 
 def split_halves(index: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Deals the source videos of an index into two halves; both persons of a video stay together.
+    """Split an index into two halves by source video; the persons of one video stay together.
 
-    Every second video of an order in which those with rare expressions come first, so that both halves know them.
+    The videos with rare expressions come first in the order of which every second one is taken, so that both halves
+    have every expression.
     """
     video = pl.col("video").fill_null("")
     sources = {name: source_video(name) for name in index.select(video.unique()).to_series()}
     source = video.replace_strict(sources, return_dtype=pl.String)
     rare = pl.when(pl.col("expression").is_not_null()).then(1 / pl.len().over("expression"))
-    weighed = index.with_columns(source=source, rare=rare)
-    order = weighed.group_by("source").agg(pl.col("rare").sum()).sort("rare", "source", descending=[True, False])
-    mine = source.is_in(order["source"].gather_every(2).implode())
-    return index.filter(mine), index.filter(~mine)
+    weighted = index.with_columns(source=source, rare=rare)
+    order = weighted.group_by("source").agg(pl.col("rare").sum()).sort("rare", "source", descending=[True, False])
+    in_first = source.is_in(order["source"].gather_every(2).implode())
+    return index.filter(in_first), index.filter(~in_first)
 
 
-def _by_halves(
+def _fuse_by_halves(
     name: str, single: list[pl.DataFrame], multi: pl.DataFrame, index: pl.DataFrame
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Each half of the videos fused with the λ of the other: the whole split's predictions, and what they score."""
+    """Fuse each half of the videos with the λ tuned on the other.
+
+    Returns:
+        Predictions of the whole split; one row per half and task with the scores.
+    """
     parts = split_halves(index)
     if not all(part.height for part in parts):  # a single video
         return fuse(single, multi, tune_fusion(single, multi, index)[0]), []
     fused, rows = [], []
-    for here, there in ((0, 1), (1, 0)):
-        lambdas, _ = tune_fusion(single, multi, parts[there])
-        mine = pl.col("image").is_in(parts[here]["image"].implode())
-        *own, other = [table.filter(mine) for table in (*single, multi)]
-        fused.append(fuse(own, other, lambdas))
-        ways = {"single": fuse(own, other, dict.fromkeys(TASKS, 1.0)), "multi": other, "tuned": fused[-1]}
-        found = {way: score(table, parts[here], resamples=0).tasks for way, table in ways.items()}
-        sides = {"tuned_on": HALVES[there], "scored_on": HALVES[here]}
-        for task in (task for task in TASKS if task in lambdas and task in found["multi"]):
-            scores = {way: tasks[task] for way, tasks in found.items()}
-            rows.append({"name": name, "task": task, **scores, "lambda": lambdas[task], **sides})
+    for scored, tuned in ((0, 1), (1, 0)):
+        lambdas, _ = tune_fusion(single, multi, parts[tuned])
+        in_half = pl.col("image").is_in(parts[scored]["image"].implode())
+        *single_half, multi_half = [table.filter(in_half) for table in (*single, multi)]
+        fused.append(fuse(single_half, multi_half, lambdas))
+        tables = {
+            "single": fuse(single_half, multi_half, dict.fromkeys(TASKS, 1.0)),
+            "multi": multi_half,
+            "tuned": fused[-1],
+        }
+        scores = {kind: score(table, parts[scored], resamples=0).tasks for kind, table in tables.items()}
+        half = {"tuned_on": HALVES[tuned], "scored_on": HALVES[scored]}
+        for task in (task for task in TASKS if task in lambdas and task in scores["multi"]):
+            values = {kind: tasks[task] for kind, tasks in scores.items()}
+            rows.append({"name": name, "task": task, **values, "lambda": lambdas[task], **half})
     order = multi.select("image")
     return order.join(pl.concat(fused), on="image", how="left", maintain_order="left"), rows
 
 
-def judge(recipe: Recipe, folder: Path, attempt: Attempt, lambdas: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Scores every model of a study and tests them against each other.
+def evaluate(
+    plan: StudyPlan, folder: Path, attempt: Attempt, lambdas: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """Score every model of a study and test the models against each other.
 
     Args:
-        recipe: The study.
-        folder: The study folder, with the predictions of all its models.
-        attempt: Notes what fails.
-        lambdas: Of each fusion.
+        plan: The study.
+        folder: The study folder, with the predictions of all models.
+        attempt: Calls a function and notes its failure.
+        lambdas: λ per task of each fusion.
 
     Returns:
-        `models` and `comparisons` of results.json; the scores' tables are written to `scores.txt`.
+        `models` and `comparisons` of results.json; the tables of scores are written to `scores.txt`.
     """
-    index = load_index(next(iter(recipe.runs.values())).data.index, recipe.split)
+    index = load_index(next(iter(plan.runs.values())).data.index, plan.split)
     models, texts, tables = [], [], {}
-    for name in recipe.tasks:
+    for name in plan.tasks:
         path = folder / "predictions" / f"{name}.parquet"
         if not path.is_file():
             continue
-        found: Scores | None = attempt(name, score, path, index)
-        if found is None:
+        scores: Scores | None = attempt(name, score, path, index)
+        if scores is None:
             continue
         tables[name] = load_predictions(path)
-        texts.append(f"{name}\n\n{found.table()}\n")
-        about = {
-            "name": name,
-            **_described(recipe, folder, name),
-            "tasks": list(found.tasks),
-            "scores": found.to_dict(),
-        }
-        models.append(about | {"lambdas": lambdas.get(name)})
+        texts.append(f"{name}\n\n{scores.table()}\n")
+        models.append(
+            {
+                "name": name,
+                **_describe(plan, folder, name),
+                "tasks": list(scores.tasks),
+                "scores": scores.to_dict(),
+                "lambdas": lambdas.get(name),
+            }
+        )
     write_text(folder / "scores.txt", "\n\n".join(texts))
     scored = {model["name"]: model["tasks"] for model in models}
     comparisons = []
-    for a, b in _pairs(recipe, scored):
-        found_pair: Comparison | None = attempt(f"{a} against {b}", paired_bootstrap, tables[a], tables[b], index)
-        if found_pair is not None:
-            told = [name for name in (*TASKS, "total") if name in found_pair.difference]
-            measures = {
-                name: {"difference": found_pair.difference[name], "p": found_pair.p[name]}
-                | dict(zip(("low", "high"), found_pair.intervals.get(name, (None, None)), strict=True))
-                for name in told
-            }
+    for a, b in _pairs(plan, scored):
+        comparison: Comparison | None = attempt(f"{a} against {b}", paired_bootstrap, tables[a], tables[b], index)
+        if comparison is not None:
+            measures = {}
+            for name in (name for name in (*TASKS, "total") if name in comparison.difference):
+                low, high = comparison.intervals.get(name, (None, None))
+                difference, p = comparison.difference[name], comparison.p[name]
+                measures[name] = {"difference": difference, "p": p, "low": low, "high": high}
             comparisons.append({"a": a, "b": b, "measures": measures})
     return {"models": models, "comparisons": comparisons}
 
 
-def _pairs(recipe: Recipe, scored: Mapping[str, list[str]]) -> list[tuple[str, str]]:
-    """The recipe's pairs; else those with the same tasks, the most tasks first. What a fusion rests on is there too."""
-    pairs = recipe.compare
+def _pairs(plan: StudyPlan, scored: Mapping[str, list[str]]) -> list[tuple[str, str]]:
+    """The pairs that the study names, or all with the same tasks, those with the most tasks first."""
+    pairs = plan.compare
     if pairs is None:
-        alike = [(a, b) for a, b in combinations(scored, 2) if scored[a] == scored[b]]
-        pairs = sorted(alike, key=lambda pair: -len(scored[pair[0]]))[:MOST_PAIRS]
+        same_tasks = [(a, b) for a, b in combinations(scored, 2) if scored[a] == scored[b]]
+        pairs = sorted(same_tasks, key=lambda pair: -len(scored[pair[0]]))[:MAX_PAIRS]
     return [(a, b) for a, b in pairs if a in scored and b in scored]
 
 
-def _described(recipe: Recipe, folder: Path, name: str) -> dict[str, Any]:
-    members, run = recipe.members(name), folder / "runs" / name
+def _describe(plan: StudyPlan, folder: Path, name: str) -> dict[str, Any]:
+    members, run = plan.members(name), folder / "runs" / name
     if members:
-        kind = "joined" if name in recipe.joined else "fusion"
+        kind = "joined" if name in plan.joined else "fusion"
     else:
-        kind = "heads" if name in recipe.heads else "multi" if len(recipe.tasks[name]) > 1 else "single"
+        kind = "heads" if name in plan.heads else "multi" if len(plan.tasks[name]) > 1 else "single"
     return {
         "kind": kind,
         "predictions": f"predictions/{name}.parquet",
         "run": None if members else f"runs/{name}",
         **(dict.fromkeys(COST) if members else _cost(run)),
-        # Of all models that a system runs, each counted once.
-        "parameters": sum(_parameters(folder, part) for part in _parts(recipe, name)),
+        "parameters": sum(_parameters(folder, part) for part in _trained_parts(plan, name)),
         "members": members or None,
     }
 
 
-def _parts(recipe: Recipe, name: str) -> set[str]:
-    members = recipe.members(name)
-    return set().union(*(_parts(recipe, member) for member in members)) if members else {name}
+def _trained_parts(plan: StudyPlan, name: str) -> set[str]:
+    """The trained models that a system consists of, each once."""
+    members = plan.members(name)
+    return set().union(*(_trained_parts(plan, member) for member in members)) if members else {name}
 
 
 def _parameters(folder: Path, run: str) -> int:
@@ -204,7 +216,7 @@ COST = ("parameters", "epochs", "epochs_to_90", "seconds_per_epoch", "images_per
 
 
 def _cost(run: Path) -> dict[str, Any]:
-    """What a run took, from its `metrics.csv`."""
+    """Time and energy of a run, from its `metrics.csv`."""
     metrics = pl.read_csv(run / "metrics.csv", infer_schema_length=None)
     return {
         "epochs": metrics.height,
@@ -216,7 +228,7 @@ def _cost(run: Path) -> dict[str, Any]:
 
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:
-    """Writes `results.json`, and `results.csv` with a row a model."""
+    """Write `results.json`, and `results.csv` with one row per model."""
     write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
     rows = []
     for model in results["models"]:
