@@ -6,7 +6,7 @@
 Thins the training labels (`thirds`: each task missing on its own third of the frames; `disjoint`: each labelled for
 one task only) by pieces of videos; the validation labels stay whole. `ferplus` reads what examples/base.py wrote:
 6,000 real faces labelled for expression only, and every other rendered frame, labelled for the other two. For each
-seed: the recipe, then its three single-task models as teachers of a student (studies/mtl_soft.yaml). Prints a table for
+seed: the study, then its three single-task models as teachers of a student (studies/mtl_soft.yaml). Prints a table for
 docs/log.md.
 """
 
@@ -49,7 +49,7 @@ CHANGES = {
         COMPARE,
     ],
 }
-"""What a variant changes in the recipe."""
+"""What a variant changes in the study."""
 
 
 def thin(index: pl.DataFrame, variant: str, seed: int = 0) -> pl.DataFrame:
@@ -79,7 +79,7 @@ def real(whole: pl.DataFrame, votes: Path) -> pl.DataFrame:
 
 
 def run(index: Path, images: str, folder: Path, seed: int, jobs: int, changes: list[str]) -> dict[str, Path]:
-    """The recipe and the student for one seed; model -> predictions of the validation split."""
+    """The study and the student for one seed; model -> predictions of the validation split."""
     from triaffect.inference.predict import predict
     from triaffect.study.study import run_study
 
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=["thirds", "disjoint"], choices=list(CHANGES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
-    parser.add_argument("--set", nargs="*", default=[], help="keys of the recipe, such as base.training.epochs=1")
+    parser.add_argument("--set", nargs="*", default=[], help="keys of the study, such as base.training.epochs=1")
     given = parser.parse_args()
     whole = load_index(given.index)
     images = given.images or provenance(given.index)["images"]
