@@ -186,7 +186,7 @@ class BlazeFace:
     """MediaPipe's short-range detector (Bazarevsky et al. 2019) through OpenVINO, at 128 x 128."""
 
     def __init__(self, task: Path) -> None:
-        from triaffect.inference.runtimes import import_openvino
+        from triaffect.inference.backends import import_openvino
 
         openvino = import_openvino()
 

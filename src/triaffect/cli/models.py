@@ -55,8 +55,7 @@ def predict(
     """
     from triaffect.data.index import image_root, load_index
     from triaffect.data.predictions import save_predictions
-    from triaffect.inference.backends import open_backend
-    from triaffect.inference.peers import is_peer, open_peer
+    from triaffect.inference.predict import open_predictor
     from triaffect.inference.predict import predict as run
     from triaffect.metrics.postprocess import apply_file, load_post
     from triaffect.text import plural
@@ -64,10 +63,10 @@ def predict(
     post_processing = load_post(post) if post else None
     rows = load_index(index, split)
     root = image_root(index, images)
-    opened = open_peer(model) if is_peer(model) else open_backend(model, backend, device=device, half=True)
+    opened = open_predictor(model, backend, device)
     table = run(opened, rows, root, fill=fill, batch=batch, workers=workers)
     source = {"model": model, "backend": opened.name, "index": index, "split": split, "fill": fill}
-    save_predictions(table, out, {**source, "trained": opened.provenance})
+    save_predictions(table, out, {**source, "trained": getattr(opened, "provenance", {})})
     if post_processing:
         apply_file(out, post_processing)
     missing = rows["image"].n_unique() - len(table)

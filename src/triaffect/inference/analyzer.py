@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -124,8 +125,15 @@ class Analyzer:
         """
         tracker, temporal = Tracker(), getattr(self.backend, "temporal", None)
         history = None
-        if temporal is not None and temporal.causal and not still and not cropped:
-            history = FaceHistory(temporal, self.backend.tasks)
+        if temporal is not None and not still and not cropped:
+            if temporal.causal:
+                history = FaceHistory(temporal, self.backend.tasks)
+            else:
+                warnings.warn(
+                    f"{name}: each frame is described alone, since this temporal model needs later frames; train one "
+                    "with model.causal, or predict an index of the video's crops",
+                    stacklevel=2,
+                )
         frames: list[Frame] = []
         rows: list[list[Any]] = []
         crops: list[NDArray[np.uint8]] = []

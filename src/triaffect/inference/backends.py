@@ -1,8 +1,14 @@
-"""Run a model with ONNX Runtime, OpenVINO or torch: uint8 crops in, predictions out."""
+"""Run a model with ONNX Runtime, OpenVINO or torch: uint8 crops in, predictions out.
+
+ONNX Runtime (1.29 and newer) and OpenVINO report home by default: they store an id of the device and send usage data.
+Every import of either in this package goes through two functions here, which switch that off first.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -12,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from triaffect.inference.runtimes import import_onnxruntime, import_openvino
 from triaffect.io import BASE, InputError, model_folder
 from triaffect.labels import OUTPUTS, TASKS
+from triaffect.text import plural
 
 if TYPE_CHECKING:
     from triaffect.training.model import AffectModel
@@ -30,6 +36,32 @@ BFLOAT16_TOLERANCE = 0.03
 
 Crops = NDArray[np.uint8]
 Outputs = dict[str, NDArray[np.float32]]
+
+
+def import_onnxruntime() -> Any:
+    """Return the module `onnxruntime`, its telemetry off for the whole process."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the library initializes, so before the import
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # Windows has no such variable
+    return onnxruntime
+
+
+def import_openvino() -> Any:
+    """Return the module `openvino`, its telemetry off for the whole process.
+
+    Raises:
+        InputError: OpenVINO is not installed.
+    """
+    # OpenVINO uses its own stub when this package cannot be imported.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        if error.name != "openvino":
+            raise
+        raise InputError("the backend openvino is not installed: pip install 'triaffect[openvino]'") from None
+    return openvino
 
 
 @runtime_checkable
@@ -148,7 +180,8 @@ def open_backend(
         backend: `onnx` (ONNX Runtime), `openvino` (in bfloat16 if the processor has it and predictions change by less
             than `BFLOAT16_TOLERANCE`), `torch`, or `auto`: OpenVINO if it is installed, else ONNX Runtime; torch for a
             model that was not exported. A temporal model that was exported runs in ONNX Runtime.
-        threads: Threads of the backend: one by default for `onnx` and `openvino`, torch's own choice for `torch`.
+        threads: Threads of the backend; 0 is its own choice, which is about one per processor. By default one for
+            `onnx` and `openvino`, which leaves the other processors to detection and decoding.
         device: Device of torch: `auto` (a GPU if there is one), `cpu`, `cuda` and the like.
         half: With torch, compute in bfloat16 where the device does.
 
@@ -170,7 +203,8 @@ def open_backend(
     if file is None:
         path = model_folder(model) / "model.onnx"
         raise InputError(f"{model}: holds no model.onnx; write one: triaffect export {model} --out {path}")
-    return _open_openvino(file, threads or 1) if backend == "openvino" else _open_onnx(file, threads or 1)
+    threads = 1 if threads is None else threads
+    return _open_openvino(file, threads) if backend == "openvino" else _open_onnx(file, threads)
 
 
 def _choose(file: Path) -> str:
@@ -201,7 +235,7 @@ def _network(file: Path, backend: str, threads: int, shape: Sequence[Any], outpu
 
 
 def _count_threads(number: int) -> str:
-    return f"{number} thread{'s' if number > 1 else ''}"
+    return plural(number, "thread") if number else "all threads"
 
 
 def _open_onnx(file: Path, threads: int) -> Network:
@@ -245,10 +279,13 @@ def _session(file: Path, threads: int) -> Any:
 
 
 def _open_openvino(file: Path, threads: int, precision: str | None = None) -> Network:
-    if file.with_suffix(TEMPORAL_SUFFIX).is_file():
+    if file.suffix == ".onnx" and file.with_suffix(TEMPORAL_SUFFIX).is_file():
         raise InputError(f"{file}: a temporal model, which OpenVINO does not run here; use the backend onnx or torch")
     if precision is None:
-        half, full = (_open_openvino(file, threads, kind) for kind in ("bf16", "f32"))
+        full = _open_openvino(file, threads, "f32")
+        if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            return full
+        half = _open_openvino(file, threads, "bf16")
         return half if largest_difference(half, full) < BFLOAT16_TOLERANCE else full
     model = compile_openvino(file, threads, precision)
     request = model.create_infer_request()

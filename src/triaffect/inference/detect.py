@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triaffect.images import TEMPLATE, align, similarity
-from triaffect.inference.runtimes import import_onnxruntime
+from triaffect.inference.backends import import_onnxruntime
 from triaffect.io import InputError
 
 WEIGHTS = "weights/face_detection_yunet_2023mar.onnx"

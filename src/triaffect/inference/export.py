@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import tempfile
@@ -16,11 +15,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 import triaffect
-from triaffect.data.image_store import decode_into, open_images
+from triaffect.data.image_store import read_batches
 from triaffect.data.index import image_root, load_index
-from triaffect.inference.backends import TEMPORAL_INPUTS, TEMPORAL_SUFFIX, open_backend
+from triaffect.inference.backends import (
+    TEMPORAL_INPUTS,
+    TEMPORAL_SUFFIX,
+    import_onnxruntime,
+    import_openvino,
+    open_backend,
+)
 from triaffect.inference.predict import predict
-from triaffect.inference.runtimes import import_onnxruntime, import_openvino
 from triaffect.io import InputError, atomic_path
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, VA
 from triaffect.metrics.scores import Scores, score
@@ -296,13 +300,9 @@ def _calibration_crops(
         labelled = any(rows[name].null_count() < rows.height for name in columns)
         names = rows.filter(pl.col("exists").fill_null(True))["image"].unique(maintain_order=True)
     names = names[np.sort(np.random.default_rng(0).permutation(len(names))[:limit])]
-    read = open_images(root, names)
-    crops = []
-    for row in range(len(names)):
-        crop = np.empty((size, size, 3), np.uint8)
-        with contextlib.suppress(ValueError, OSError):
-            decode_into(read, row, crop)
-            crops.append(crop)
-    if not crops:
+    crops = np.concatenate(
+        [np.zeros((0, size, size, 3), np.uint8), *(b.pixels for b in read_batches(root, names, size))]
+    )
+    if not len(crops):
         raise InputError(f"{root}: holds no image that can be read; name a folder of crops or an index with --crops")
-    return np.stack(crops), rows if labelled else None, root
+    return crops, rows if labelled else None, root

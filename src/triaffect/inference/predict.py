@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,9 +17,10 @@ from tqdm import tqdm
 from triaffect.data.image_store import ImageBatch, read_batches
 from triaffect.data.predictions import fill_nearest
 from triaffect.data.windows import windows
-from triaffect.inference.backends import Backend, TemporalModel, open_backend
+from triaffect.inference.backends import Backend, Network, TemporalModel, open_backend
 from triaffect.inference.peers import is_peer, open_peer
-from triaffect.labels import PREDICTION_COLUMNS
+from triaffect.io import InputError
+from triaffect.labels import OUTPUTS, PREDICTION_COLUMNS
 
 if TYPE_CHECKING:
     from triaffect.training.model import AffectModel
@@ -63,12 +65,9 @@ def predict(
     Raises:
         InputError: The model cannot be opened, an image's name leaves its root, or there is nothing to fill from.
     """
-    if isinstance(model, str) and is_peer(model):
-        opened: Backend = open_peer(model)
-    elif isinstance(model, Backend):
-        opened = model
-    else:
-        opened = open_backend(model, backend, device=device, half=half)
+    opened = open_predictor(model, backend, device, half)
+    if isinstance(opened, Network):
+        opened = replace(opened, batch=batch)
     unique = index.unique("image", keep="first", maintain_order=True)
     rows = unique.filter(pl.col("exists").fill_null(True)) if "exists" in unique.columns else unique
     batches = _with_progress(
@@ -76,12 +75,33 @@ def predict(
         len(rows),
         f"predict, {opened.name}" if progress else None,
     )
-    temporal: TemporalModel | None = getattr(opened, "temporal", None)
-    places, values = _temporal(opened, temporal, batches, rows) if temporal else _still(opened, batches)
+    places, values = _predict_batches(opened, batches, rows)
     columns = [column for task in opened.tasks for column in PREDICTION_COLUMNS[task]]
     table = pl.DataFrame({"image": rows["image"][places], **dict(zip(columns, values.T, strict=True))})
     table = table.filter(~pl.any_horizontal(pl.col(columns).is_nan()))
     return fill_nearest(table, unique) if fill == "nearest" else table
+
+
+def open_predictor(
+    model: AffectModel | Backend | str | Path, backend: str = "auto", device: str = "auto", half: bool = True
+) -> Backend:
+    """Open a model or a peer to predict an index with, on all processors.
+
+    Args:
+        model: As for `predict`.
+        backend: As in `open_backend`.
+        device: As in `open_backend`.
+        half: As in `open_backend`.
+
+    Raises:
+        InputError: It cannot be opened, or `backend` or `device` is given to a peer, which chooses its own.
+    """
+    opened = open_peer(model) if isinstance(model, str) and is_peer(model) else model
+    if not isinstance(opened, Backend):
+        return open_backend(opened, backend, threads=0, device=device, half=half)
+    if (backend, device) != ("auto", "auto"):
+        raise InputError(f"{opened.name}: backend and device cannot be chosen for it; leave them out")
+    return opened
 
 
 def _with_progress(batches: Iterator[ImageBatch], total: int, title: str | None) -> Iterator[ImageBatch]:
@@ -95,48 +115,38 @@ def _with_progress(batches: Iterator[ImageBatch], total: int, title: str | None)
             bar.update(len(batch.rows) + len(batch.unreadable))
     if unreadable:
         examples = "; ".join(f"{name}: {reason}" for name, reason in unreadable[:3])
-        warnings.warn(f"skipped {len(unreadable)} images that cannot be read ({examples})", stacklevel=3)
+        warnings.warn(f"skipped {len(unreadable)} images that cannot be read ({examples})", stacklevel=4)
 
 
-def _still(backend: Backend, batches: Iterator[ImageBatch]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Row numbers, and the predictions (N, columns) of all tasks."""
-    places, parts = [], []
-    for batch in batches:
-        outputs = backend(batch.pixels)
-        places.append(batch.rows)
-        parts.append(np.concatenate([outputs[task] for task in backend.tasks], 1))
-    return _joined(places, parts, backend)
-
-
-def _temporal(
-    backend: Backend, temporal: TemporalModel, batches: Iterator[ImageBatch], rows: pl.DataFrame
+def _predict_batches(
+    backend: Backend, batches: Iterator[ImageBatch], rows: pl.DataFrame
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The same for a model that sees the frames of a video together."""
-    batch_rows, batch_features = [], []
-    for batch in batches:
-        batch_rows.append(batch.rows)
-        batch_features.append(temporal.features(batch.pixels))
-    if not batch_rows:
-        return _joined([], [], backend)
-    places, features = np.concatenate(batch_rows), np.concatenate(batch_features)
-    frames = rows[places].select(
-        pl.col("video").fill_null("").rank("dense").cast(pl.Int64), pl.col("frame").fill_null(0).cast(pl.Float32)
-    )
-    video = frames["video"].to_numpy()
-    time = (frames["frame"].to_numpy() / np.float32(temporal.fps)).astype(np.float32)
+    """Row numbers of the images that could be read, and the predictions (N, columns) of all tasks."""
+    temporal: TemporalModel | None = getattr(backend, "temporal", None)
+
+    def describe(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if temporal is not None:
+            return temporal.features(crops)
+        outputs = backend(crops)
+        return np.concatenate([outputs[task] for task in backend.tasks], 1)
+
+    parts = [(batch.rows, describe(batch.pixels)) for batch in batches]
+    if not parts:
+        return np.zeros(0, np.int64), np.zeros((0, sum(OUTPUTS[task] for task in backend.tasks)), np.float32)
+    places, values = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    return places, values if temporal is None else _predict_over_time(temporal, values, rows[places])
+
+
+def _predict_over_time(
+    temporal: TemporalModel, features: NDArray[np.float32], rows: pl.DataFrame
+) -> NDArray[np.float32]:
+    """Predictions (N, columns) of frames that see their neighbours, from the features of each."""
+    video = rows["video"].fill_null("").rank("dense").cast(pl.Int64).to_numpy()
+    time = np.asarray(rows["frame"].fill_null(0).cast(pl.Float32).to_numpy() / np.float32(temporal.fps), np.float32)
     order = np.lexsort((time, video))
     features, video, time = features[order], video[order], time[order]
     parts = []
     for near, own in windows(video, time, temporal.seconds, WINDOW):
         outputs = temporal.outputs(features[near], time[near], video[near])
         parts.append(np.concatenate([value[own] for value in outputs], 1))
-    return places, np.concatenate(parts)[order.argsort()]
-
-
-def _joined(
-    places: list[NDArray[np.int64]], parts: list[NDArray[np.float32]], backend: Backend
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    if not places:
-        width = sum(len(PREDICTION_COLUMNS[task]) for task in backend.tasks)
-        return np.zeros(0, np.int64), np.zeros((0, width), np.float32)
-    return np.concatenate(places), np.concatenate(parts)
+    return np.concatenate(parts)[order.argsort()]
