@@ -1,4 +1,4 @@
-"""A detector and a model whose answers can be foretold, and small photos and videos of every kind."""
+"""A detector and a model with predictable output, and small photos and videos of every kind."""
 
 import numpy as np
 import simplejpeg

@@ -1,4 +1,4 @@
-"""What analyze takes, what it writes, what it says, and how it ends."""
+"""The verb `analyze`: its inputs, the files it writes, the lines it prints, its exit codes."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def test_photos_and_videos_make_one_table(tmp_path, capsys):
     assert not [p for p in (tmp_path / "out").rglob("*") if "partial" in p.name]
 
 
-def test_one_photo_is_told_in_words(tmp_path, capsys):
+def test_a_photo_is_described_on_one_line(tmp_path, capsys):
     assert run([jpeg(tmp_path / "a.jpg", plain(200, 100, 240, (64, 48)))]) == 0
     printed = capsys.readouterr().out
     assert "face 1: Happiness 94%; valence +0.58, arousal -0.22" in printed
@@ -52,15 +52,15 @@ def test_one_photo_is_told_in_words(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [tmp_path / "a.jpg"]
 
 
-def test_a_video_is_told_in_words(tmp_path):
+def test_a_video_is_summarised_on_one_line(tmp_path):
     rows = pl.concat(analyzer().video(film(tmp_path / "a.mp4", 30, pixels=lambda i: plain(*[60 + 5 * i] * 3))))
-    words = _face_lines(rows)[1]
-    assert "30 frames, 0.0 to 1.0 s" in words
-    assert "valence -0.5" in words
-    assert "AU12 lip corner puller 53%" in words
+    line = _face_lines(rows)[1]
+    assert "30 frames, 0.0 to 1.0 s" in line
+    assert "valence -0.5" in line
+    assert "AU12 lip corner puller 53%" in line
 
 
-def test_annotated_pictures_lie_as_the_inputs_do(tmp_path):
+def test_annotated_copies_have_the_folders_of_the_inputs(tmp_path):
     jpeg(tmp_path / "in" / "deep" / "a.jpg")
     jpeg(tmp_path / "in" / "deep" / "a.png")
     film(tmp_path / "in" / "v.mp4", 10, pixels=lambda i: plain(size=(320, 240)), times=[0.1 * i * i for i in range(10)])
@@ -76,30 +76,30 @@ def test_annotated_pictures_lie_as_the_inputs_do(tmp_path):
     assert read_image(out / "plots" / "v.png").shape[0] > 400
 
 
-def test_what_was_made_before_is_no_input(tmp_path):
+def test_earlier_results_are_not_inputs(tmp_path):
     jpeg(tmp_path / "in" / "a.jpg")
     for _ in range(2):
         assert run([tmp_path / "in"], tmp_path / "in", annotate=True) == 0
     assert pl.read_parquet(tmp_path / "in" / "faces.parquet").height == 1
 
 
-def test_inputs_are_found_once(tmp_path):
+def test_each_input_is_collected_once(tmp_path):
     a, b = jpeg(tmp_path / "in" / "a.jpg"), jpeg(tmp_path / "in" / "b" / "b.JPEG")
-    (tmp_path / "in" / "notes.txt").write_text("no input")
-    (tmp_path / "in" / ".hidden.jpg").write_text("no input")
+    (tmp_path / "in" / "notes.txt").write_text("not an input")
+    (tmp_path / "in" / ".hidden.jpg").write_text("not an input")
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "again.jpg").symlink_to(a)
-    found, failures = collect([str(b), str(tmp_path / "in"), str(tmp_path / "**" / "*.jpg"), str(a)])
-    assert [item.source for item in found] == [b, a]
+    inputs, failures = collect([str(b), str(tmp_path / "in"), str(tmp_path / "**" / "*.jpg"), str(a)])
+    assert [item.source for item in inputs] == [b, a]
     assert not failures
 
 
-def test_names_that_meet_make_two_files():
-    found, _ = collect(["0", "0"])
-    assert [item.source for item in found] == [0]
+def test_the_same_camera_is_collected_once():
+    inputs, _ = collect(["0", "0"])
+    assert [item.source for item in inputs] == [0]
 
 
-def test_a_file_named_by_a_number_is_no_camera(tmp_path, monkeypatch):
+def test_a_file_named_by_a_number_is_not_a_camera(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     jpeg(tmp_path / "7")
     assert [str(item.source) for item in collect(["7", "8"])[0]] == ["7", "8"]
@@ -127,7 +127,7 @@ def test_a_name_that_is_not_utf8(tmp_path):
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet")["file"][0].endswith("caf\\xe9.jpg")
 
 
-def test_ctrl_c_keeps_what_was_finished(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_keeps_finished_inputs(tmp_path, monkeypatch, capsys):
     paths = [jpeg(tmp_path / f"{i}.jpg") for i in range(4)]
     real = batch.read_photo
 
@@ -172,7 +172,7 @@ def test_ctrl_c_is_how_a_camera_ends(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "annotated" / "camera0.mp4").is_file()
 
 
-def test_thinning_reaches_the_video(tmp_path):
+def test_every_and_fps_apply_to_videos(tmp_path):
     path = film(tmp_path / "a.mp4", 30, pixels=lambda i: plain())
     assert run([path], tmp_path / "out", every=10) == 0
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet")["frame"].to_list() == [0, 10, 20]
@@ -218,7 +218,7 @@ def row(face, x, y, w, h, **others):
 
 
 @pytest.mark.parametrize("size", [(640, 360), (40, 40), (1, 1), (3000, 200)])
-def test_drawing_leaves_the_face_and_the_original_alone(size):
+def test_drawing_covers_no_face_and_leaves_the_original_unchanged(size):
     pixels = plain(90, 90, 90, size)
     w, h = size
     box = (w * 0.1, h * 0.2, w * 0.3, h * 0.6)
@@ -231,11 +231,11 @@ def test_drawing_leaves_the_face_and_the_original_alone(size):
         assert (drawn != 90).any(axis=2).mean() > 0.03
 
 
-def test_time_lines_show_gaps_and_every_face():
-    one = analyzer().image(plain())
+def test_the_timeline_shows_gaps_and_every_face():
+    first = analyzer().image(plain())
     lines = {"time": lambda i: i / 10 + 5 * (i > 20), "face": lambda i: 1 + i % 2, "valence": lambda i: np.sin(i / 5)}
     many = pl.concat(
-        [one.with_columns(**{n: pl.lit(f(i), one.schema[n]) for n, f in lines.items()}) for i in range(60)]
+        [first.with_columns(**{n: pl.lit(f(i), first.schema[n]) for n, f in lines.items()}) for i in range(60)]
     )
     figure = draw_timeline(many, "two faces")
     assert len(figure.axes) == 4  # no AU is ever active

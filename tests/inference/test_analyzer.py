@@ -28,7 +28,7 @@ COLUMNS = (
 marked = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
 
 
-def test_a_photo_gives_a_row_a_face_from_left_to_right(tmp_path):
+def test_a_photo_gives_one_row_per_face_from_left_to_right(tmp_path):
     pixels = plain(40, 200, 255, (100, 60))
     table = analyzer().image(pixels)
     assert table.columns == COLUMNS
@@ -80,7 +80,7 @@ def test_a_model_without_a_task_leaves_its_columns_out():
     assert table.columns == [c for c in COLUMNS if c.startswith("AU") or c in COLUMNS[: COLUMNS.index("expression")]]
 
 
-def test_what_the_detector_marks_is_what_the_model_sees():
+def test_the_crop_follows_the_landmarks():
     """A red square in the corner, landmarks on it: the crop is red."""
     pixels = plain(0, 0, 100, (200, 200))
     pixels[100:180, 100:180] = (255, 0, 0)
@@ -91,7 +91,7 @@ def test_what_the_detector_marks_is_what_the_model_sees():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photos_stand_upright(tmp_path, orientation):
+def test_photos_are_turned_upright(tmp_path, orientation):
     """Against Pillow's own transposition."""
     image = Image.fromarray(marked)
     exif = Image.Exif()
@@ -126,10 +126,10 @@ def kinds(folder):
     return {path: shades.get(path.stem, image) for path in sorted(folder.iterdir())}
 
 
-def test_every_kind_of_picture_is_read(tmp_path):
-    found = kinds(tmp_path)
-    assert len(found) == 13
-    for path, image in found.items():
+def test_every_kind_of_image_is_read(tmp_path):
+    images = kinds(tmp_path)
+    assert len(images) == 13
+    for path, image in images.items():
         assert is_image(path), path
         expected = np.asarray(image.convert("RGB")).astype(int)
         assert np.abs(read_photo(path) - expected).mean() < (12 if path.stem in ("cmyk", "palette") else 3), path
@@ -154,7 +154,7 @@ def test_an_animated_gif_is_a_video(tmp_path):
     assert rows["time"].to_list() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=0.011)
 
 
-def test_a_video_comes_in_batches_and_each_frame_keeps_its_own_description(tmp_path):
+def test_a_video_comes_in_batches_and_each_frame_keeps_its_description(tmp_path):
     used = analyzer(batch=4)
     parts = list(used.video(film(tmp_path / "a.mp4", 10, pixels=lambda i: plain(*[60 + 12 * i] * 3))))
     assert used.backend.batches == [4, 4, 2]
@@ -165,7 +165,7 @@ def test_a_video_comes_in_batches_and_each_frame_keeps_its_own_description(tmp_p
     assert np.allclose(rows["valence"], (60 + 12 * np.arange(10)) / 127.5 - 1, atol=0.05)
 
 
-def test_frames_without_a_face_are_passed_over(tmp_path):
+def test_frames_without_a_face_have_no_rows(tmp_path):
     rows = pl.concat(
         analyzer(batch=4).video(film(tmp_path / "a.mp4", 12, pixels=lambda i: plain(200 * (i % 3 == 0), 0, 0)))
     )
@@ -192,7 +192,7 @@ def test_a_damaged_video_gives_its_rows_first(tmp_path, monkeypatch):
 
 
 def test_a_long_video_takes_the_memory_of_a_short_one(tmp_path):
-    """300 frames of 400x304 are 110 MB when all are held."""
+    """300 frames of 400x304 take 110 MB if they are all kept."""
     path = film(tmp_path / "a.mp4", 300, pixels=lambda i: plain(100, i % 200, 90, (400, 304)))
     code = f"""
 import resource
@@ -211,7 +211,7 @@ print(peak() - early)
     assert float(done.stdout) < 40
 
 
-def test_what_cannot_be_read_is_said(tmp_path):
+def test_errors_name_the_reason(tmp_path):
     (tmp_path / "a.jpg").write_text("no picture at all")
     with pytest.raises(InputError, match="not an image that can be read"):
         analyzer().image(tmp_path / "a.jpg")

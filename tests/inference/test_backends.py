@@ -1,4 +1,4 @@
-"""Engines: torch, ONNX Runtime and OpenVINO say the same of the bundled model, whatever is asked of them."""
+"""Backends: torch, ONNX Runtime and OpenVINO agree on the bundled model."""
 
 import json
 import shutil
@@ -38,24 +38,24 @@ def test_torch_onnx_runtime_and_openvino_agree(onnx):
 
 
 def test_predictions_are_in_range_and_differ_with_the_crop(onnx):
-    found = onnx(synthetic_crops(5, onnx.size))
-    assert {task: value.shape for task, value in found.items()} == {task: (5, OUTPUTS[task]) for task in TASKS}
-    assert abs(found["va"]).max() <= 1
-    assert found["expr"].sum(1) == pytest.approx(1, abs=1e-5)
-    assert 0 <= found["au"].min() <= found["au"].max() <= 1
-    assert found["expr"].std(0).max() > 0
+    outputs = onnx(synthetic_crops(5, onnx.size))
+    assert {task: value.shape for task, value in outputs.items()} == {task: (5, OUTPUTS[task]) for task in TASKS}
+    assert abs(outputs["va"]).max() <= 1
+    assert outputs["expr"].sum(1) == pytest.approx(1, abs=1e-5)
+    assert 0 <= outputs["au"].min() <= outputs["au"].max() <= 1
+    assert outputs["expr"].std(0).max() > 0
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino", "torch"])
 def test_any_number_of_crops_in_any_micro_batch(backend):
     network = open_backend(backend=backend)
     crops = synthetic_crops(5, network.size)
-    whole = network(crops)
+    expected = network(crops)
     network.batch = 2
     for task, value in network(crops).items():
-        assert value == pytest.approx(whole[task], abs=BFLOAT16_TOLERANCE)
+        assert value == pytest.approx(expected[task], abs=BFLOAT16_TOLERANCE)
         assert value.dtype == np.float32
-    assert network(crops[::-1])["va"] == pytest.approx(whole["va"][::-1], abs=BFLOAT16_TOLERANCE)  # not contiguous
+    assert network(crops[::-1])["va"] == pytest.approx(expected["va"][::-1], abs=BFLOAT16_TOLERANCE)  # not contiguous
     assert {task: value.shape for task, value in network(crops[:0]).items()} == {t: (0, OUTPUTS[t]) for t in TASKS}
     with pytest.raises(ValueError, match="expected"):
         network(crops.astype(np.float32))
@@ -143,10 +143,10 @@ def test_an_index_is_predicted_without_torch(frames, onnx):
 
     rows = pl.read_parquet(frames[0]).head(70)
     rows = pl.concat([rows, rows.head(1)]).with_columns(exists=pl.int_range(pl.len()) != 1)
-    found = predict(onnx, rows, frames[1], progress=False)
-    assert found["image"].to_list() == [name for i, name in enumerate(rows["image"][:70]) if i != 1]
-    one = onnx(resize(read_image(frames[1] / found["image"][40]), onnx.size)[None])
-    assert found["valence"][40] == pytest.approx(one["va"][0, 0], abs=1e-5)
+    table = predict(onnx, rows, frames[1], progress=False)
+    assert table["image"].to_list() == [name for i, name in enumerate(rows["image"][:70]) if i != 1]
+    outputs = onnx(resize(read_image(frames[1] / table["image"][40]), onnx.size)[None])
+    assert table["valence"][40] == pytest.approx(outputs["va"][0, 0], abs=1e-5)
     filled = predict(onnx, rows, frames[1], fill="nearest", progress=False)
     assert filled["filled"].to_list() == [i == 1 for i in range(70)]
 

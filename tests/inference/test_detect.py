@@ -29,8 +29,8 @@ def weights():
 
 
 def test_the_weights_are_the_published_ones():
-    known = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
-    assert hashlib.sha256(weights().read_bytes()).hexdigest() == known
+    published = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+    assert hashlib.sha256(weights().read_bytes()).hexdigest() == published
     licence = weights().parent.joinpath("LICENSE.yunet.txt").read_text(encoding="utf-8")
     assert "MIT License" in licence
     assert "Shiqi Yu" in licence
@@ -52,9 +52,9 @@ def test_landmarks_follow_a_head_that_leans(yunet, portrait, roll):
     middle = upright.landmarks.mean(0)
     matrix = cv2.getRotationMatrix2D(tuple(map(float, middle)), roll, 1.0)
     rolled = cv2.warpAffine(portrait, matrix, portrait.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-    found = min(yunet(rolled), key=lambda face: np.linalg.norm(face.landmarks.mean(0) - middle))
-    wanted = upright.landmarks @ matrix[:, :2].T + matrix[:, 2]
-    assert np.linalg.norm(found.landmarks - wanted, axis=1).mean() < 0.05 * upright.box[3]
+    face = min(yunet(rolled), key=lambda face: np.linalg.norm(face.landmarks.mean(0) - middle))
+    expected = upright.landmarks @ matrix[:, :2].T + matrix[:, 2]
+    assert np.linalg.norm(face.landmarks - expected, axis=1).mean() < 0.05 * upright.box[3]
 
 
 def test_one_face_at_every_size(yunet, portrait):
@@ -62,10 +62,10 @@ def test_one_face_at_every_size(yunet, portrait):
     assert 120 < width < 220
     assert 180 < height < 240
     for scale in (0.15, 0.3, 0.6, 2.5):
-        found = yunet(cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
-        assert len(found) == 1
-        np.testing.assert_allclose(np.array(found[0].box) / scale, (left, top, width, height), atol=14)
-        assert 0.8 < found[0].score <= 1
+        detected = yunet(cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+        assert len(detected) == 1
+        np.testing.assert_allclose(np.array(detected[0].box) / scale, (left, top, width, height), atol=14)
+        assert 0.8 < detected[0].score <= 1
 
 
 def test_a_larger_side_finds_a_small_face_without_losing_a_near_one(portrait):
@@ -82,20 +82,20 @@ def test_a_larger_side_finds_a_small_face_without_losing_a_near_one(portrait):
 
 def test_the_best_comes_first(yunet, portrait):
     blurred = cv2.GaussianBlur(portrait, (0, 0), 6)
-    found = yunet(np.hstack([blurred, portrait]))
-    assert len(found) == 2
-    assert found[0].score >= found[1].score
-    assert all(len(face.box) == 4 and face.landmarks.shape == (5, 2) for face in found)
+    detected = yunet(np.hstack([blurred, portrait]))
+    assert len(detected) == 2
+    assert detected[0].score >= detected[1].score
+    assert all(len(face.box) == 4 and face.landmarks.shape == (5, 2) for face in detected)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 2), (31, 33), (32, 32), (5000, 4000)])
 @pytest.mark.parametrize("side", [320, 640])
-def test_odd_pictures_hold_no_face(shape, side):
+def test_odd_images_have_no_face(shape, side):
     assert open_detector(size=side)(np.full((*shape, 3), 127, np.uint8)) == []
 
 
 @pytest.mark.parametrize("shape", [(9, 9), (9, 9, 4), (0, 9, 3), (9, 0, 3)])
-def test_what_is_no_picture_is_refused(yunet, shape):
+def test_arrays_that_are_not_images_are_refused(yunet, shape):
     with pytest.raises(InputError, match="give uint8 RGB"):
         yunet(np.zeros(shape, np.uint8))
     with pytest.raises(InputError, match=r"float64 \(9, 9, 3\)"):
@@ -107,22 +107,22 @@ def test_an_unknown_detector_is_named():
         open_detector("haar")
 
 
-def test_grey_pictures_are_searched_like_others(yunet, portrait):
+def test_grey_images_are_searched_like_others(yunet, portrait):
     grey = cv2.cvtColor(cv2.cvtColor(portrait, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     assert len(yunet(grey)) == 1
 
 
 def test_crops_have_the_face_in_place(yunet, portrait):
-    found = yunet(crop(portrait, yunet(portrait)[0], 224))[0].landmarks
+    landmarks = yunet(crop(portrait, yunet(portrait)[0], 224))[0].landmarks
     # She looks a little aside, so not every point can lie on the template; their middle and the eyes' line can.
-    np.testing.assert_allclose(found.mean(0), TEMPLATE.mean(0) * 2, atol=4)
-    assert abs(found[1, 1] - found[0, 1]) < 8
-    assert 60 < found[1, 0] - found[0, 0] < 90
+    np.testing.assert_allclose(landmarks.mean(0), TEMPLATE.mean(0) * 2, atol=4)
+    assert abs(landmarks[1, 1] - landmarks[0, 1]) < 8
+    assert 60 < landmarks[1, 0] - landmarks[0, 0] < 90
 
 
 def test_a_box_alone_gives_nearly_the_same_crop(yunet, portrait):
     face = yunet(portrait)[0]
     boxed = Face(face.box, None, face.score)
     np.testing.assert_allclose(boxed.five, face.landmarks, atol=0.08 * face.box[3])
-    found = yunet(crop(portrait, boxed, 224))[0].landmarks
-    np.testing.assert_allclose(found.mean(0), TEMPLATE.mean(0) * 2, atol=16)
+    landmarks = yunet(crop(portrait, boxed, 224))[0].landmarks
+    np.testing.assert_allclose(landmarks.mean(0), TEMPLATE.mean(0) * 2, atol=16)

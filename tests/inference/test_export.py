@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from triaffect.cli.main import main
 from triaffect.data.predictions import load_predictions
-from triaffect.inference.backends import largest_difference, open_backend
+from triaffect.inference.backends import import_onnxruntime, import_openvino, largest_difference, open_backend
 from triaffect.inference.export import export
 from triaffect.io import InputError
 from triaffect.labels import EXPRESSIONS, PREDICTION_COLUMNS
@@ -39,7 +39,7 @@ def written(folder, tmp_path_factory, frames):
     return export(folder, path, crops=frames[1], licence="MIT")
 
 
-def test_the_file_says_what_torch_says(folder, written):
+def test_the_file_agrees_with_torch(folder, written):
     assert written.crops == 72
     assert set(written.parity) == {"va", "expr"}
     assert max(written.parity.values()) < 1e-5
@@ -48,16 +48,14 @@ def test_the_file_says_what_torch_says(folder, written):
     assert largest_difference(open_backend(written.files[0], "onnx"), open_backend(folder, "torch"), crops) < 1e-5
 
 
-def test_metadata_tells_labels_input_and_provenance(written):
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(written.files[0], providers=["CPUExecutionProvider"])
-    said = json.loads(session.get_modelmeta().custom_metadata_map["triaffect"])
-    assert said["labels"]["expr"] == list(EXPRESSIONS)
-    assert said["tasks"] == ["va", "expr"]
-    assert said["licence"] == "MIT"
-    assert said["provenance"]["config"]["training"]["seed"] == 2
-    assert "(N, 32, 32, 3)" in said["input"]
+def test_metadata_holds_labels_input_and_provenance(written):
+    session = import_onnxruntime().InferenceSession(written.files[0], providers=["CPUExecutionProvider"])
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map["triaffect"])
+    assert metadata["labels"]["expr"] == list(EXPRESSIONS)
+    assert metadata["tasks"] == ["va", "expr"]
+    assert metadata["licence"] == "MIT"
+    assert metadata["provenance"]["config"]["training"]["seed"] == 2
+    assert "(N, 32, 32, 3)" in metadata["input"]
     assert b"/tests/" not in written.files[0].read_bytes()  # no path of the machine that wrote it
 
 
@@ -74,18 +72,16 @@ def test_the_verb_predict_takes_the_file(frames, folder, written, tmp_path):
 
 
 def test_openvino_through_the_verb(folder, written, tmp_path, capsys, frames):
-    import openvino
-
     out = tmp_path / "small.xml"
     assert main(["export", str(folder), "--format", "openvino", "--out", str(out), "--crops", str(frames[1])]) == 0
     assert "largest difference from torch on 72 crops: va" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.bin", "small.xml"]
-    said = openvino.Core().read_model(out).get_rt_info(["triaffect"]).astype(str)
-    assert json.loads(said)["labels"]["va"] == ["valence", "arousal"]
+    metadata = import_openvino().Core().read_model(out).get_rt_info(["triaffect"]).astype(str)
+    assert json.loads(metadata)["labels"]["va"] == ["valence", "arousal"]
     assert largest_difference(open_backend(out), open_backend(written.files[0], "onnx")) < 0.03
 
 
-def test_int8_shows_what_it_costs(folder, written, tmp_path, capsys, frames):
+def test_int8_shows_its_effect_on_the_scores(folder, written, tmp_path, capsys, frames):
     out = tmp_path / "small.onnx"
     words = ["export", str(folder), "--int8", "--crops", str(frames[0]), "--split", "val", "--out", str(out)]
     # The index of the fixture does not know its images.

@@ -1,4 +1,4 @@
-"""Inputs that are broken, foreign, empty or mean harm: each costs one line that says why, and no other input."""
+"""Damaged, foreign, empty and malicious inputs: one line each with the reason; the other inputs are processed."""
 
 import io
 import os
@@ -268,7 +268,7 @@ def camera_that_is_not_there(path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_line_and_nothing_else_is_lost(tmp_path, monkeypatch, capfd, name):
+def test_one_line_and_the_other_inputs_are_processed(tmp_path, monkeypatch, capfd, name):
     monkeypatch.chdir(tmp_path)
     file, reason, make = CASES[name]
     make(tmp_path / file)
@@ -280,11 +280,11 @@ def test_one_line_and_nothing_else_is_lost(tmp_path, monkeypatch, capfd, name):
     assert re.search(reason, lines[0]), lines[0]
     assert lines[0].isprintable()
     assert "Traceback" not in lines[0]
-    found = pl.read_parquet(tmp_path / "out" / "faces.parquet")["file"].unique(maintain_order=True).to_list()
-    assert [path for path in found if path != file] == [str(path) for path in good]
-    assert (file in found) == ("in the result" in reason)
+    files = pl.read_parquet(tmp_path / "out" / "faces.parquet")["file"].unique(maintain_order=True).to_list()
+    assert [path for path in files if path != file] == [str(path) for path in good]
+    assert (file in files) == ("in the result" in reason)
     assert not [path for path in (tmp_path / "out").rglob("*") if "partial" in path.name]
 
 
-def test_there_are_enough():
+def test_there_are_many_cases():
     assert len(CASES) >= 25

@@ -49,9 +49,9 @@ def emotiefflib(monkeypatch):
 
 
 def test_emotiefflib_in_our_order_with_contempt_as_other(emotiefflib):
-    found = open_peer("emotiefflib:enet_b0_8_va_mtl")
-    assert found.tasks == ("va", "expr")
-    outputs = found(np.full((3, 24, 24, 3), 51, np.uint8))
+    network = open_peer("emotiefflib:enet_b0_8_va_mtl")
+    assert network.tasks == ("va", "expr")
+    outputs = network(np.full((3, 24, 24, 3), 51, np.uint8))
     assert outputs["expr"][0] == pytest.approx([0, 0.1, 0, 0, 0.6, 0, 0, 0.3])
     assert outputs["va"][2] == pytest.approx([1, 0.2])
     assert open_peer("emotiefflib:enet_b0_8_best_vgaf").tasks == ("expr",)
@@ -62,17 +62,17 @@ def test_the_verb_writes_an_ordinary_predictions_file(emotiefflib, frames, tmp_p
     words = ["predict", "emotiefflib:enet_b0_8_va_mtl", str(frames[0]), "--split", "val", "--images", str(frames[1])]
     assert main([*words, "--out", str(out)]) == 0
     assert "24 images" in capsys.readouterr().out
-    found = load_predictions(out)
-    assert "AU1" not in found.columns
-    assert found["arousal"].n_unique() > 4
+    table = load_predictions(out)
+    assert "AU1" not in table.columns
+    assert table["arousal"].n_unique() > 4
     assert provenance(out)["backend"] == "emotiefflib:enet_b0_8_va_mtl"
 
 
 def test_fer_reads_grey_crops_between_minus_one_and_one(monkeypatch, tmp_path):
-    seen = []
+    inputs = []
 
-    def infer(inputs):
-        seen.append(inputs[0])
+    def infer(batch):
+        inputs.append(batch[0])
         return {"out": np.array([[0.05, 0.1, 0.15, 0.4, 0.1, 0.1, 0.1]], np.float32)}
 
     file = tmp_path / "data" / "emotion_model_quantized.tflite"
@@ -86,8 +86,8 @@ def test_fer_reads_grey_crops_between_minus_one_and_one(monkeypatch, tmp_path):
     crops = np.zeros((2, 64, 64, 3), np.uint8)
     crops[1] = 255
     assert open_peer("fer")(crops)["expr"][1] == pytest.approx([0.1, 0.05, 0.1, 0.15, 0.4, 0.1, 0.1, 0])
-    assert [one.shape for one in seen] == [(1, 64, 64, 1)] * 2
-    assert [one.mean() for one in seen] == [-1, 1]
+    assert [crop.shape for crop in inputs] == [(1, 64, 64, 1)] * 2
+    assert [crop.mean() for crop in inputs] == [-1, 1]
 
 
 @pytest.fixture
@@ -118,23 +118,23 @@ def mediapipe(monkeypatch, tmp_path):
 
 
 def test_mediapipes_blendshapes_become_action_units(mediapipe):
-    found = open_peer(mediapipe)(np.stack([np.full((224, 224, 3), level, np.uint8) for level in (200, 10)]))["au"]
-    units = dict(zip(ACTION_UNITS, found[0], strict=True))
+    values = open_peer(mediapipe)(np.stack([np.full((224, 224, 3), level, np.uint8) for level in (200, 10)]))["au"]
+    units = dict(zip(ACTION_UNITS, values[0], strict=True))
     assert units["AU12"] == pytest.approx(0.7)
     assert units["AU26"] == pytest.approx(0.25)
     assert units["AU4"] == 0
-    assert np.isnan(found[1]).all()
+    assert np.isnan(values[1]).all()
 
 
 def test_crops_without_a_face_are_left_out_or_filled(mediapipe, frames, tmp_path, capsys):
     rows = pl.read_parquet(frames[0])
     words = ["predict", mediapipe, str(frames[0]), "--images", str(frames[1]), "--out", str(tmp_path / "p.parquet")]
     assert main(words) == 0
-    seen = load_predictions(tmp_path / "p.parquet")
-    assert 0 < seen.height < rows.height
-    assert f"{rows.height - seen.height} without a prediction" in capsys.readouterr().out
+    table = load_predictions(tmp_path / "p.parquet")
+    assert 0 < table.height < rows.height
+    assert f"{rows.height - table.height} without a prediction" in capsys.readouterr().out
     assert main([*words, "--fill", "nearest"]) == 0
-    assert load_predictions(tmp_path / "p.parquet")["filled"].sum() == rows.height - seen.height
+    assert load_predictions(tmp_path / "p.parquet")["filled"].sum() == rows.height - table.height
 
 
 @pytest.mark.parametrize(

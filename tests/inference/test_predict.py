@@ -1,4 +1,7 @@
-"""Predictions of an index: each image once, filled only when asked, the same through the command line."""
+"""Predictions of an index: each image once, filled only on request, the same through the command line."""
+
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -9,7 +12,7 @@ from triaffect.cli.main import main
 from triaffect.data.index import load_index, provenance
 from triaffect.data.predictions import fill_nearest, load_predictions
 from triaffect.images import read_image, resize
-from triaffect.inference.predict import predict
+from triaffect.inference.predict import open_predictor, predict
 from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS
 from triaffect.training.features import extract_features, load_features
@@ -26,11 +29,11 @@ def folder(tmp_path_factory):
 
 def test_predictions_are_the_models_outputs_image_by_image(frames, folder):
     rows = load_index(frames[0], "val").sample(fraction=1, shuffle=True, seed=1)
-    found = predict(folder, rows, frames[1], batch=7, workers=0, half=False, progress=False)
-    assert found.columns == ["image", *PREDICTION_COLUMNS["va"], *PREDICTION_COLUMNS["au"]]
-    assert found["image"].to_list() == rows["image"].to_list()
+    table = predict(folder, rows, frames[1], batch=7, workers=0, half=False, progress=False)
+    assert table.columns == ["image", *PREDICTION_COLUMNS["va"], *PREDICTION_COLUMNS["au"]]
+    assert table["image"].to_list() == rows["image"].to_list()
     model = load_model(folder)
-    for row in found.head(3).iter_rows(named=True):
+    for row in table.head(3).iter_rows(named=True):
         pixels = torch.from_numpy(resize(read_image(frames[1] / row["image"]), 32).copy()).permute(2, 0, 1)[None]
         expected = probabilities(model(pixels))
         assert row["arousal"] == pytest.approx(expected["va"][0, 1].item(), abs=1e-5)
@@ -39,15 +42,15 @@ def test_predictions_are_the_models_outputs_image_by_image(frames, folder):
 
 def test_duplicate_rows_are_predicted_once(frames, folder):
     rows = load_index(frames[0], "val")
-    found = predict(folder, pl.concat([rows, rows]), frames[1], workers=0, progress=False)
-    assert len(found) == len(rows)
+    table = predict(folder, pl.concat([rows, rows]), frames[1], workers=0, progress=False)
+    assert len(table) == len(rows)
 
 
-def test_missing_crops_are_filled_from_the_nearest_frame_only_when_asked(frames, folder):
+def test_missing_crops_are_filled_from_the_nearest_frame_on_request(frames, folder):
     rows = load_index(frames[0], "val")
     lost = (pl.col("video") == "v08") & pl.col("frame").is_in([1, 2, 4])
-    whole = pl.col("video") == "v09"
-    rows = rows.with_columns(exists=~(lost | whole))
+    missing_video = pl.col("video") == "v09"
+    rows = rows.with_columns(exists=~(lost | missing_video))
     plain = predict(folder, rows, frames[1], workers=0, progress=False)
     assert len(plain) == len(rows) - 3 - 6
     assert "filled" not in plain.columns
@@ -58,8 +61,8 @@ def test_missing_crops_are_filled_from_the_nearest_frame_only_when_asked(frames,
     assert by_frame[1]["valence"] == by_frame[2]["valence"] == by_frame[3]["valence"]
     assert by_frame[4]["AU1"] in (by_frame[3]["AU1"], by_frame[5]["AU1"])
     assert [by_frame[f]["filled"] for f in range(1, 7)] == [True, True, False, True, False, False]
-    assert joined.filter(whole)["valence"].n_unique() == 1
-    assert joined.filter(whole)["valence"][0] == pytest.approx(plain["valence"].mean())
+    assert joined.filter(missing_video)["valence"].n_unique() == 1
+    assert joined.filter(missing_video)["valence"][0] == pytest.approx(plain["valence"].mean())
 
 
 def test_nothing_to_fill_from_is_an_error(frames):
@@ -69,9 +72,9 @@ def test_nothing_to_fill_from_is_an_error(frames):
 
 def test_images_that_cannot_be_read_are_named_once(frames, folder, tmp_path):
     with pytest.warns(UserWarning, match="skipped 24 images that cannot be read"):
-        found = predict(folder, load_index(frames[0], "val"), tmp_path, workers=0, progress=False)
-    assert found.is_empty()
-    assert "AU26" in found.columns
+        table = predict(folder, load_index(frames[0], "val"), tmp_path, workers=0, progress=False)
+    assert table.is_empty()
+    assert "AU26" in table.columns
 
 
 def test_features_give_the_predictions_back(frames, folder, tmp_path):
@@ -80,8 +83,8 @@ def test_features_give_the_predictions_back(frames, folder, tmp_path):
     names, values = load_features(tmp_path / "features")
     assert names.to_list() == rows["image"].to_list()
     again = probabilities(load_model(folder).predict_from_features(torch.from_numpy(values.astype(np.float32))))
-    found = predict(folder, rows, frames[1], workers=0, progress=False)
-    assert found["valence"].to_list() == pytest.approx(again["va"][:, 0].tolist(), abs=2e-2)  # float16 and bfloat16
+    table = predict(folder, rows, frames[1], workers=0, progress=False)
+    assert table["valence"].to_list() == pytest.approx(again["va"][:, 0].tolist(), abs=2e-2)  # float16 and bfloat16
 
 
 def test_the_verb_writes_a_file_with_its_provenance(frames, folder, tmp_path, capsys):
@@ -98,3 +101,33 @@ def test_no_model_is_one_line(frames, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "holds no model" in error
     assert error.count("\n") == 1
+
+
+def test_the_bundled_model_predicts_without_torch(frames, tmp_path):
+    code = f"""
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+from triaffect.cli.main import main
+words = ["predict", "triaffect-base", {str(frames[0])!r}, "--images", {str(frames[1])!r}]
+sys.exit(main([*words, "--out", {str(tmp_path / "p.parquet")!r}]))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert len(load_predictions(tmp_path / "p.parquet")) == 72
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_every_backend_gets_batches_of_the_size_asked_for(frames, backend, monkeypatch):
+    sizes = []
+    opened = open_predictor("triaffect-base", backend)
+    run = opened.run
+    opened.run = lambda crops: sizes.append(len(crops)) or run(crops)
+    predict(opened, load_index(frames[0]), frames[1], batch=50, workers=0, progress=False)
+    assert sizes == [50, 22]
+
+
+def test_options_without_effect_are_refused(frames, capsys):
+    words = ["predict", "triaffect-base", str(frames[0]), "--images", str(frames[1])]
+    assert main([*words, "--backend", "onnx", "--device", "cuda"]) == 2
+    assert "the backend onnx computes on the CPU" in capsys.readouterr().err
+    with pytest.raises(InputError, match="cannot be chosen for it"):
+        open_predictor(open_predictor("triaffect-base", "onnx"), "torch")

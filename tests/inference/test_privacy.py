@@ -48,3 +48,15 @@ def test_no_process_connects_or_resolves_a_name(tmp_path, backend):
     resolver = [line for line in lines if re.search(r"openat\(.*(resolv\.conf|/etc/hosts|nsswitch\.conf)", line)]
     assert not network, network[:3]
     assert not resolver, resolver[:3]
+
+
+def test_a_photo_needs_neither_matplotlib_nor_openvino_nor_torch(tmp_path):
+    photo = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "analyze.png")
+    code = f"""
+import sys
+from triaffect.cli.main import main
+main(["analyze", {photo!r}, "--backend", "onnx"])
+print({{"matplotlib", "openvino", "torch", "jinja2", "scipy"}} & {{*sys.modules}} or "none")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "none"

@@ -31,7 +31,7 @@ def face(five, score=0.9):
 @pytest.mark.parametrize("roll", [-70, 0, 25])
 @pytest.mark.parametrize("pitch", [-30, 0, 20])
 @pytest.mark.parametrize("yaw", [-80, -30, 0, 45])
-def test_size_and_turn_are_the_heads(yaw, pitch, roll):
+def test_size_and_yaw_are_those_of_the_head(yaw, pitch, roll):
     size, turn, _ = pose(project(yaw, pitch, roll))
     assert size == pytest.approx(40, rel=1e-3)
     assert turn == pytest.approx(yaw, abs=0.5)
@@ -44,20 +44,20 @@ def test_roll_is_positive_to_the_pictures_right(roll):
 
 @pytest.mark.parametrize("sigma", [0.8, 1.5, 2.5, 4.0])
 @pytest.mark.parametrize("side", [112, 224, 448])
-def test_blur_is_told_in_pixels_of_a_112_px_crop(sigma, side):
+def test_blur_is_in_pixels_of_a_112_px_crop(sigma, side):
     sharp = cv2.resize(texture(), (side, side), interpolation=cv2.INTER_AREA)
     soft = cv2.GaussianBlur(sharp, (0, 0), sigma * side / 112)
     assert blur(soft) == pytest.approx(sigma, rel=0.35)
 
 
-def test_blur_knows_no_contrast_and_no_flat_picture_breaks_it():
+def test_blur_ignores_contrast_and_accepts_flat_images():
     soft = cv2.GaussianBlur(texture(side=112), (0, 0), 2).astype(np.float32)
     assert blur((64 + soft / 3).astype(np.uint8)) == pytest.approx(blur(soft.astype(np.uint8)), rel=0.2)
     assert np.isfinite(blur(np.zeros((112, 112, 3), np.uint8)))
     assert np.isfinite(blur(np.zeros((1, 1, 3), np.uint8)))
 
 
-def test_a_clear_face_is_not_doubted():
+def test_a_clear_face_has_no_flags():
     values = quality(face(project(yaw=TURNED - 8)), texture(side=112))
     assert list(values) == ["size", "yaw", "roll", "blur", "quality_flags"]
     assert values["quality_flags"] == ""
@@ -73,13 +73,13 @@ def test_a_clear_face_is_not_doubted():
         ("unsure", project(), UNSURE - 0.01, 0),
     ],
 )
-def test_each_doubt_has_its_word(word, five, score, sigma):
+def test_each_flag(word, five, score, sigma):
     crop = texture(side=112)
     crop = cv2.GaussianBlur(crop, (0, 0), sigma) if sigma else crop
     assert quality(face(five, score), crop)["quality_flags"] == word
 
 
-def test_doubts_add_up_and_a_box_without_landmarks_has_no_turn():
+def test_flags_add_up_and_a_box_without_landmarks_has_no_yaw():
     values = quality(Face((5.0, 5.0, 20.0, 26.0), None, 0.6), texture(side=112))
     assert values["quality_flags"] == "small,unsure"
     assert values["yaw"] is None

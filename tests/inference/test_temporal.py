@@ -1,4 +1,4 @@
-"""A temporal model says the same in torch and in ONNX Runtime, on a whole video, piece by piece and over time."""
+"""A temporal model predicts the same in torch and in ONNX Runtime, whole videos at once and piece by piece."""
 
 import subprocess
 import sys
@@ -49,7 +49,7 @@ def film():
     return rng.integers(0, 256, (80, 32, 32, 3), np.uint8), time, np.tile([1, 2], 40)
 
 
-def whole(folder, film):
+def predict_at_once(folder, film):
     crops, time, face = film
     model = AffectModel.from_pretrained(folder)
     with torch.inference_mode():
@@ -64,11 +64,11 @@ def test_piece_by_piece_equals_the_whole(folder, exported, film, backend, step):
     network = open_backend(exported if backend == "onnx" else folder, backend)
     history = FaceHistory(network.temporal, network.tasks)
     parts = [history(*(part[i : i + step] for part in film)) for i in range(0, 80, step)]
-    for task, expected in whole(folder, film).items():
+    for task, expected in predict_at_once(folder, film).items():
         np.testing.assert_allclose(np.concatenate([part[task] for part in parts]), expected, atol=2e-3)
     assert len(history.time) < 50  # of 80: what is out of reach is dropped
     alone = network(film[0])
-    assert max(abs(alone[task] - whole(folder, film)[task]).max() for task in TASKS) > 0.05
+    assert max(abs(alone[task] - predict_at_once(folder, film)[task]).max() for task in TASKS) > 0.05
 
 
 def test_auto_chooses_the_backend_that_runs_temporal_models(exported):
@@ -101,7 +101,7 @@ sys.exit(main([*words, "--out", {str(tmp_path / "p.parquet")!r}]))
     assert (alone["valence"] - expected["valence"]).abs().max() > 0.01
 
 
-def test_a_video_is_seen_over_time_and_a_photo_is_not(folder):
+def test_videos_use_earlier_frames_and_photos_do_not(folder):
     images = np.random.default_rng(1).integers(0, 256, (12, 64, 64, 3), np.uint8)
     frames = [Frame(i, i / 30, image) for i, image in enumerate(images)]
     analyzer = Analyzer(folder, backend="torch", detector=lambda _: [Face((8.0, 8.0, 48.0, 48.0), None, 1.0)], batch=5)
@@ -114,6 +114,18 @@ def test_a_video_is_seen_over_time_and_a_photo_is_not(folder):
     over_time, stills = values(), values(still=True)
     np.testing.assert_allclose(over_time[0], stills[0], atol=1e-4)
     assert abs(over_time[1:] - stills[1:]).max() > 0.01
+
+
+def test_a_model_that_needs_later_frames_says_that_it_describes_each_alone(tmp_path):
+    images = np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    frames = [Frame(i, i / 30, image) for i, image in enumerate(images)]
+    analyzer = Analyzer(
+        save(tmp_path, causal=False), backend="torch", detector=lambda _: [Face((8.0, 8.0, 48.0, 48.0), None, 1.0)]
+    )
+    with pytest.warns(UserWarning, match="a.mp4: each frame is described alone"):
+        over_time = [rows for _, rows in analyzer.run(frames, "a.mp4")]
+    stills = [rows for _, rows in analyzer.run(frames, "a.mp4", still=True)]
+    assert over_time[0]["valence"].equals(stills[0]["valence"])
 
 
 def test_a_broken_temporal_graph_is_one_line(exported, tmp_path):

@@ -15,15 +15,15 @@ ROOM = (90, 110, 120)
 
 
 def frame(*people, room=ROOM):
-    """A picture of flat faces, and the boxes of those that say so; a person is (skin, x, y, seen)."""
+    """An image of flat faces, and the detected boxes; a person is (skin, x, y, detected)."""
     pixels = np.full((HEIGHT, WIDTH, 3), room, np.uint8)
-    found = []
-    for skin, x, y, seen in people:
+    faces = []
+    for skin, x, y, detected in people:
         left, top = max(0, round(x)), max(0, round(y))
         pixels[top : round(y) + 60, left : round(x) + 48] = SKINS[skin]
-        if seen:
-            found.append(Face((x, y, 48.0, 60.0), None, 0.9))
-    return found, pixels
+        if detected:
+            faces.append(Face((x, y, 48.0, 60.0), None, 0.9))
+    return faces, pixels
 
 
 def test_a_face_keeps_its_number_and_a_new_one_gets_the_next():
@@ -40,26 +40,26 @@ def test_two_crossing_faces_keep_their_numbers(speed):
     numbers = []
     for x in range(0, 340, speed):
         first, second = x, 340 - x
-        # Where one stands before the other, only the front one is found.
+        # Where they overlap, only the front one is detected.
         hidden = abs(first - second) < 30
-        found, pixels = frame((1, second, 84, not hidden), (0, first, 80, True))
-        numbers.append(tracker.update(found, pixels))
+        faces, pixels = frame((1, second, 84, not hidden), (0, first, 80, True))
+        numbers.append(tracker.update(faces, pixels))
     assert numbers[0] == [1, 2]
     assert numbers[-1] == [1, 2]
-    assert {n for some in numbers for n in some} == {1, 2}
-    assert all(some in ([1, 2], [2]) for some in numbers)
+    assert {n for frame_numbers in numbers for n in frame_numbers} == {1, 2}
+    assert all(frame_numbers in ([1, 2], [2]) for frame_numbers in numbers)
 
 
 def test_two_faces_of_one_colour_cross_by_their_speed():
     tracker = Tracker()
     for x in range(0, 340, 8):
-        found, pixels = frame((0, 340 - x, 110, True), (0, x, 80, True))
-        numbers = tracker.update(found, pixels)
+        faces, pixels = frame((0, 340 - x, 110, True), (0, x, 80, True))
+        numbers = tracker.update(faces, pixels)
     assert numbers == [1, 2]
 
 
 @pytest.mark.parametrize("gap", [1, 10, MAX_GAP])
-def test_a_gap_is_survived(gap):
+def test_a_face_keeps_its_number_over_a_gap(gap):
     tracker = Tracker()
     for t in range(10):
         tracker.update(*frame((0, 50 + t, 50, True)))
@@ -68,7 +68,7 @@ def test_a_gap_is_survived(gap):
     assert tracker.update(*frame((0, 64, 52, True))) == [1]
 
 
-def test_after_a_long_gap_or_far_away_or_with_another_look_it_is_somebody_else():
+def test_after_a_long_gap_or_far_away_or_with_another_look_it_is_a_new_face():
     tracker = Tracker()
     tracker.update(*frame((0, 50, 50, True)))
     assert tracker.update(*frame((1, 50, 50, True))) == [2]
@@ -78,11 +78,11 @@ def test_after_a_long_gap_or_far_away_or_with_another_look_it_is_somebody_else()
     assert tracker.update(*frame((0, 50, 50, True))) == [4]
 
 
-def test_light_that_changes_changes_no_number():
+def test_changing_light_changes_no_number():
     tracker = Tracker()
-    found, pixels = frame((0, 50, 50, True))
+    faces, pixels = frame((0, 50, 50, True))
     for light in (1.0, 0.6, 0.35, 0.8):
-        assert tracker.update(found, (pixels * light).astype(np.uint8)) == [1]
+        assert tracker.update(faces, (pixels * light).astype(np.uint8)) == [1]
 
 
 def test_memory_is_constant():
@@ -100,7 +100,7 @@ def test_memory_is_constant():
         st.lists(st.tuples(*[st.floats(-80, 480)] * 2, *[st.floats(0.5, 300)] * 2), max_size=4), min_size=1, max_size=8
     )
 )
-def test_every_face_gets_one_number_of_its_own(video):
+def test_every_face_gets_a_different_number(video):
     tracker, pixels = Tracker(), np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
     for boxes in video:
         numbers = tracker.update([Face(box, None, 0.9) for box in boxes], pixels)
@@ -108,7 +108,7 @@ def test_every_face_gets_one_number_of_its_own(video):
         assert all(number >= 1 for number in numbers)
 
 
-def test_in_a_composed_video_found_faces_keep_their_numbers():
+def test_in_a_composed_video_detected_faces_keep_their_numbers():
     with cbook.get_sample_data("grace_hopper.jpg") as file:
         portrait = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     face = cv2.resize(portrait[80:360, 150:380], (92, 112), interpolation=cv2.INTER_AREA)
@@ -122,10 +122,10 @@ def test_in_a_composed_video_found_faces_keep_their_numbers():
         pixels = room.copy()
         pixels[60:172, 300 - x : 392 - x] = other
         pixels[50:162, x : x + 92] = face
-        found = find(pixels)
-        for number, one in zip(tracker.update(found, pixels), found, strict=True):
-            first.setdefault(number, one.box[0])
-            last[number] = one.box[0]
+        faces = find(pixels)
+        for number, detection in zip(tracker.update(faces, pixels), faces, strict=True):
+            first.setdefault(number, detection.box[0])
+            last[number] = detection.box[0]
     assert len(first) == 2
     left, right = sorted(first, key=first.get)
     assert last[left] > 250

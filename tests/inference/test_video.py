@@ -15,35 +15,35 @@ from worlds import film, plain, remux
 
 
 def test_frames_come_back_with_their_numbers_times_and_colours(tmp_path):
-    got = list(read_video(film(tmp_path / "a.mp4", 20, 25)))
-    assert [frame.number for frame in got] == list(range(20))
-    assert np.allclose([frame.time for frame in got], np.arange(20) / 25, atol=1e-4)
-    assert got[0].pixels.shape == (48, 64, 3)
-    assert got[0].pixels.dtype == np.uint8
-    assert [abs(float(f.pixels[..., 0].mean()) - 8 * f.number) < 6 for f in got] == [True] * 20
+    frames = list(read_video(film(tmp_path / "a.mp4", 20, 25)))
+    assert [frame.number for frame in frames] == list(range(20))
+    assert np.allclose([frame.time for frame in frames], np.arange(20) / 25, atol=1e-4)
+    assert frames[0].pixels.shape == (48, 64, 3)
+    assert frames[0].pixels.dtype == np.uint8
+    assert [abs(float(f.pixels[..., 0].mean()) - 8 * f.number) < 6 for f in frames] == [True] * 20
 
 
 @pytest.mark.parametrize(
     ("thin", "numbers"), [({"every": 7}, [0, 7, 14]), ({"fps": 10}, [0, 3, 6, 9, 12, 15, 18]), ({"fps": 99}, range(20))]
 )
-def test_thinning(tmp_path, thin, numbers):
+def test_every_and_fps(tmp_path, thin, numbers):
     assert [frame.number for frame in read_video(film(tmp_path / "a.mp4", 20), **thin)] == list(numbers)
 
 
-def test_thinning_to_a_rate_that_does_not_divide_keeps_the_rate(tmp_path):
-    kept = [frame.time for frame in read_video(film(tmp_path / "a.mp4", 90), fps=7)]
-    assert len(kept) == 21
-    assert max(np.abs(np.array(kept) - np.arange(21) / 7)) < 1 / 30
+def test_a_frame_rate_that_does_not_divide_keeps_the_rate(tmp_path):
+    times = [frame.time for frame in read_video(film(tmp_path / "a.mp4", 90), fps=7)]
+    assert len(times) == 21
+    assert max(np.abs(np.array(times) - np.arange(21) / 7)) < 1 / 30
 
 
 def test_times_of_a_variable_frame_rate_are_kept(tmp_path):
     times = [0, 0.1, 0.15, 0.9, 1.0, 2.5]
-    got = [frame.time for frame in read_video(film(tmp_path / "v.mp4", 6, times=times))]
-    assert np.allclose(got, times, atol=1e-3)
+    read = [frame.time for frame in read_video(film(tmp_path / "v.mp4", 6, times=times))]
+    assert np.allclose(read, times, atol=1e-3)
 
 
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
-def test_a_phone_held_sideways_is_turned_upright(tmp_path, turn):
+def test_a_video_of_a_phone_held_sideways_is_turned_upright(tmp_path, turn):
     """The matrix in the file's header is what phones write; the marked corner tells where up is."""
     marked = plain(60, 60, 60)
     marked[:16, :16] = 240
@@ -59,6 +59,24 @@ def test_a_phone_held_sideways_is_turned_upright(tmp_path, turn):
     assert np.abs(pixels.astype(int) - upright).mean() < 3
 
 
+def test_pyav_with_and_without_the_option_metadata_errors(tmp_path, monkeypatch):
+    """PyAV 15 to 18 have it and fail on metadata that is not UTF-8 without it; PyAV 19 refuses it."""
+    path, real, options = film(tmp_path / "a.mp4", 3), av.open, []
+
+    def newer(file, mode="r", *, io_open=None):
+        options.append("newer")
+        return real(file, mode, io_open=io_open)
+
+    def older(file, mode="r", *, io_open=None, metadata_errors="strict"):
+        options.append(metadata_errors)
+        return real(file, mode, io_open=io_open)
+
+    for replacement in (newer, older):
+        monkeypatch.setattr(av, "open", replacement)
+        assert len(list(read_video(path))) == 3
+    assert options == ["newer", "replace"]
+
+
 def test_a_playlist_opens_nothing_else(tmp_path):
     film(tmp_path / "secret.mp4")
     (tmp_path / "list.m3u8").write_text(
@@ -69,17 +87,17 @@ def test_a_playlist_opens_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_a_truncated_video_gives_what_decodes_and_says_where_it_broke(tmp_path, suffix):
+def test_a_truncated_video_gives_what_decodes_and_names_the_place_of_the_damage(tmp_path, suffix):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (90, 48, 64, 3), dtype=np.uint8)
-    whole = film(tmp_path / "whole.mp4", 90, pixels=lambda i: noise[i])
-    path = remux(whole, tmp_path / f"f.{suffix}", **({"movflags": "faststart"} if suffix == "mp4" else {}))
+    intact = film(tmp_path / "whole.mp4", 90, pixels=lambda i: noise[i])
+    path = remux(intact, tmp_path / f"f.{suffix}", **({"movflags": "faststart"} if suffix == "mp4" else {}))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    got = []
+    numbers = []
     with pytest.raises(InputError, match=r"f\.m.*: damaged, .*\d\.\d s") as caught:
-        got.extend(frame.number for frame in read_video(path))
-    assert 20 < len(got) < 70
-    assert f"the {len(got)} frames that decode" in str(caught.value)
+        numbers.extend(frame.number for frame in read_video(path))
+    assert 20 < len(numbers) < 70
+    assert f"the {len(numbers)} frames that decode" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -88,10 +106,10 @@ def test_odd_sizes_lose_a_line_and_times_always_rise(tmp_path):
         for seconds in (0, 0.5, 0.5, 0.2):
             writer.write(plain(size=(65, 49)), seconds)
         writer.write(plain(size=(30, 80)), 1)
-    got = list(read_video(tmp_path / "a.mp4"))
-    assert {frame.pixels.shape for frame in got} == {(48, 64, 3)}
-    assert np.allclose([frame.time for frame in got], [0, 0.5, 0.5, 0.5, 1], atol=1e-3)
-    assert np.all(np.diff([frame.time for frame in got]) > 0)
+    frames = list(read_video(tmp_path / "a.mp4"))
+    assert {frame.pixels.shape for frame in frames} == {(48, 64, 3)}
+    assert np.allclose([frame.time for frame in frames], [0, 0.5, 0.5, 0.5, 1], atol=1e-3)
+    assert np.all(np.diff([frame.time for frame in frames]) > 0)
 
 
 def test_the_writer_makes_what_every_player_plays(tmp_path):
@@ -100,18 +118,18 @@ def test_the_writer_makes_what_every_player_plays(tmp_path):
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
 
 
-def test_ahead_keeps_order_and_hands_errors_over():
+def test_reading_ahead_keeps_order_and_errors():
     def numbers():
         yield from range(50)
         raise InputError("broke")
 
-    got = []
+    numbers_read = []
     with pytest.raises(InputError, match="broke"):
-        got.extend(read_ahead(numbers()))
-    assert got == list(range(50))
+        numbers_read.extend(read_ahead(numbers()))
+    assert numbers_read == list(range(50))
 
 
-def test_ahead_runs_only_a_little_ahead_and_ends_with_its_reader():
+def test_reading_ahead_is_limited_and_ends_with_its_reader():
     made, closed = [], threading.Event()
 
     def endless():
@@ -147,10 +165,10 @@ class Camera:
 def test_a_camera_gives_rgb_frames_until_it_ends(monkeypatch):
     device = Camera([(True, plain(10, 20, 30))] * 4)
     monkeypatch.setattr(cv2, "VideoCapture", lambda index: device)
-    got = list(read_camera(0, every=2))
-    assert [frame.number for frame in got] == [0, 2]
-    assert got[0].pixels[0, 0].tolist() == [30, 20, 10]
-    assert got[0].time == 0 or got[0].time < 0.1
+    frames = list(read_camera(0, every=2))
+    assert [frame.number for frame in frames] == [0, 2]
+    assert frames[0].pixels[0, 0].tolist() == [30, 20, 10]
+    assert frames[0].time == 0 or frames[0].time < 0.1
     assert device.released
 
 

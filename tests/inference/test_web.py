@@ -1,4 +1,4 @@
-"""The page: its panels, its functions as the browser calls them, and that it names no other machine."""
+"""The web page: its panels, its functions as the browser calls them, and no address of another machine."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from triaffect.labels import AU_NAMES, EXPRESSIONS
 from worlds import analyzer, film, plain
 
 
-def test_the_panels_name_everything_and_step_back_where_nothing_is():
+def test_the_panels_name_everything_and_dim_what_is_improbable():
     rows = analyzer().image(plain(200, 100, 240))
     html = panels(rows)
     for name in (*EXPRESSIONS, *AU_NAMES.values(), "Happiness 94%", "Valence +0.5"):
@@ -41,7 +41,7 @@ def blocks():
             loop.close()
 
 
-def test_the_page_answers_as_the_browser_asks(blocks, tmp_path):
+def test_the_functions_that_the_browser_calls(blocks, tmp_path):
     look, _, watch = (block.fn for block in blocks.fns.values())
     drawn, html = look(plain(200, 100, 240, (320, 240)))
     assert drawn.shape == (240, 320, 3)
@@ -52,7 +52,7 @@ def test_the_page_answers_as_the_browser_asks(blocks, tmp_path):
     assert len(figure.axes) == 2
 
 
-def test_the_page_holds_no_address(blocks):
+def test_the_page_contains_no_address(blocks):
     config = json.dumps(
         {k: v for k, v in blocks.config.items() if k in ("components", "css", "layout", "title")}, default=str
     )

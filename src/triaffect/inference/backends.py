@@ -154,11 +154,11 @@ class FaceHistory:
         new, start = self.temporal.features(crops), float(np.min(time))
         if self.features is None:
             self.features = new[:0]
-        kept = self.time >= start - self.temporal.seconds * (1 + 1e-6)
-        past = int(kept.sum())
-        self.features = np.concatenate([self.features[kept], new])
-        self.time = np.concatenate([self.time[kept], np.asarray(time, float)])
-        self.face = np.concatenate([self.face[kept], np.asarray(face, np.int64)])
+        recent = self.time >= start - self.temporal.seconds * (1 + 1e-6)
+        past = int(recent.sum())
+        self.features = np.concatenate([self.features[recent], new])
+        self.time = np.concatenate([self.time[recent], np.asarray(time, float)])
+        self.face = np.concatenate([self.face[recent], np.asarray(face, np.int64)])
         # Relative times: float32 cannot separate the frames of a long video's last hour.
         values = self.temporal.outputs(self.features, (self.time - start).astype(np.float32), self.face)
         return {task: value[past:] for task, value in zip(self.tasks, values, strict=True)}
@@ -249,7 +249,7 @@ def _open_onnx(file: Path, threads: int) -> Network:
     if temporal_file.is_file():
         temporal_session = _session(temporal_file, threads)
         metadata = json.loads(temporal_session.get_modelmeta().custom_metadata_map.get("triaffect", "{}"))
-        inputs = [given.name for given in temporal_session.get_inputs()]
+        inputs = [node.name for node in temporal_session.get_inputs()]
         if "temporal" not in metadata or "features" not in outputs or inputs != list(TEMPORAL_INPUTS):
             raise InputError(f"{temporal_file}: not the temporal graph of {file.name}; export the model again")
         network.temporal = TemporalModel(

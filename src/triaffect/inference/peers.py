@@ -1,6 +1,6 @@
 """Other people's models as predictors, through their own packages, which are loaded only when asked for.
 
-So that anyone can score a peer on their own data by the same official measures as a model of their own.
+Anyone can score a peer on their data by the same official measures as a model they trained.
 """
 
 from __future__ import annotations

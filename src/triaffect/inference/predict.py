@@ -146,7 +146,7 @@ def _predict_over_time(
     order = np.lexsort((time, video))
     features, video, time = features[order], video[order], time[order]
     parts = []
-    for near, own in windows(video, time, temporal.seconds, WINDOW):
+    for near, inside in windows(video, time, temporal.seconds, WINDOW):
         outputs = temporal.outputs(features[near], time[near], video[near])
-        parts.append(np.concatenate([value[own] for value in outputs], 1))
+        parts.append(np.concatenate([value[inside] for value in outputs], 1))
     return np.concatenate(parts)[order.argsort()]

@@ -89,8 +89,8 @@ def read_video(path: Path, every: int = 1, fps: float | None = None) -> Generato
         if number < 0:
             raise InputError(f"{path}: no frame can be decoded")
         # Sound may be longer than the images, so the duration of the file counts only if they are alone.
-        whole = container.duration if len(container.streams) == 1 else None
-        length = float(stream.duration * stream.time_base) if stream.duration else (whole or 0) / av.time_base
+        duration = container.duration if len(container.streams) == 1 else None
+        length = float(stream.duration * stream.time_base) if stream.duration else (duration or 0) / av.time_base
         if not damage and seconds < 0.95 * length - 1:
             damage = f"ends at {seconds:.1f} s of {length:.1f} s"
         if damage:

@@ -26,7 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 NOTICE = (
     "What a face shows is not what a person feels. This is research software: use it on people who agreed, and never "
-    "to judge, select, monitor or diagnose anyone. Nothing leaves this machine."
+    "to rate, select, monitor or diagnose anyone. Nothing leaves this machine."
 )
 CSS = """
 .gradio-container {max-width: 1220px !important; margin: 0 auto !important}
@@ -84,8 +84,8 @@ def panels(rows: pl.DataFrame) -> str:
     parts: list[str] = []
     if "expression" in row:
         parts.append(f'<div class="head">{row["expression"]} {row[row["expression"].lower()]:.0%}</div>')
-    more = f"the largest of {rows.height} faces, " if rows.height > 1 else ""
-    parts.append(f'<div class="sub">face {row["face"]}, {more}{row["size"]:.0f} px between the eyes</div>')
+    rank = f"the largest of {rows.height} faces, " if rows.height > 1 else ""
+    parts.append(f'<div class="sub">face {row["face"]}, {rank}{row["size"]:.0f} px between the eyes</div>')
     if row["quality_flags"]:
         flags = escape(row["quality_flags"].replace(",", ", "))
         parts.append(f'<div class="warning">Do not rely on this: {flags}.</div>')
