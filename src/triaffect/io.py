@@ -8,9 +8,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+StrPath = str | os.PathLike[str]
+
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the message is one line that names file, line, value and the mend.
+    """Invalid input; the message is one line that names the file, the line, the value and how to fix it.
 
     The command line prints it without a traceback and exits with code 2.
     """

@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
+from triaffect.data.index import split_leaks
 from triaffect.data.layout import SCHEMA
-from triaffect.data.statistics import class_weights, leak_lines, leaks, statistics, summary, tables
+from triaffect.data.statistics import class_weights, leak_lines, statistics, summary, tables
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 
 
@@ -103,6 +104,6 @@ def test_leaks_between_the_splits_are_named() -> None:
     (line,) = leak_lines(leaking)
     assert "train and val share 1 source videos" in line
     assert line.endswith(": 8_right / 8_left")
-    assert leaks(leaking) == [
+    assert split_leaks(leaking) == [
         {"splits": ["train", "val"], "source": "8", "videos_a": ["8_right"], "videos_b": ["8_left"]}
     ]

@@ -99,16 +99,16 @@ def stats(index: str, split: str | None = None, json: bool = False, plots: str |
     """
     from json import dumps
 
-    from triaffect.data.index import load_index
-    from triaffect.data.statistics import leak_lines, leaks, statistics, tables
+    from triaffect.data.index import load_index, split_leaks
+    from triaffect.data.statistics import leak_lines, statistics, tables
 
     rows = load_index(index, split)
-    found = statistics(rows)
-    print(dumps({"splits": found, "leaks": leaks(rows)}, indent=1) if json else tables(found))
+    result = statistics(rows)
+    print(dumps({"splits": result, "leaks": split_leaks(rows)}, indent=1) if json else tables(result))
     if plots is not None:
         from triaffect.report.plots import save_figure, statistics_figures
 
-        for name, figure in statistics_figures(found).items():
+        for name, figure in statistics_figures(result).items():
             save_figure(figure, Path(plots) / f"{name}.png")
     for line in [] if json else leak_lines(rows):
         print(f"warning: {line}")

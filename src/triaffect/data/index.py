@@ -1,4 +1,4 @@
-"""The index: one row a frame, missing labels null, and what may be asked of it."""
+"""The index: one row per frame; missing labels are null."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import numpy as np
 import polars as pl
 
 from triaffect import __version__
-from triaffect.data.crops import FOLDER, mark
-from triaffect.data.formats import Notices
-from triaffect.data.layout import FORMATS, SCHEMA, own_images, read_survey, survey
-from triaffect.data.lines import StrPath
+from triaffect.data.abaw_text import Notices
+from triaffect.data.crops import FOLDER, find_images
+from triaffect.data.layout import FORMATS, SCHEMA, find_files, find_image_root, read_files
 from triaffect.data.table import OUTSIDE_ROOT, read_table
-from triaffect.io import InputError, atomic_path
+from triaffect.io import InputError, StrPath, atomic_path
 from triaffect.labels import SPLITS
 
 METADATA = "triaffect"
@@ -26,61 +25,62 @@ METADATA = "triaffect"
 
 
 @dataclass
-class Reading:
-    """An index as it was read, and what there is to know about it."""
+class Annotations:
+    """Annotations that were read.
+
+    Attributes:
+        index: One row per frame, see `build_index`.
+        images: The image root; None if no crop was found.
+        format: What was read: `per-video`, `mtl`, `list` or `table`.
+        notices: What was corrected or left out.
+    """
 
     index: pl.DataFrame
     images: Path | None
-    """The image root; None where no crop was found."""
     format: str
-    """What was read: `per-video`, `mtl`, `list` or `table`."""
     notices: Notices
-    """What was mended or is odd: message -> files or videos."""
 
     def notice_lines(self) -> list[str]:
-        """The notices, one line each, with the number of cases and the first of them."""
-        lines = []
-        for message, cases in self.notices.items():
-            more = f" and {len(cases) - 3:,} more" if len(cases) > 3 else ""
-            lines.append(f"{message}: {', '.join(cases[:3])}{more}")
+        """Return the notices, one line each."""
+        lines = self.notices.lines()
         if self.images and self.index.height and not self.index["exists"].any():
             lines.append(f"{self.images} holds no crop of these videos; name the folder of <video>/00001.jpg")
         return lines
 
 
 def build_index(root: StrPath, images: StrPath | None = None, *, format: str = "auto") -> pl.DataFrame:  # noqa: A002
-    """Reads annotations in any layout of the ABAW challenges, or a generic table, into one row a frame.
+    """Read annotations in any layout of the ABAW challenges, or a generic table, into one row per frame.
 
-    The tasks are joined on split, video and frame; each keeps its own length. Blank lines are no frames. A video that
-    one task has in train and another in val has rows in both.
+    The tasks are joined on split, video and frame; each keeps its length. Blank lines are not frames. A video that is
+    in train for one task and in val for another has rows in both.
 
     Args:
         root: A folder (an edition's annotations, a task's or a split's folder), or one file: s-Aff-Wild2, a per-video
             file, a release list (split `test`, no labels), or a CSV or Parquet table (see `table.read_table`).
-        images: The folder that holds the crops' folders, at any depth to three (`batch1/cropped_aligned/<video>`).
-            Left out: `cropped_aligned` below `root`, or `root` itself.
-        format: `per-video`, `mtl`, `list`, `table`, or `auto`, which takes the first of them that is there.
+        images: The folder with the crops' folders, at any depth to three (`batch1/cropped_aligned/<video>`). By
+            default `cropped_aligned` below `root`, or `root` itself.
+        format: `per-video`, `mtl`, `list`, `table`, or `auto`, which takes the first of them that is present.
 
     Returns:
         The columns `labels.INDEX_COLUMNS`: `image` (String, relative to `images`), `video` (String), `frame` (Int32,
-        from 1), `split` (String: train, val, test; null where nothing tells), `exists` (Boolean; null where there are
-        no images to look at), `valence`, `arousal` (Float64, -1 to 1), `expression` (Int8, 0 to 7), `AU1` ... `AU26`
-        (Int8, 0 or 1); null is missing. Rows stand by split, video and frame, or, for s-Aff-Wild2 and lists, in the
-        order of the file, duplicates kept. A table's other columns follow.
+        from 1), `split` (String: train, val, test; null if unknown), `exists` (Boolean; null if there are no images
+        to look at), `valence`, `arousal` (Float64, -1 to 1), `expression` (Int8, 0 to 7), `AU1` ... `AU26` (Int8, 0
+        or 1); null is missing. Rows are ordered by split, video and frame, or, for s-Aff-Wild2 and lists, as in the
+        file, duplicates included. A table's other columns follow.
 
     Raises:
-        InputError: Nothing is found, or something in a file is illegal; names file, line, value and the mend.
+        InputError: There are no annotations, or a file is invalid; names file, line, value and how to fix it.
     """
     return read_annotations(root, images, format).index
 
 
-def read_annotations(root: StrPath, images: StrPath | None = None, layout: str = "auto") -> Reading:
-    """Does `build_index`'s work and tells what it met.
+def read_annotations(root: StrPath, images: StrPath | None = None, layout: str = "auto") -> Annotations:
+    """Read annotations as `build_index` does, with the image root, the format and notices.
 
     Args:
         root: As for `build_index`.
         images: As for `build_index`.
-        layout: Its `format`.
+        layout: `format` of `build_index`.
     """
     root, images = Path(root), Path(images) if images is not None else None
     if layout not in FORMATS:
@@ -89,34 +89,33 @@ def read_annotations(root: StrPath, images: StrPath | None = None, layout: str =
         raise InputError(f"{root}: no such file or folder; name the annotations")
     if images and not images.is_dir():
         raise InputError(f"{images}: no such folder; name the one that holds the crops' folders")
-    notices: Notices = {}
+    notices = Notices()
     try:
         if layout == "table" or (layout == "auto" and _is_table(root)):
-            index, layout = read_table(root), "table"
-            crops_root = images or own_images(root, set(index["image"].str.extract(FOLDER).fill_null("")))
-            marked = mark(index, crops_root) if crops_root else index
-            if images or marked["exists"].any():
-                index, images = marked, crops_root
-        else:
-            found = survey(root, notices)
-            chosen = found.format() if layout == "auto" else layout
-            present = {"per-video": found.videos or found.video_lists, "mtl": found.rows, "list": found.lists}
-            if not chosen or not (present[chosen] or chosen == found.format()):
-                raise InputError(
-                    f"{root}: holds no annotations{f' of format {layout}' if chosen else ''}; expected"
-                    " VA_Set/Train_Set/<video>.txt (or the folders of another edition),"
-                    " training_set_annotations.txt, a release list, or a .csv or .parquet table"
-                )
-            if chosen == "per-video" and found.rows:
-                unread = [os.fspath(path) for path in found.rows.values()]
-                notices["MTL file not read beside the per-video files: --format mtl reads it"] = unread
-            layout = chosen
-            index, images = read_survey(found, root, images, layout, notices)
+            index = read_table(root)
+            image_root = images or find_image_root(root, set(index["image"].str.extract(FOLDER).fill_null("")))
+            with_images = find_images(index, image_root) if image_root else index
+            if images or with_images["exists"].any():
+                return Annotations(with_images, image_root, "table", notices)
+            return Annotations(index, None, "table", notices)
+        files = find_files(root, notices)
+        formats = files.formats()
+        if not formats or (layout != "auto" and layout not in formats):
+            raise InputError(
+                f"{root}: holds no annotations{f' of format {layout}' if layout != 'auto' else ''}; expected"
+                " VA_Set/Train_Set/<video>.txt (or the folders of another edition),"
+                " training_set_annotations.txt, a release list, or a .csv or .parquet table"
+            )
+        layout = formats[0] if layout == "auto" else layout
+        if layout == "per-video" and files.rows:
+            message = "MTL file not read, as there are per-video files: --format mtl reads it"
+            notices[message] += map(os.fspath, files.rows.values())
+        index, images = read_files(files, root, images, layout, notices)
     except OSError as error:
         raise InputError(
             f"{error.filename}: cannot be read ({error.strerror}); check the path and its rights"
         ) from None
-    return Reading(index, images, layout, notices)
+    return Annotations(index, images, layout, notices)
 
 
 def save_index(
@@ -127,32 +126,32 @@ def save_index(
     images: StrPath | None,
     format: str,  # noqa: A002
 ) -> None:
-    """Writes an index as Parquet, with its provenance in the metadata.
+    """Write an index as Parquet, with its provenance in the metadata.
 
     Args:
         index: From `build_index`.
         path: The file to write, `.parquet`.
-        root: Where the annotations came from.
+        root: Where the annotations are.
         images: The image root that `image` is relative to, if known.
         format: The layout that was read.
     """
-    known = {"root": os.path.abspath(root), "images": os.path.abspath(images) if images else None, "format": format}
+    source = {"root": os.path.abspath(root), "images": os.path.abspath(images) if images else None, "format": format}
     with atomic_path(path) as tmp_path:
-        index.write_parquet(tmp_path, metadata={METADATA: json.dumps(known | {"version": __version__})})
+        index.write_parquet(tmp_path, metadata={METADATA: json.dumps(source | {"version": __version__})})
 
 
 def load_index(path: StrPath, split: str | None = None) -> pl.DataFrame:
-    """Loads an index file; or reads a generic table, an annotation file or an annotation tree as one.
+    """Load an index file, or read a generic table, an annotation file or an annotation tree as one.
 
     Args:
         path: What `save_index` wrote, or anything that `build_index` reads.
-        split: Only the rows of `train`, `val` or `test`.
+        split: Return only the rows of `train`, `val` or `test`.
 
     Returns:
         As `build_index`.
 
     Raises:
-        InputError: It cannot be read, an image leaves its root, or there is no row of the split.
+        InputError: It cannot be read, an image leaves its root, or the split has no rows.
     """
     path = Path(path)
     index = _load_parquet(path) if path.suffix.lower() == ".parquet" and path.is_file() else build_index(path)
@@ -160,8 +159,8 @@ def load_index(path: StrPath, split: str | None = None) -> pl.DataFrame:
         return index
     rows = index.filter(pl.col("split") == split)
     if not rows.height:
-        held = ", ".join(s or "(none told)" for s in index["split"].unique(maintain_order=True))
-        raise InputError(f"{path}: holds no frame of split {split!r}; it has {held or 'no rows'}")
+        splits = ", ".join(name or "(no split)" for name in index["split"].unique(maintain_order=True))
+        raise InputError(f"{path}: holds no frame of split {split!r}; it has {splits or 'no rows'}")
     return rows
 
 
@@ -182,7 +181,7 @@ def provenance(path: StrPath) -> dict[str, Any]:
 
 
 def image_root(index: str | Path, images: str | Path | None) -> Path:
-    """Where the images are: the folder (or packed file) given, else the folder that the index was made with.
+    """Return where the images are: the folder or packed file given, by default the folder of the index's provenance.
 
     Raises:
         InputError: Neither is known, or it does not exist.
@@ -196,7 +195,7 @@ def image_root(index: str | Path, images: str | Path | None) -> Path:
 
 
 def source_video(video: str) -> str:
-    """The raw video of a video: without `_left` or `_right`, which mark the two persons in it.
+    """Return the raw video of a video: without `_left` or `_right`, which mark its two persons.
 
     Also joins the pairs of which one half has no suffix: `10-60-1280x720` with `10-60-1280x720_right`, `video59` with
     `video59_right`, `video2` with `video2_left`.
@@ -205,40 +204,47 @@ def source_video(video: str) -> str:
 
 
 def find_leaks(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
-    """Finds source videos that stand on both sides: the same video, or the other person of it.
+    """Find source videos that two sets share: the same video, or the other person in it.
 
     Args:
         a: An index, or some of its rows.
         b: Another.
 
     Returns:
-        `source`, `videos_a`, `videos_b` (lists of videos); empty where nothing leaks.
+        `source`, `videos_a`, `videos_b` (lists of videos); empty if nothing leaks.
     """
     sides = []
-    for side, name in ((a, "videos_a"), (b, "videos_b")):
-        videos = side["video"].unique().drop_nulls()
+    for rows, name in ((a, "videos_a"), (b, "videos_b")):
+        videos = rows["video"].unique().drop_nulls()
         sources = pl.Series("source", [source_video(video) for video in videos], pl.String)
         sides.append(pl.DataFrame([sources, videos.alias(name)]).group_by("source").agg(pl.col(name).sort()))
     return sides[0].join(sides[1], on="source").sort("source")
 
 
-def split_leaks(index: pl.DataFrame) -> dict[tuple[str, str], pl.DataFrame]:
-    """`find_leaks` between the splits of one index: pair of splits -> what they share, where they share anything."""
+def split_leaks(index: pl.DataFrame) -> list[dict[str, Any]]:
+    """Find source videos that two splits of an index share.
+
+    Returns:
+        For each shared source video: `splits` (the two), `source`, `videos_a`, `videos_b`.
+    """
     rows = {split: index.filter(pl.col("split") == split) for split in SPLITS}
-    pairs = {(x, y): find_leaks(rows[x], rows[y]) for x, y in combinations(SPLITS, 2)}
-    return {pair: leaks for pair, leaks in pairs.items() if leaks.height}
+    return [
+        {"splits": [a, b], **leak}
+        for a, b in combinations(SPLITS, 2)
+        for leak in find_leaks(rows[a], rows[b]).iter_rows(named=True)
+    ]
 
 
 def subset(
     index: pl.DataFrame, fraction: float, by: Literal["frame", "video"] = "frame", seed: int = 0
 ) -> pl.DataFrame:
-    """Draws a random part of an index.
+    """Draw a random part of an index.
 
     Args:
         index: The rows to draw from.
-        fraction: Above 0, to 1.
-        by: Draw rows, or whole videos.
-        seed: The same seed draws the same.
+        fraction: Above 0, at most 1.
+        by: Draw rows, or all rows of a video.
+        seed: The same seed draws the same rows.
 
     Returns:
         The drawn rows in the order of `index`; at least one row or video.

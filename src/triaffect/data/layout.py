@@ -1,16 +1,16 @@
-"""From a folder of annotations, as it was handed out, to the index table: find the layout, read it, join the tasks.
+"""From a folder of annotations to the index: find the layout, read its files, join the tasks.
 
-Where a folder holds both per-video files and an MTL file (ABAW3), the per-video files are read: the MTL file is a
-selection from them. `--format mtl` reads the other.
+If a folder contains both per-video files and an MTL file (ABAW3), the per-video files are read: the MTL file is a
+selection from them. `--format mtl` reads the MTL file.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +18,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.crops import FOLDER, crop_numbers, find_places, is_crop, mark
-from triaffect.data.formats import Kind, Notices, no_labels, read_list, read_rows, read_video, read_videos, sniff
+from triaffect.data.abaw_text import (
+    ALL_LABELS,
+    Kind,
+    Notices,
+    detect_kind,
+    missing_to_null,
+    read_list,
+    read_rows,
+    read_video,
+    read_videos,
+)
+from triaffect.data.crops import FOLDER, crop_numbers, find_folders, find_images, is_crop
 from triaffect.io import InputError
+from triaffect.jobs import prefetch
 from triaffect.labels import INDEX_COLUMNS, LABEL_COLUMNS, SPLITS, TASKS
 
 FORMATS = ("auto", "per-video", "mtl", "list", "table")
@@ -43,12 +54,15 @@ SCHEMA = pl.Schema(
 )
 """Columns and types of the index."""
 
-_BLOCK = 1 << 16  # rows of a table
+Keys = dict[str, NDArray[Any]]
+
+BLOCK = 1 << 16
+"""Rows of videos that are put into the index at once: small tables are slow, and large ones need twice the memory."""
 
 
 @dataclass
-class Survey:
-    """The annotation files below a folder, by what they are."""
+class AnnotationFiles:
+    """The annotation files below a folder, by kind."""
 
     videos: dict[str | None, dict[str, dict[str, Path]]] = field(default_factory=dict)
     """Split -> video -> task -> file."""
@@ -59,174 +73,173 @@ class Survey:
     video_lists: list[Path] = field(default_factory=list)
     """Release lists of videos."""
 
-    def format(self) -> str | None:
-        """The format that `auto` reads."""
-        found = {"per-video": self.videos, "mtl": self.rows, "list": self.lists or self.video_lists}
-        return next((name for name, files in found.items() if files), None)
+    def formats(self) -> list[str]:
+        """Return the formats that are present; `auto` reads the first."""
+        present = (
+            ("per-video", self.videos),
+            ("mtl", self.rows),
+            ("list", self.lists or self.video_lists),
+            ("per-video", self.video_lists),
+        )
+        return [name for name, files in present if files]
 
 
-def survey(root: Path, notices: Notices) -> Survey:
-    """Sorts the text files below a folder (or the one file) by what they are."""
-    found, alone = Survey(), root.is_file()
-    for path in [root] if alone else _texts(root):
+class Video(NamedTuple):
+    """What is known of a video before its files are read."""
+
+    split: str | None
+    name: str
+    files: dict[str, Path]
+    """Task -> file."""
+    frames: int | None = None
+    """Number of frames, from a release list."""
+
+
+def find_files(root: Path, notices: Notices) -> AnnotationFiles:
+    """Sort the text files below a folder (or the one file) by what they contain."""
+    result, is_file = AnnotationFiles(), root.is_file()
+    for path in [root] if is_file else _text_files(root):
         folders = [part.lower() for part in reversed(path.absolute().parent.parts)]
         task = next((TASK_FOLDERS[name] for name in folders if name in TASK_FOLDERS), None)
         split = next((SPLIT_FOLDERS[name] for name in folders if name in SPLIT_FOLDERS), None)
-        kind = task if task and split in ("train", "val") else _kind(path)  # release lists lie in test folders
-        named = split or next((s for s in SPLITS if s in path.stem.lower()), None)
-        if kind in TASKS and (split or path.parent == root or alone):
-            files = found.videos.setdefault(split, {}).setdefault(path.stem, {})
-            _once(path, files.get(kind))
-            files[kind] = path
-        elif kind == "rows" and (named in ("train", "val") or alone):
-            _once(path, found.rows.get(named))
-            found.rows[named] = path
-        elif kind == "list" or (kind == "rows" and named == "test"):
-            found.lists.append(path)
-        elif kind == "videos" and (named == "test" or alone):
-            found.video_lists.append(path)
+        kind = task if task and split in ("train", "val") else _kind(path)  # test folders contain release lists
+        named_split = split or next((s for s in SPLITS if s in path.stem.lower()), None)
+        if kind in TASKS and (split or path.parent == root or is_file):
+            _add(result.videos.setdefault(split, {}).setdefault(path.stem, {}), kind, path)
+        elif kind == "rows" and (named_split in ("train", "val") or is_file):
+            _add(result.rows, named_split, path)
+        elif kind == "list" or (kind == "rows" and named_split == "test"):
+            result.lists.append(path)
+        elif kind == "videos" and (named_split == "test" or is_file):
+            result.video_lists.append(path)
         else:
-            notices.setdefault("no annotations of a known split: passed over", []).append(os.fspath(path))
-    return found
+            notices["no annotations of a known split: passed over"].append(os.fspath(path))
+    return result
 
 
-def read_survey(
-    found: Survey, root: Path, images: Path | None, layout: str, notices: Notices
+def read_files(
+    files: AnnotationFiles, root: Path, images: Path | None, layout: str, notices: Notices
 ) -> tuple[pl.DataFrame, Path | None]:
-    """Reads what `survey` found.
+    """Read annotation files into an index.
 
     Args:
-        found: The files.
-        root: Where they were found; crops are looked for there where `images` is None.
+        files: From `find_files`.
+        root: Their folder; crops are searched for there if `images` is None.
         images: The image root.
         layout: `per-video`, `mtl` or `list`.
-        notices: Gets what was met.
+        notices: Receives what was corrected or left out.
 
     Returns:
-        The index, and the image root, None where no crop was found.
+        The index, and the image root (None if no crop was found).
     """
-    parts: list[pl.DataFrame] = []
-    listed: list[pl.DataFrame] = []
+    rows = [pl.DataFrame(schema=SCHEMA)]
     if layout == "mtl":
-        for split in sorted(found.rows, key=_order):
-            rows = read_rows(found.rows[split], notices)
-            parts.append(rows.with_columns(pl.lit(split, pl.String).alias("split")))
-    for path in found.lists:
-        rows = read_list(path).with_columns(pl.lit("test").alias("split"))
-        listed.append(rows.filter(~pl.col("image").is_in([i for t in listed for i in t["image"]])))
-    framed = {video for table in listed for video in table["video"]}
-    jobs = [] if layout == "mtl" else _jobs(found, framed, notices)
+        rows += [
+            read_rows(files.rows[split], notices).with_columns(split=pl.lit(split, pl.String))
+            for split in sorted(files.rows, key=_order)
+        ]
+    in_lists = pl.DataFrame(schema={"image": pl.String, "video": pl.String})
+    for path in files.lists:
+        test_rows = read_list(path).join(in_lists, on="image", how="anti", maintain_order="left")
+        in_lists = pl.concat([in_lists, test_rows.select("image", "video")])
+        rows.append(test_rows.with_columns(split=pl.lit("test")))
+    listed = pl.concat(rows, how="diagonal_relaxed")
+    videos = [] if layout == "mtl" else _videos(files, set(in_lists["video"]), notices)
 
-    videos = {video for _, video, _, _ in jobs}
-    folders = videos.union(*(table["image"].str.extract(FOLDER) for table in parts + listed))
-    images = images or own_images(root, folders)
-    tables = [_per_video(jobs, images, notices)] if jobs else []
-    if parts or listed:
-        rows = pl.concat([pl.DataFrame(schema=SCHEMA), *parts, *listed], how="diagonal_relaxed")
-        tables.append((mark(rows, images) if images else rows).select(INDEX_COLUMNS).cast(SCHEMA))
-    return pl.concat([pl.DataFrame(schema=SCHEMA), *tables], rechunk=False), images
-
-
-_Job = tuple[str | None, str, dict[str, Path], int | None]  # split, video, task -> file, frames where a list tells them
+    folders = {video.name for video in videos} | set(listed["image"].str.extract(FOLDER))
+    images = images or find_image_root(root, folders)
+    tables = _read_videos(videos, images, notices)
+    if listed.height:
+        tables.append((find_images(listed, images) if images else listed).select(INDEX_COLUMNS).cast(SCHEMA))
+    return pl.concat(tables or [listed], rechunk=False), images
 
 
-def _jobs(found: Survey, framed: set[str], notices: Notices) -> list[_Job]:
-    """What to read, in order; a video of a test list that another lists frame by frame is left to that."""
-    jobs: list[_Job] = []
-    for split in sorted(found.videos, key=_order):
-        jobs += [(split, video, files, 0) for video, files in sorted(found.videos[split].items())]
-    listed: dict[str, int | None] = {}
-    for path in found.video_lists:
-        listed |= {video: count for video, count in read_videos(path).items() if count or video not in listed}
-    jobs += [("test", video, {}, count) for video, count in listed.items() if video not in framed]
+def _videos(files: AnnotationFiles, in_lists: set[str], notices: Notices) -> list[Video]:
+    """List what to read, in order; videos of a test list whose frames another one lists are left out."""
+    videos = [
+        Video(split, name, by_task)
+        for split in sorted(files.videos, key=_order)
+        for name, by_task in sorted(files.videos[split].items())
+    ]
+    test: dict[str, int | None] = {}
+    for path in files.video_lists:
+        test |= {name: count for name, count in read_videos(path).items() if count or name not in test}
+    videos += [Video("test", name, {}, count) for name, count in test.items() if name not in in_lists]
     splits: dict[str, set[str | None]] = {}
-    for split, video, *_ in jobs:
-        splits.setdefault(video, set()).add(split)
-    for video, several in splits.items():
-        if len(several) > 1:
-            notices.setdefault("video in more than one split, by task", []).append(video)
-    return jobs
+    for video in videos:
+        splits.setdefault(video.name, set()).add(video.split)
+    if several := [name for name, of_video in splits.items() if len(of_video) > 1]:
+        notices["video in more than one split, by task"] += several
+    return videos
 
 
-def _per_video(jobs: Sequence[_Job], images: Path | None, notices: Notices) -> pl.DataFrame:
-    """Reads the videos, and makes tables of some at a time: no column is ever held twice as a whole."""
-    places = find_places(images, {video for _, video, _, _ in jobs}) if images else {}
-    tables = [pl.DataFrame(schema=SCHEMA)]
-    videos: list[_Video] = []
-
-    def read(job: _Job) -> tuple[_Video, Notices]:
-        met: Notices = {}
-        return _read_job(job, places.get(job[1], []), images, met), met
-
-    with ThreadPoolExecutor(2, "index") as pool:  # one waits for the disk while the other reads numbers
-        for job, (video, met) in zip(jobs, pool.map(read, jobs), strict=True):
-            videos.append(video)
-            for message, cases in met.items():
-                notices.setdefault(message, []).extend(cases)
-            if sum(len(video.place) for video in videos) >= _BLOCK or job is jobs[-1]:
-                tables.append(_table(videos))
-                videos.clear()
-    index = pl.concat(tables, rechunk=False)
-    return index if images else index.with_columns(exists=pl.lit(None, pl.Boolean))
-
-
-class _Video(NamedTuple):
-    split: str | None
-    name: str
-    places: list[str]  # where its crops lie, or would
-    place: NDArray[Any]  # (frames,) which of them; -1 where there is no crop
-    labels: dict[str, NDArray[Any]]  # task -> (frames, columns)
-
-
-def _read_job(job: _Job, homes: list[str], images: Path | None, notices: Notices) -> _Video:
-    """Joins a video's tasks on the frame number, from 1 to the longest file's length."""
-    split, name, files, count = job
-    labels = {task: read_video(path, task, notices) for task, path in files.items()}
-    crops = [crop_numbers(images / home) for home in homes] if images else []
-    last = max((int(held.max()) for held in crops if len(held)), default=0)
-    lengths = [len(values) for values in labels.values()]
-    length = max(lengths, default=count or last)
-    if len(set(lengths)) > 1:
-        notices.setdefault("tasks differ in length", []).append(name)
-    if last > length:
-        notices.setdefault("more crops than lines", []).append(name)
-    if not files and not length:
-        notices.setdefault("video in a test list without crops or a number of frames: no rows", []).append(name)
-    place = np.full(length + 1, -1, np.int32)
-    for at, held in reversed(list(enumerate(crops))):
-        place[held[held <= length]] = at
-    for task in TASKS:
-        given = labels.get(task, no_labels(0, task))
-        labels[task] = np.concatenate([given, no_labels(length - len(given), task)])
-    return _Video(split, name, homes or [name], place[1:], labels)
-
-
-def _table(videos: list[_Video]) -> pl.DataFrame:
-    lengths = [len(video.place) for video in videos]
-    start = np.cumsum([0, *(len(video.places) for video in videos)])  # of each video in the list of all places
-    at = [np.maximum(video.place, 0) + first for video, first in zip(videos, start[:-1], strict=True)]
-    video = pl.Series(np.repeat(np.arange(len(videos)), lengths))
-    names = pl.DataFrame([(v.split, v.name) for v in videos], {"split": pl.String, "video": pl.String}, orient="row")
-    folders = pl.Series([place for v in videos for place in v.places]).gather(np.concatenate(at))
-    columns: dict[str, Any] = {
-        "frame": np.concatenate([np.arange(1, length + 1, dtype=np.int32) for length in lengths]),
-        "exists": np.concatenate([v.place >= 0 for v in videos]),
-        "video": names["video"].gather(video),
-        "split": names["split"].gather(video),
-    }
-    for task in TASKS:
-        whole = np.concatenate([v.labels[task] for v in videos])
-        columns |= dict(zip(LABEL_COLUMNS[task], whole.T, strict=True))
-    codes = pl.col(*LABEL_COLUMNS["expr"], *LABEL_COLUMNS["au"])
+def _read_videos(videos: list[Video], images: Path | None, notices: Notices) -> list[pl.DataFrame]:
+    locations = find_folders(images, {video.name for video in videos}) if images else {}
+    folders = [locations.get(video.name, [video.name]) for video in videos]
+    first_folder = np.cumsum([0, *map(len, folders)])
     number = pl.col("frame").cast(pl.String).str.zfill(5)
-    table = pl.DataFrame(columns, nan_to_null=True).with_columns(
-        pl.when(codes >= 0).then(codes).name.keep(), image=pl.concat_str(folders, pl.lit("/"), number, pl.lit(".jpg"))
-    )
-    return table.select(INDEX_COLUMNS).cast(SCHEMA)
+    columns = {
+        "image": pl.concat_str(_gather(chain(*folders), "folder"), pl.lit("/"), number, pl.lit(".jpg")),
+        "video": _gather((video.name for video in videos), "video"),
+        "split": _gather((video.split for video in videos), "video"),
+    } | ({} if images else {"exists": pl.lit(None, pl.Boolean)})
+
+    def read(i: int) -> tuple[pl.DataFrame, Notices]:
+        of_video = Notices()
+        keys, labels = _read_video(videos[i], folders[i], images, of_video)
+        keys = {"video": np.full(len(keys["frame"]), i, np.int32), **keys, "folder": keys["folder"] + first_folder[i]}
+        return pl.concat([pl.DataFrame(keys), *labels], how="horizontal"), of_video
+
+    tables, block = [], [pl.DataFrame(schema={name: SCHEMA[name] for name in ALL_LABELS})]
+    for i, (table, of_video) in enumerate(prefetch(read, range(len(videos)), 2, 64)):  # one waits for the disk
+        block.append(table)
+        for message, cases in of_video.items():
+            notices[message] += cases
+        if sum(part.height for part in block) >= BLOCK or i == len(videos) - 1:
+            rows = missing_to_null(pl.concat(block, how="diagonal"))
+            tables.append(rows.with_columns(**columns).select(INDEX_COLUMNS).cast(SCHEMA).rechunk())
+            del block[1:]
+    return tables
 
 
-def own_images(root: Path, folders: set[str]) -> Path | None:
-    """The image root where none was named: where the annotations lie, if any of the crops' folders lies there too."""
+def _gather(values: Iterable[str | None], column: str) -> pl.Expr:
+    """Return the values at the positions in a column."""
+    return pl.lit(pl.Series(list(values), dtype=pl.String)).gather(pl.col(column))
+
+
+def _read_video(
+    video: Video, folders: list[str], images: Path | None, notices: Notices
+) -> tuple[Keys, list[pl.DataFrame]]:
+    """Read a video's labels and crops, for frames from 1 to the length of the longest file.
+
+    Returns:
+        `frame`, `folder` (the position in `folders` of the frame's crop) and `exists`; the labels of each task.
+    """
+    labels = [read_video(path, task, notices) for task, path in video.files.items()]
+    crops = [crop_numbers(images / folder) for folder in folders if (images / folder).is_dir()] if images else []
+    last = max((int(numbers.max()) for numbers in crops if len(numbers)), default=0)
+    length = max((table.height for table in labels), default=video.frames or last)
+    if len({table.height for table in labels}) > 1:
+        notices["tasks differ in length"].append(video.name)
+    if last > length:
+        notices["more crops than lines"].append(video.name)
+    if not video.files and not length:
+        notices["video in a test list without crops or a number of frames: no rows"].append(video.name)
+    folder = np.full(length + 1, -1, np.int32)
+    for i, numbers in reversed(list(enumerate(crops))):
+        folder[numbers[numbers <= length]] = i
+    frame = np.arange(1, length + 1, dtype=np.int32)
+    keys = {"frame": frame, "folder": folder[1:].clip(0), "exists": folder[1:] >= 0}
+    return keys, [table if table.height == length else _pad(table, length) for table in labels]
+
+
+def _pad(table: pl.DataFrame, length: int) -> pl.DataFrame:
+    missing = [pl.repeat(None, length - table.height, dtype=t).alias(name) for name, t in table.schema.items()]
+    return table.vstack(pl.select(missing))
+
+
+def find_image_root(root: Path, folders: set[str]) -> Path | None:
+    """Return the image root beside the annotations, if any of these folders of crops lies there."""
     base = root if root.is_dir() else root.parent
     for images in (base / "cropped_aligned", base):
         if any((images / folder).is_dir() for folder in folders):
@@ -234,8 +247,8 @@ def own_images(root: Path, folders: set[str]) -> Path | None:
     return None
 
 
-def _texts(folder: Path) -> Iterator[Path]:
-    """Text files below a folder, in order; folders of crops are left at their first crop."""
+def _text_files(folder: Path) -> Iterator[Path]:
+    """Yield the text files below a folder, in order; a folder of crops is left at its first crop."""
     files: list[Path] = []
     inner: list[Path] = []
     with os.scandir(folder) as entries:
@@ -249,23 +262,24 @@ def _texts(folder: Path) -> Iterator[Path]:
                     raise InputError(f"{entry.path!a}: the file's name is not UTF-8; rename it")
                 files.append(folder / entry.name)
     yield from sorted(files)
-    for below in sorted(inner):
-        yield from _texts(below)
+    for path in sorted(inner):
+        yield from _text_files(path)
 
 
 def _kind(path: Path) -> Kind | None:
-    """What a file is by its content; a file with an official name is read as what it should be, to say what ails it."""
-    name, kind = path.stem.lower(), sniff(path)
+    """Return what a file contains; one with an official name is read as such, so that errors say what is wrong."""
+    name, kind = path.stem.lower(), detect_kind(path)
     if re.match("(train|training|val|validation)_set", name):
         return "rows"
-    if name == "mtl" and kind != "rows":  # ABAW7's release list
+    if name == "mtl" and kind != "rows":  # the release list of ABAW7
         return "list"
     return "videos" if kind is None and "test_set_release" in name else kind
 
 
-def _once(path: Path, other: Path | None) -> None:
-    if other:
-        raise InputError(f"{path}: {other} says the same split of the same task; name the folder of one edition")
+def _add(files: dict[Any, Path], key: str | None, path: Path) -> None:
+    if key in files:
+        raise InputError(f"{path}: {files[key]} has the same split of the same task; name the folder of one edition")
+    files[key] = path
 
 
 def _order(split: str | None) -> int:

@@ -1,4 +1,4 @@
-"""The predictions file: what every model leaves and everything after training reads."""
+"""The predictions file: what every model writes, and what fusion, scores and submissions read."""
 
 from __future__ import annotations
 
@@ -12,66 +12,65 @@ import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.data.index import METADATA
-from triaffect.data.lines import StrPath
-from triaffect.io import InputError, atomic_path
+from triaffect.io import InputError, StrPath, atomic_path
 from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS, TASKS, VA
 
 Thresholds = float | Sequence[float] | Mapping[str, float] | None
 
 
 def tasks_of(predictions: pl.DataFrame) -> tuple[str, ...]:
-    """The tasks that a predictions table holds, in the order of `labels.TASKS`.
+    """Return the tasks of a predictions table, in the order of `labels.TASKS`.
 
     Raises:
-        InputError: It holds a part of a task's columns.
+        InputError: A task has only some of its columns.
     """
     tasks = []
     for task in TASKS:
-        lacking = [name for name in PREDICTION_COLUMNS[task] if name not in predictions.columns]
-        if lacking and len(lacking) < len(PREDICTION_COLUMNS[task]):
-            raise InputError(f"predictions of {task} lack {', '.join(lacking)}; give all its columns or none")
-        if not lacking:
+        missing = [name for name in PREDICTION_COLUMNS[task] if name not in predictions.columns]
+        if missing and len(missing) < len(PREDICTION_COLUMNS[task]):
+            raise InputError(f"predictions of {task} lack {', '.join(missing)}; give all its columns or none")
+        if not missing:
             tasks.append(task)
     return tuple(tasks)
 
 
 def check_predictions(predictions: pl.DataFrame, name: StrPath = "predictions") -> None:
-    """Refuses what is no predictions table.
+    """Refuse an invalid predictions table.
 
     Args:
         predictions: `image`, the columns of one task or more, optionally `filled`.
         name: What to call it in the message.
 
     Raises:
-        InputError: A column is missing; an image stands twice; a value is missing or out of range (valence and arousal
+        InputError: A column is missing; an image is repeated; a value is missing or out of range (valence and arousal
             -1 to 1, probabilities 0 to 1).
     """
     if "image" not in predictions.columns:
-        raise InputError(f"{name}: has no column 'image'; predictions are keyed by it")
+        raise InputError(f"{name}: has no column 'image', the key of predictions")
     tasks = tasks_of(predictions)
     if not tasks:
         raise InputError(
             f"{name}: holds no task; it needs {', '.join(PREDICTION_COLUMNS['va'])} or another task's columns"
         )
-    # Hashes take a fraction of the memory of names; where two are the same, the names decide.
-    suspect = predictions["image"].hash().n_unique() < predictions.height
-    if suspect and (twice := predictions.filter(pl.col("image").is_duplicated())["image"]).len():
-        raise InputError(f"{name}: predicts {twice[0]!r} more than once; keep one row an image")
+    # Hashes need a fraction of the memory of names; if two are equal, the names decide.
+    may_repeat = predictions["image"].hash().n_unique() < predictions.height
+    if may_repeat and (repeated := predictions.filter(pl.col("image").is_duplicated())["image"]).len():
+        raise InputError(f"{name}: predicts {repeated[0]!r} more than once; keep one row per image")
     for column in (column for task in tasks for column in PREDICTION_COLUMNS[task]):
         low = -1 if column in VA else 0
         if not predictions.schema[column].is_numeric():
             raise InputError(f"{name}: {column} holds no numbers; write numbers from {low} to 1")
-        wrong = (~pl.col(column).is_between(low, 1)).fill_null(True)
-        bad = predictions.select("image", column).filter(wrong)
-        if bad.height:
-            image, value = bad.row(0)
+        is_wrong = (~pl.col(column).is_between(low, 1)).fill_null(True)
+        wrong = predictions.select("image", column).filter(is_wrong)
+        if wrong.height:
+            image, value = wrong.row(0)
             raise InputError(
-                f"{name}: {column} of {image!r} is {value} ({bad.height:,} such rows); write numbers from {low} to 1"
+                f"{name}: {column} of {image!r} is {value} ({wrong.height:,} such rows); write numbers from {low} to 1"
             )
 
 
 def save_predictions(predictions: pl.DataFrame, path: StrPath, provenance: Mapping[str, Any] | None = None) -> None:
-    """Writes a predictions file.
+    """Write a predictions file.
 
     Args:
         predictions: As for `check_predictions`.
@@ -87,13 +86,13 @@ def save_predictions(predictions: pl.DataFrame, path: StrPath, provenance: Mappi
 
 
 def load_predictions(path: StrPath) -> pl.DataFrame:
-    """Loads a predictions file.
+    """Load a predictions file.
 
     Args:
-        path: Parquet, from `save_predictions` or anywhere else.
+        path: Parquet, from `save_predictions` or any other program.
 
     Returns:
-        `image`, the columns of its tasks (Float32 or Float64), and `filled` (Boolean) where the file has it.
+        `image`, the columns of its tasks (Float32 or Float64), and `filled` (Boolean) if the file has it.
 
     Raises:
         InputError: It cannot be read; or as `check_predictions`.
@@ -106,33 +105,33 @@ def load_predictions(path: StrPath) -> pl.DataFrame:
     return predictions
 
 
-def threshold_row(given: Thresholds) -> NDArray[np.float64]:
-    """(12,) thresholds of AU probabilities.
+def threshold_row(thresholds: Thresholds) -> NDArray[np.float64]:
+    """Return the (12,) thresholds of AU probabilities.
 
     Args:
-        given: One number, twelve, or by name (0.5 for the rest); None is 0.5.
+        thresholds: One number, twelve, or by name (0.5 for the others); None is 0.5.
 
     Raises:
         InputError: Neither one nor twelve finite numbers, or an unknown name.
     """
-    if isinstance(given, Mapping):
-        unknown = [name for name in given if name not in ACTION_UNITS]
+    if isinstance(thresholds, Mapping):
+        unknown = [name for name in thresholds if name not in ACTION_UNITS]
         if unknown:
             raise InputError(f"thresholds: no AU {unknown[0]!r}; there are {', '.join(ACTION_UNITS)}")
-        given = [given.get(name, 0.5) for name in ACTION_UNITS]
-    cuts = np.asarray(0.5 if given is None else given, float)
-    if cuts.shape not in ((), (1,), (12,)) or not np.isfinite(cuts).all():
-        raise InputError(f"thresholds: give one finite number or twelve, not {cuts.size}")
-    return np.broadcast_to(cuts, 12)
+        thresholds = [thresholds.get(name, 0.5) for name in ACTION_UNITS]
+    row = np.asarray(0.5 if thresholds is None else thresholds, float)
+    if row.shape not in ((), (1,), (12,)) or not np.isfinite(row).all():
+        raise InputError(f"thresholds: give one finite number or twelve, not {row.size}")
+    return np.broadcast_to(row, 12)
 
 
 def frame_key() -> pl.Expr:
-    """`video/00001.jpg` of the column `image`: what stays the same wherever a folder of crops was unpacked."""
+    """Return the expression for `video/00001.jpg` of `image`: the same wherever a folder of crops was unpacked."""
     return pl.col("image").str.extract(r"([^/]*/?[^/]*)$")
 
 
 def fill_nearest(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.DataFrame:
-    """Gives every image of an index a prediction: its own, else that of the nearest predicted frame of its video.
+    """Give every image of an index a prediction: its own, or that of the nearest predicted frame of its video.
 
     A video without any predicted frame gets the mean prediction. The column `filled` marks what was not predicted.
 
@@ -147,24 +146,33 @@ def fill_nearest(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.DataFrame
         raise InputError("no image could be predicted, so there is nothing to fill from; check --images")
     columns = [c for c in predictions.columns if c != "image"]
     order = index.select("image", "video", "frame").with_row_index("order")
-    known = order.join(predictions, on="image", how="inner").sort("frame")
+    predicted = order.join(predictions, on="image", how="inner").sort("frame")
     nearest = order.sort("frame").join_asof(
-        known.drop("image", "order"), on="frame", by="video", strategy="nearest", check_sortedness=False
+        predicted.drop("image", "order"), on="frame", by="video", strategy="nearest", check_sortedness=False
     )
-    own = pl.col("image").is_in(predictions["image"].implode())
+    is_filled = ~pl.col("image").is_in(predictions["image"].implode())
     return (
         nearest.sort("order")
         .with_columns(pl.col(c).fill_null(predictions[c].mean()) for c in columns)
-        .select("image", *columns, (~own).alias("filled"))
+        .select("image", *columns, is_filled.alias("filled"))
     )
 
 
-def refuse_lacking(images: pl.Series, predictions: pl.DataFrame, name: StrPath) -> None:
-    """Raises an InputError with the number and the first three of the images that have no prediction."""
+def require_images(images: pl.Series, predictions: pl.DataFrame, name: StrPath) -> None:
+    """Refuse predictions that lack some of these images.
+
+    Args:
+        images: Names, repeated or not.
+        predictions: A predictions table.
+        name: What to call it in the message.
+
+    Raises:
+        InputError: With the number and the first three of the missing images.
+    """
     unique = images.unique(maintain_order=True)
-    lacking = unique.filter(~unique.is_in(predictions["image"].implode()))
-    if len(lacking):
+    missing = unique.filter(~unique.is_in(predictions["image"].implode()))
+    if len(missing):
         raise InputError(
-            f"{name}: {len(lacking):,} of {len(unique):,} images have no prediction: {', '.join(lacking[:3])}"
-            f"{' ...' if len(lacking) > 3 else ''}; predict them all (predict --fill nearest, where there is no crop)"
+            f"{name}: {len(missing):,} of {len(unique):,} images have no prediction: {', '.join(missing[:3])}"
+            f"{' ...' if len(missing) > 3 else ''}; predict them all (predict --fill nearest, where there is no crop)"
         )

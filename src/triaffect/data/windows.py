@@ -1,4 +1,4 @@
-"""Pieces of videos for models that see neighbouring frames."""
+"""Pieces of videos, for models that see neighbouring frames."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 def windows(
     video: NDArray[np.int64], time: NDArray[np.floating], reach: float, length: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """Cut frames into pieces that can be computed on their own.
+    """Cut frames into pieces that can be computed independently.
 
     Args:
         video: (N,) number of each frame's video, sorted.
         time: (N,) seconds, sorted within each video.
         reach: How many seconds a frame sees to either side.
-        length: Frames per piece, the neighbours not counted.
+        length: Frames per piece, not counting the neighbours.
 
     Yields:
-        The rows of a piece with all neighbours within reach, and which of them are the piece itself.
+        The rows of a piece with all neighbours within reach, and which of these rows are the piece itself.
     """
     rows = np.arange(len(video))
     for start in range(0, len(video), length):
         end = min(start + length, len(video))
         first, last = time[start] - reach, time[end - 1] + reach
-        near = (video >= video[start]) & (video <= video[end - 1])
-        near &= ((video > video[start]) | (time >= first)) & ((video < video[end - 1]) | (time <= last))
-        yield rows[near], (rows[near] >= start) & (rows[near] < end)
+        is_near = (video >= video[start]) & (video <= video[end - 1])
+        is_near &= ((video > video[start]) | (time >= first)) & ((video < video[end - 1]) | (time <= last))
+        yield rows[is_near], (rows[is_near] >= start) & (rows[is_near] < end)

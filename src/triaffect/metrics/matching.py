@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.data.index import load_index
-from triaffect.data.predictions import check_predictions, frame_key, load_predictions, refuse_lacking
+from triaffect.data.predictions import check_predictions, frame_key, load_predictions, require_images
 from triaffect.data.submission import read_submission
 from triaffect.io import InputError
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS
@@ -101,7 +101,7 @@ def aligned(
     if places.null_count():
         rows = index.filter(known)
         try:
-            refuse_lacking(rows["image"], predictions, f"predictions of {task}")
+            require_images(rows["image"], predictions, f"predictions of {task}")
         except InputError as error:
             raise InputError(f"{error}{', or name one split' if rows['split'].n_unique() > 1 else ''}") from None
     missing = float("nan") if task == "va" else -1

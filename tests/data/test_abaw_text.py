@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -14,9 +13,20 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from raw_layout import HEADERS, MTL, ZEROS
-from triaffect.data import formats
-from triaffect.data.formats import read_list, read_rows, read_video, read_videos, sniff
-from triaffect.data.lines import Shape, numbers, read_lines
+from triaffect.data.abaw_text import (
+    LineFormat,
+    Notices,
+    _parse_csv,
+    _parse_digits,
+    _parse_lines,
+    _split_lines,
+    detect_kind,
+    missing_to_null,
+    read_list,
+    read_rows,
+    read_video,
+    read_videos,
+)
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, LABEL_COLUMNS, VA
 
@@ -32,26 +42,29 @@ def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_task_reads_its_own_line_and_missing_sign(text_file: Write) -> None:
     va = read_video(text_file("a.txt", HEADERS["va"], "0.5,-0.25", "-5,0.1", "-5.0,-5.00", "-1,1"), "va")
-    np.testing.assert_array_equal(va, [[0.5, -0.25], [NAN, 0.1], [NAN, NAN], [-1, 1]])
+    assert va.rows() == [(0.5, -0.25), (-5, 0.1), (-5, -5), (-1, 1)]
+    assert missing_to_null(va).rows() == [(0.5, -0.25), (None, 0.1), (None, None), (-1, 1)]
     expr = read_video(text_file("b.txt", HEADERS["expr"], "0", "7", "-1"), "expr")
-    assert expr.tolist() == [[0], [7], [-1]]
+    assert missing_to_null(expr).rows() == [(0,), (7,), (None,)]
     au = read_video(text_file("c.txt", HEADERS["au"], ZEROS, "1,-1" + ",0" * 10), "au")
-    assert au.tolist() == [[0] * 12, [1, -1] + [0] * 10]
-    assert (va.dtype, expr.dtype, au.dtype) == (np.float64, np.int8, np.int8)
+    assert missing_to_null(au).rows() == [(0,) * 12, (1, None) + (0,) * 10]
+    for task, table in (("va", va), ("expr", expr), ("au", au)):
+        dtype = pl.Float64 if task == "va" else pl.Int8
+        assert dict(table.schema) == dict.fromkeys(LABEL_COLUMNS[task], dtype)
 
 
 def test_a_missing_header_does_not_cost_the_first_row(text_file: Write) -> None:
     # Published readers drop line 1 whatever it holds.
-    assert read_video(text_file("a.txt", "0.1,0.2", "0.3,0.4"), "va").tolist() == [[0.1, 0.2], [0.3, 0.4]]
-    assert read_video(text_file("b.txt", "3", "4"), "expr").tolist() == [[3], [4]]
+    assert read_video(text_file("a.txt", "0.1,0.2", "0.3,0.4"), "va").rows() == [(0.1, 0.2), (0.3, 0.4)]
+    assert read_video(text_file("b.txt", "3", "4"), "expr").rows() == [(3,), (4,)]
     assert len(read_video(text_file("c.txt", ZEROS, ZEROS), "au")) == 2
     assert read_rows(text_file("d.txt", f"v/00001.jpg,0.1,0.2,3,{ZEROS}")).height == 1
 
 
 def test_headers_of_the_first_two_editions(text_file: Write) -> None:
-    notices: formats.Notices = {}
+    notices = Notices()
     seven = "Neutral,Anger,Disgust,Fear,Happiness,Sadness,Surprise"
-    assert read_video(text_file("a.txt", seven, "6"), "expr").tolist() == [[6]]
+    assert read_video(text_file("a.txt", seven, "6"), "expr").rows() == [(6,)]
     with pytest.raises(InputError, match=r"b\.txt:2: expression is '7'; write 0 to 6"):
         read_video(text_file("b.txt", seven, "7"), "expr")
     eight = text_file("c.txt", "AU1,AU2,AU4,AU6,AU12,AU15,AU20,AU25", "1,0,1,0,1,0,1,1", "0,-1,0,0,0,0,0,0")
@@ -59,15 +72,15 @@ def test_headers_of_the_first_two_editions(text_file: Write) -> None:
     expected = dict(zip(("AU1", "AU2", "AU4", "AU6", "AU12", "AU15", "AU25"), (1, 0, 1, 0, 1, 0, 1), strict=True))
     for path in (eight, bare):
         values = read_video(path, "au", notices)
-        assert dict(zip(ACTION_UNITS, values[0].tolist(), strict=True)) == dict.fromkeys(ACTION_UNITS, -1) | expected
-        assert values[1][ACTION_UNITS.index("AU2")] == -1
+        assert values.row(0, named=True) == expected
+        assert values["AU2"][1] == -1
     assert notices == {"AU20 is not one of the twelve AUs: dropped": [str(eight), str(bare)]}
 
 
 def test_columns_are_read_by_name(text_file: Write) -> None:
-    assert read_video(text_file("a.txt", "Arousal, Valence", "0.1,0.2"), "va").tolist() == [[0.2, 0.1]]
+    assert read_video(text_file("a.txt", "Arousal, Valence", "0.1,0.2"), "va").select(VA).rows() == [(0.2, 0.1)]
     turned = text_file("b.txt", ",".join(reversed(ACTION_UNITS)), "1" + ",0" * 11)
-    assert read_video(turned, "au").tolist() == [[0] * 11 + [1]]
+    assert read_video(turned, "au").select(ACTION_UNITS).rows() == [(0,) * 11 + (1,)]
 
 
 @pytest.mark.parametrize(
@@ -129,9 +142,9 @@ def test_a_file_without_rows_is_no_error(text_file: Write, data: bytes) -> None:
 
 
 def test_blank_lines_are_no_frames_and_are_told(text_file: Write) -> None:
-    notices: formats.Notices = {}
+    notices = Notices()
     path = text_file("video.txt", "", HEADERS["expr"], "1", "", "  ", "2")
-    assert read_video(path, "expr", notices).tolist() == [[1], [2]]
+    assert read_video(path, "expr", notices).rows() == [(1,), (2,)]
     assert notices == {"blank lines skipped": [str(path)]}
 
 
@@ -193,7 +206,7 @@ def test_rows_with_a_wrong_field_are_named(text_file: Write) -> None:
 )
 def test_release_lists_keep_order_and_duplicates(text_file: Write, text: str) -> None:
     path = text_file("list.txt", data=text.encode())
-    assert sniff(path) in ("list", "rows")  # rows, with the values of a sample submission
+    assert detect_kind(path) in ("list", "rows")  # rows, with the values of a sample submission
     assert read_list(path).rows() == [("v/00001.jpg", "v", 1), ("w/00002.jpg", "w", 2), ("v/00001.jpg", "v", 1)]
 
 
@@ -204,18 +217,18 @@ def test_a_release_list_with_some_labels_is_refused(text_file: Write) -> None:
 
 def test_release_lists_of_videos(text_file: Write) -> None:
     path = text_file("VA_test_set_release.txt", "1-30-1280x720", "video2_left,120")
-    assert sniff(path) == "videos"
+    assert detect_kind(path) == "videos"
     assert read_videos(path) == {"1-30-1280x720": None, "video2_left": 120}
     with pytest.raises(InputError, match=r":2: '\.\./x' is no video"):
         read_videos(text_file("b.txt", "v", "../x"))
 
 
-def test_sniff_knows_what_a_file_holds(text_file: Write) -> None:
+def test_detect_kind_knows_what_a_file_holds(text_file: Write) -> None:
     for task, header in HEADERS.items():
-        assert sniff(text_file("a.txt", header, "0")) == task
-    assert sniff(text_file("b.txt", MTL, f"v/00001.jpg,0,0,0,{ZEROS}")) == "rows"
-    assert sniff(text_file("c.txt", "This data set is under an EULA.", "Do not share.")) is None
-    assert sniff(text_file("d.txt", "")) is None
+        assert detect_kind(text_file("a.txt", header, "0")) == task
+    assert detect_kind(text_file("b.txt", MTL, f"v/00001.jpg,0,0,0,{ZEROS}")) == "rows"
+    assert detect_kind(text_file("c.txt", "This data set is under an EULA.", "Do not share.")) is None
+    assert detect_kind(text_file("d.txt", "")) is None
 
 
 # The quick path and the careful one.
@@ -259,45 +272,44 @@ def test_every_dialect_reads_as_the_values_that_were_written(
 ) -> None:
     rows = data.draw(st.lists(VALUES[task], min_size=1, max_size=8))
     one_file.write_bytes(spelled(task, rows, dialect))
-    values = read_video(one_file, task)
-    expected = np.array(rows, float).reshape(len(rows), -1)
-    expected = np.where(expected == (-5 if task == "va" else -1), NAN, expected)
-    if task != "va":
-        expected = np.where(np.isnan(expected), -1, expected)
-    np.testing.assert_array_equal(values, expected)
+    assert read_video(one_file, task).rows() == rows
 
 
-def careful(body: bytes, task: str) -> np.ndarray | None:
-    shape = Shape(LABEL_COLUMNS[task], False)
+def line_by_line(body: bytes, task: str) -> pl.DataFrame | None:
     try:
-        return numbers(read_lines(body, "x"), shape, "x")
+        return _parse_lines(_split_lines(body, "x"), LineFormat(LABEL_COLUMNS[task], False), "x")
     except InputError:
         return None
 
 
+def by_column(body: bytes, task: str) -> pl.DataFrame | None:
+    line_format = LineFormat(LABEL_COLUMNS[task], False)
+    return _parse_csv(body, line_format, False) if task == "va" else _parse_digits(body, line_format)
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.text(alphabet="01578-+., \n\re\xa0", max_size=30), st.sampled_from(["va", "expr"]))
-def test_the_quick_path_reads_nothing_that_the_careful_one_refuses(text: str, task: str) -> None:
+def test_the_fast_parser_reads_nothing_that_the_careful_one_refuses(text: str, task: str) -> None:
     body = (text.rstrip() + "\n").encode()
-    quick = formats._fast_floats(body) if task == "va" else formats._fast_codes(body, 1, 7)
-    if quick is not None:
-        slow = careful(body, task)
-        assert slow is not None
-        slow = slow if task == "va" else np.where(np.isnan(slow), -1, slow)
-        np.testing.assert_array_equal(quick, slow)
+    fast = by_column(body, task)
+    if fast is not None:
+        careful = line_by_line(body, task)
+        assert careful is not None
+        assert_frame_equal(fast, careful)
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.sampled_from(["0", "1", "-1"]), min_size=24, max_size=24), st.integers(0, 200), st.binary(max_size=2)
 )
-def test_one_wrong_byte_in_an_au_file_is_never_read_over(fields: list[str], place: int, patch: bytes) -> None:
+def test_one_wrong_byte_in_an_au_file_is_never_overlooked(fields: list[str], position: int, patch: bytes) -> None:
     body = (",".join(fields[:12]) + "\n" + ",".join(fields[12:]) + "\n").encode()
-    body = body[:place] + patch + body[place + len(patch) :]
-    quick, slow = formats._fast_codes(body, 12, 1), careful(body, "au")
-    if quick is not None:
-        assert slow is not None
-        np.testing.assert_array_equal(quick, np.where(np.isnan(slow), -1, slow))
+    body = body[:position] + patch + body[position + len(patch) :]
+    fast = by_column(body, "au")
+    if fast is not None:
+        careful = line_by_line(body, "au")
+        assert careful is not None
+        assert_frame_equal(fast, careful)
 
 
 ROW = st.tuples(st.integers(1, 120_000), VALUES["va"], VALUES["expr"], VALUES["au"])
@@ -308,13 +320,13 @@ ROW = st.tuples(st.integers(1, 120_000), VALUES["va"], VALUES["expr"], VALUES["a
 def test_rows_read_alike_by_both_paths(one_file: Path, rows: list, header: bool) -> None:
     lines = [f"v/{n:05d}.jpg,{v},{a},{e[0]},{','.join(map(str, au))}" for n, (v, a), e, au in rows]
     plain = "\n".join([MTL] * header + lines) + "\n"
-    shape = Shape((*VA, "expression", *ACTION_UNITS), header)
-    quick = formats._fast_rows("".join(f"{line}\n" for line in lines).encode(), shape)
+    line_format = LineFormat((*VA, "expression", *ACTION_UNITS), header)
+    fast = _parse_csv("".join(f"{line}\n" for line in lines).encode(), line_format, True)
     one_file.write_text(plain.replace(",", " , "))
     odd = read_rows(one_file)
     if not any("e" in line.rpartition("/")[2] for line in lines):  # 1e-05 is for the careful path
-        assert quick is not None
-        assert_frame_equal(quick, odd)
+        assert fast is not None
+        assert_frame_equal(missing_to_null(fast), odd.drop("video", "frame"))
     assert odd["frame"].to_list() == [n for n, *_ in rows]
     expected = [None if v == -5 else v for _, (v, _), *_ in rows]
     assert odd["valence"].to_list() == expected
