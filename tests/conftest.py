@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import simplejpeg
 
+from made_predictions import make  # noqa: F401 (fixture)
 from raw_layout import crops, text_file, video_file  # noqa: F401 (fixtures)
 from triaffect.labels import ACTION_UNITS
 

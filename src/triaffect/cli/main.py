@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import re
 import sys
 import typing
 from collections.abc import Callable
@@ -32,29 +33,39 @@ class Verb(NamedTuple):
     """The optional dependencies that it needs."""
 
 
-VERBS = {
-    "index": Verb("data", "read annotations in any layout into one table, one row per frame"),
-    "stats": Verb("data", "count an index: splits, missing labels, balance, weights, leaks"),
-    "show": Verb("data", "draw random crops with their labels, to check data by eye"),
-    "leaks": Verb("data", "find source videos that are in two indexes"),
-    "analyze": Verb("analysis", "describe the faces of photos, videos or a camera"),
-    "web": Verb("analysis", "the same as a web page on this machine", "web"),
-    "train": Verb("models", "train a single-task or a multi-task model", "train"),
-    "predict": Verb("models", "predict the images of an index with a trained model"),
-    "pack": Verb("data", "put the images of an index into one file, for clusters and object stores"),
-    "features": Verb("models", "compute a backbone's features once, for heads that train in seconds", "train"),
-    "fuse": Verb("evaluation", "fuse single-task with multi-task predictions, or average any number"),
-    "tune": Verb("evaluation", "fit thresholds, biases and smoothing, and report what they gain"),
-    "score": Verb("evaluation", "score predictions by the official measures, with baselines and intervals"),
-    "export": Verb("models", "write a model as one ONNX or OpenVINO file and compare it with torch", "train"),
-    "submit": Verb("evaluation", "write predictions as an ABAW submission"),
-    "study": Verb("studies", "run a study: many trainings, their fusion and comparison, one report", "train"),
-    "report": Verb("studies", "write the report of a study again"),
-    "demo": Verb("studies", "run everything on the bundled sample, in minutes", "train"),
-    "sample": Verb("data", "copy the bundled sample of rendered faces"),
-    "render": Verb("data", "draw faces with exact labels, in the layout of Aff-Wild2", "render"),
+VERB_GROUPS = {
+    "use": {
+        "analyze": Verb("analysis", "describe the faces of photos, videos or a camera"),
+        "web": Verb("analysis", "the same as a web page on this machine", "web"),
+    },
+    "data": {
+        "index": Verb("data", "read annotations in any layout into one table, one row per frame"),
+        "stats": Verb("data", "count an index: splits, missing labels, balance, weights, leaks"),
+        "show": Verb("data", "draw random crops with their labels, to check data by eye"),
+        "leaks": Verb("data", "find source videos that are in two indexes"),
+        "pack": Verb("data", "put the images of an index into one file, for clusters and object stores"),
+        "sample": Verb("data", "copy the bundled sample of rendered faces"),
+        "render": Verb("data", "draw faces with exact labels, in the layout of Aff-Wild2", "render"),
+    },
+    "models": {
+        "train": Verb("models", "train a single-task or a multi-task model", "train"),
+        "predict": Verb("models", "predict the images of an index with a trained model"),
+        "features": Verb("models", "compute a backbone's features once, for heads that train in seconds", "train"),
+        "export": Verb("models", "write a model as one ONNX or OpenVINO file and compare it with torch", "train"),
+    },
+    "predictions": {
+        "score": Verb("evaluation", "score predictions by the official measures, with baselines and intervals"),
+        "fuse": Verb("evaluation", "fuse single-task with multi-task predictions, or average any number"),
+        "tune": Verb("evaluation", "fit thresholds, biases and smoothing, and report what they gain"),
+        "submit": Verb("evaluation", "write predictions as an ABAW submission"),
+    },
+    "studies": {
+        "study": Verb("studies", "run many trainings, their fusion and comparison, and write a report", "train"),
+        "report": Verb("studies", "write the report of a study again"),
+        "demo": Verb("studies", "run everything on the bundled sample, in minutes", "train"),
+    },
 }
-"""In the order in which they are used."""
+VERBS = {name: verb for group in VERB_GROUPS.values() for name, verb in group.items()}
 
 
 def verb_function(verb: str) -> Callable[..., Any]:
@@ -63,17 +74,14 @@ def verb_function(verb: str) -> Callable[..., Any]:
 
 
 def verb_parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
-    """Make a parser whose options are the parameters of a function.
-
-    Every option is accepted with dashes and with underscores.
-    """
+    """Make a parser whose options are the parameters of a function."""
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog=f"triaffect {verb}", description=_summary(function))
+    parser = ArgumentParser(prog=f"triaffect {verb}", description=_summary(function), exit_on_error=False)
     hints, descriptions = typing.get_type_hints(function), _descriptions(function)
     for name, parameter in inspect.signature(function).parameters.items():
         hint, required = hints[name], parameter.default is inspect.Parameter.empty
-        flags = [name] if required else list(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
+        flag = name if required else f"--{name.replace('_', '-')}"
         options: dict[str, Any] = {"help": descriptions.get(name, "")}
         item_types = [
             a for h in (hint, *typing.get_args(hint)) if typing.get_origin(h) is list for a in typing.get_args(h)
@@ -88,7 +96,7 @@ def verb_parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
             options["type"] = hint
             if not required:
                 options["default"] = parameter.default
-        parser.add_argument(*flags, **options)
+        parser.add_argument(flag, **options)
     return parser
 
 
@@ -117,6 +125,7 @@ def train_parser(function: Callable[..., Any]) -> ArgumentParser:
         prog="triaffect train",
         usage="triaffect train [--config FILE] --out FOLDER [--resume] [--KEY VALUE ...]",
         description=f"{_summary(function)}\n{common}",
+        exit_on_error=False,
     )
     descriptions = _descriptions(function)
     parser.add_argument("--config", action="config", help="A YAML file, or the name of a bundled config.")
@@ -125,13 +134,17 @@ def train_parser(function: Callable[..., Any]) -> ArgumentParser:
     return parser
 
 
-def _train_words(words: list[str]) -> list[str]:
-    """Options with underscores, as the keys of a config have them, and the path of a config that is named."""
+def option_words(verb: str, words: list[str]) -> list[str]:
+    """Spell options as the parser does: `train` with underscores, as the keys of a config, other verbs with dashes.
+
+    The name of a bundled config becomes its path.
+    """
+    old, new = ("-", "_") if verb == "train" else ("_", "-")
     result: list[str] = []
     for word in words:
         name, equals, value = word.partition("=")
         if name.startswith("--"):
-            name = "--" + name[2:].replace("-", "_")
+            name = "--" + name[2:].replace(old, new)
             value = str(bundled_file("configs", value)) if name == "--config" and equals else value
             word = name + equals + value
         elif result and result[-1] == "--config":
@@ -140,13 +153,26 @@ def _train_words(words: list[str]) -> list[str]:
     return result
 
 
-def _run_train(function: Callable[..., Any], words: list[str]) -> Any:
-    parser, words = train_parser(function), _train_words(words)
-    values = parser.parse_args(words)
-    if values.resume and not values.config and (own := Path(values.out, "config.yaml")).exists():
-        # The run's own config; options that differ from it are refused later, by name.
-        values = parser.parse_args(["--config", str(own), *words])
-    return function(**vars(parser.instantiate(values)))
+def _run(verb: str, words: list[str]) -> int:
+    from jsonargparse import ArgumentError
+
+    function = verb_function(verb)
+    parser = train_parser(function) if verb == "train" else verb_parser(verb, function)
+    words = option_words(verb, words)
+    try:
+        values = parser.parse_args(words)
+        if verb == "train" and values.resume and not values.config:
+            config = Path(values.out, "config.yaml")
+            if config.exists():  # the run's own config; options that differ from it are refused later, by name
+                values = parser.parse_args(["--config", str(config), *words])
+    except ArgumentError as error:
+        message = re.sub(r'^Parser key "([^"]+)"', r"--\1", " ".join(str(error).split()))
+        message = re.sub(r"a <class '(\w+)'>", r"\1", message)
+        unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
+        similar = difflib.get_close_matches(unknown[1], parser._option_string_actions, 1) if unknown else []
+        hint = f"did you mean {similar[0]}?" if similar else f"see triaffect {verb} --help"
+        raise InputError(f"{message}; {hint}") from None
+    return int(function(**vars(parser.instantiate(values))) or 0)
 
 
 def _summary(function: Callable[..., Any]) -> str:
@@ -163,8 +189,9 @@ def _overview() -> str:
     from triaffect import __version__
 
     width = max(map(len, VERBS))
-    lines = [f"triaffect {__version__}: valence-arousal, expressions and action units from faces", ""]
-    lines += [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    lines = [f"triaffect {__version__}: valence-arousal, expressions and action units from faces"]
+    for group, verbs in VERB_GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {name:<{width}}  {verb.summary}" for name, verb in verbs.items())]
     return "\n".join([*lines, "", "triaffect VERB --help lists the options of a verb."])
 
 
@@ -205,11 +232,7 @@ def _main(words: list[str]) -> int:
         print(f"triaffect: no verb {verb!r}; {hint}", file=sys.stderr)
         return 2
     try:
-        function = verb_function(verb)
-        if verb == "train":
-            return int(_run_train(function, words[1:]) or 0)
-        parser = verb_parser(verb, function)
-        return int(function(**vars(parser.instantiate(parser.parse_args(words[1:])))) or 0)
+        return _run(verb, words[1:])
     except InputError as error:
         print(f"triaffect {verb}: {error}", file=sys.stderr)
         return 2
