@@ -37,24 +37,13 @@ ROW_HEADERS = {
 """First line of the files whose rows begin with an image, by track."""
 
 ALL_LABELS = (*VA, "expression", *ACTION_UNITS)
-_COLUMNS_BY_HEADER = {
-    names.lower(): columns
-    for names, columns in {
-        "valence,arousal,expression,aus": ALL_LABELS,
-        ",".join(ALL_LABELS): ALL_LABELS,
-        HEADERS["va"]: VA,
-        HEADERS["expr"]: ("expression",),
-        "expression": ("expression",),
-        HEADERS["au"]: ACTION_UNITS,
-    }.items()
-}
+_ROW_COLUMNS = {"mtl": ALL_LABELS, **LABEL_COLUMNS}
+_COLUMNS_BY_HEADER = {ROW_HEADERS[track].partition(",")[2].lower(): names for track, names in _ROW_COLUMNS.items()}
+_COLUMNS_BY_HEADER |= {",".join(names).lower(): names for names in _ROW_COLUMNS.values()}
 # Without a header, the number of values decides.
-_COLUMNS_BY_WIDTH: dict[str, dict[int, tuple[str, ...]]] = {
-    "va": {2: VA},
-    "expr": {1: ("expression",)},
-    "au": {12: ACTION_UNITS, 8: ABAW1_UNITS},
-    "rows": {15: ALL_LABELS, 2: VA, 1: ("expression",), 12: ACTION_UNITS},
-}
+_COLUMNS_BY_WIDTH = {task: {len(names): names} for task, names in LABEL_COLUMNS.items()}
+_COLUMNS_BY_WIDTH["au"][len(ABAW1_UNITS)] = ABAW1_UNITS
+_COLUMNS_BY_WIDTH["rows"] = {len(names): names for names in _ROW_COLUMNS.values()}
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # No root, no drive, no backslash: together with the check for "..", an image cannot leave its root.
 _IMAGE = r"^(?:[^/\\:]+/)*([^/\\:]+)/([0-9]{1,9})\.(?:jpg|jpeg|png)$"

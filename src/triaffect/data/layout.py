@@ -187,7 +187,7 @@ def _read_videos(videos: list[Video], images: Path | None, notices: Notices) -> 
     def read(i: int) -> tuple[pl.DataFrame, Notices]:
         of_video = Notices()
         keys, labels = _read_video(videos[i], folders[i], images, of_video)
-        keys = {"video": np.full(len(keys["frame"]), i, np.int32), **keys, "folder": keys["folder"] + first_folder[i]}
+        keys |= {"folder": keys["folder"] + first_folder[i], "video": np.full_like(keys["frame"], i)}
         return pl.concat([pl.DataFrame(keys), *labels], how="horizontal"), of_video
 
     tables, block = [], [pl.DataFrame(schema={name: SCHEMA[name] for name in ALL_LABELS})]
