@@ -54,7 +54,7 @@ def test_index_and_stats_and_leaks(tree: tuple[str, str], tmp_path: Path, capsys
 def test_leaks_of_clean_files(text_file: Write, capsys: pytest.CaptureFixture[str]) -> None:
     files = [text_file(f"{v}_train.txt", MTL, f"{v}/00001.jpg,0,0,0,{ZEROS}") for v in "ab"]
     assert main(["leaks", *map(str, files)]) == 0
-    assert capsys.readouterr().out == "0 source videos stand on both sides\n"
+    assert capsys.readouterr().out == "0 source videos are in both\n"
 
 
 def test_an_error_is_one_line_and_leaves_the_old_index(
@@ -90,3 +90,13 @@ def test_submit(text_file: Write, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert out.read_text() == "image_location,valence,arousal\nv/00001.jpg,0.500000,0.000000\n"
     assert main(words) == 2
     assert "holds no expr and no au, which track mtl needs" in capsys.readouterr().err
+
+
+def test_submit_of_one_split(text_file: Write, tmp_path: Path) -> None:
+    table = pl.DataFrame({"image": ["v/00001.jpg"], "valence": [0.5], "arousal": [0.0]})
+    save_predictions(table, tmp_path / "p.parquet")
+    index = text_file("index.csv", "image,split", "v/00001.jpg,val", "w/00001.jpg,train")
+    words = ["submit", str(tmp_path / "p.parquet"), str(index), "--track", "va", "--out", str(tmp_path / "out.txt")]
+    assert main(words) == 2
+    assert main([*words, "--split", "val"]) == 0
+    assert (tmp_path / "out.txt").read_text().splitlines()[1:] == ["v/00001.jpg,0.500000,0.000000"]

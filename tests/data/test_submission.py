@@ -126,6 +126,23 @@ def test_an_index_serves_as_the_list(text_file: Write, tmp_path: Path) -> None:
     assert (tmp_path / "test.txt").read_text().splitlines()[1:] == ["v/00002.jpg,0.500000,-0.500000"]
 
 
+def test_only_the_rows_of_a_split_are_expected(text_file: Write, tmp_path: Path) -> None:
+    row = "{},0.1,0.2,-1,{}".format
+    text_file("s/training_set_annotations.txt", MTL, row("v/00001.jpg", ZEROS), row("not-predicted/00001.jpg", ZEROS))
+    text_file("s/validation_set_annotations.txt", MTL, row("w/00007.jpg", ZEROS))
+    build_index(tmp_path / "s").write_parquet(tmp_path / "index.parquet")
+    out = tmp_path / "out.txt"
+    for index in (tmp_path / "index.parquet", tmp_path / "s", tmp_path / "s" / "validation_set_annotations.txt"):
+        assert write_submission(ONE, index, out, "va", split="val") == {"rows": 1, "videos": 1, "filled": 0}
+        assert out.read_text().splitlines()[1:] == ["w/00007.jpg,0.000000,1.000000"]
+    with pytest.raises(InputError, match="1 of 3 images have no prediction: not-predicted/00001"):
+        write_submission(ONE, tmp_path / "index.parquet", out, "va")
+    with pytest.raises(InputError, match="holds no frame of split 'test'; it has train, val"):
+        write_submission(ONE, tmp_path / "index.parquet", out, "va", split="test")
+    with pytest.raises(InputError, match="a list without splits; leave out --split"):
+        write_submission(ONE, text_file("list.txt", "w/00007.jpg"), out, "va", split="val")
+
+
 def test_thresholds(text_file: Write, tmp_path: Path) -> None:
     release, out = text_file("list.txt", "v/00001.jpg"), tmp_path / "out.txt"
     write_submission(ONE, release, out, "au", {"AU4": 0.1})

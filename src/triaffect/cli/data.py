@@ -1,4 +1,4 @@
-"""Verbs for annotations and images: read, count, look at, pack, make."""
+"""Verbs for annotations and images: index, count, look at, pack, render."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from triaffect.io import InputError
 
 
 def sample(folder: str) -> None:
-    """Copies out the bundled sample: 1,584 rendered faces in the raw layout of Aff-Wild2.
+    """Copy the bundled sample: 1,584 rendered faces in the raw layout of Aff-Wild2.
 
     Args:
         folder: New or empty folder to put it in.
@@ -34,20 +34,20 @@ def render(
     processes: int = 1,
     pack: str | None = None,
 ) -> None:
-    """Renders videos of made-up faces with exact labels, in the layout of Aff-Wild2; a stopped run is resumed.
+    """Render videos of invented faces with exact labels, in the layout of Aff-Wild2; a stopped run is resumed.
 
     Args:
-        model: ICT-FaceKit: its folder of OBJ files or the packed file; the variable TRIAFFECT_ICT where left out.
+        model: ICT-FaceKit, its folder of OBJ files or the packed file; by default the variable TRIAFFECT_ICT.
         out: Folder of the data set.
         videos: Number of videos, each of another person.
-        frames: Frames a video.
-        seed: Decides everything.
+        frames: Frames per video.
+        seed: The same seed gives the same data set.
         size: Side of a crop in pixels.
         seconds: Time between two frames.
-        val: Part of the videos in the validation split.
-        irregular: Faults of the real set to have: annotations, crops, tasks, lengths, pair, or all.
+        val: Share of the videos in the validation split.
+        irregular: Faults of the real data set to imitate: annotations, crops, tasks, lengths, pair, or all.
         ranges: YAML file of the ranges to change (docs/rendering.md lists them).
-        layout: affwild2 (a file for each video and task), s-affwild2 (a file for each split), or both.
+        layout: affwild2 (one file per video and task), s-affwild2 (one file per split), or both.
         processes: How many videos are rendered at once.
         pack: Only pack the folder of OBJ files into this file.
     """
@@ -69,27 +69,28 @@ def index(
     out: str = "index.parquet",
     format: str = "auto",  # noqa: A002
 ) -> None:
-    """Reads annotations in any layout into one table with a row a frame.
+    """Read annotations in any layout into one table with one row per frame.
 
     Args:
         root: The folder of the annotations, or one file: s-Aff-Wild2, a release list, a CSV or Parquet table.
-        images: The folder that holds the crops' folders; where left out, they are looked for beside the annotations.
+        images: The folder with the crops' folders; by default they are searched for next to the annotations.
         out: The index to write, Parquet.
         format: What to read: auto, per-video, mtl (s-Aff-Wild2, ABAW3), list or table.
     """
     from triaffect.data.index import read_annotations, save_index
     from triaffect.data.statistics import leak_lines, statistics, summary
 
-    reading = read_annotations(root, images, format)
-    save_index(reading.index, out, root=root, images=reading.images, format=reading.format)
-    print(summary(statistics(reading.index)))
-    for line in reading.notice_lines() + leak_lines(reading.index):
+    annotations = read_annotations(root, images, format)
+    save_index(annotations.index, out, root=root, images=annotations.images, format=annotations.format)
+    print(summary(statistics(annotations.index)))
+    for line in annotations.notice_lines() + leak_lines(annotations.index):
         print(f"note: {line}")
-    print(f"{out}: {reading.index.height:,} rows, format {reading.format}, images {reading.images or 'unknown'}")
+    rows, where = f"{annotations.index.height:,} rows", annotations.images or "unknown"
+    print(f"{out}: {rows}, format {annotations.format}, images {where}")
 
 
 def stats(index: str, split: str | None = None, json: bool = False, plots: str | None = None) -> None:
-    """Counts an index: splits, missing labels, class and AU balance, weights, V-A, leaks between its splits.
+    """Count an index: splits, missing labels, class and AU balance, weights, V-A, leaks between its splits.
 
     Args:
         index: An index file, a table, or annotations.
@@ -123,11 +124,11 @@ def show(
     split: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Draws random crops with video, frame and annotations beside them, to check data and labels by eye.
+    """Draw random crops with video, frame and annotations, to check data and labels by eye.
 
     Args:
         index: An index file, a table, or annotations.
-        images: The folder of the images; the one the index was made with where left out.
+        images: The folder of the images; by default the one the index was made with.
         out: The picture to write.
         n: How many crops.
         task: Only frames labelled for this task, and only its labels.
@@ -145,7 +146,7 @@ def show(
 
 
 def leaks(a: str, b: str, split_a: str | None = None, split_b: str | None = None) -> int:
-    """Finds source videos that stand in two indexes, also as the other person (_left, _right) of the same video.
+    """Find source videos that two indexes share, also as the other person (_left, _right) of the same video.
 
     Args:
         a: An index file, a table, or annotations.
@@ -156,27 +157,27 @@ def leaks(a: str, b: str, split_a: str | None = None, split_b: str | None = None
     from triaffect.data.index import find_leaks, load_index
 
     leaks = find_leaks(load_index(a, split_a), load_index(b, split_b))
-    for source, here, there in leaks.iter_rows():
-        print(f"{source}: {', '.join(here)} | {', '.join(there)}")
-    print(f"{leaks.height:,} source videos stand on both sides")
+    for source, videos_a, videos_b in leaks.iter_rows():
+        print(f"{source}: {', '.join(videos_a)} | {', '.join(videos_b)}")
+    print(f"{leaks.height:,} source videos are in both")
     return 1 if leaks.height else 0
 
 
 def pack(index: str, out: str = "crops.safetensors", split: str | None = None, images: str | None = None) -> None:
-    """Puts the images of an index into one file, which --images and data.images take in place of their folder.
+    """Pack the images of an index into one file, which --images and data.images accept in place of a folder.
 
     Args:
         index: The index, or a generic table with its columns.
-        out: The file to write, .safetensors: the images as they are, one after the other, and where each begins.
+        out: The file to write, .safetensors: the unchanged image files, one after the other, and where each begins.
         split: Only the frames of train, val or test.
-        images: The folder of the images, where the index does not know it.
+        images: The folder of the images; by default the one the index was made with.
     """
     from triaffect.data.image_store import pack
     from triaffect.data.index import image_root, load_index
 
     if not out.endswith(".safetensors"):
-        raise InputError(f"{out}: is to end in .safetensors, the format that it is")
-    found = pack(load_index(index, split), image_root(index, images), out)
-    for name in found["skipped"][:3]:
+        raise InputError(f"{out}: the packed file must end in .safetensors")
+    result = pack(load_index(index, split), image_root(index, images), out)
+    for name in result["skipped"][:3]:
         print(f"note: {name} cannot be read, and is left out")
-    print(f"{out}: {found['images']:,} images, {found['bytes'] / 1e6:,.1f} MB; {len(found['skipped']):,} left out")
+    print(f"{out}: {result['images']:,} images, {result['bytes'] / 1e6:,.1f} MB; {len(result['skipped']):,} left out")

@@ -96,6 +96,7 @@ def submit(
     out: str = "submission.txt",
     thresholds: list[float] | None = None,
     post: str | None = None,
+    split: str | None = None,
 ) -> None:
     """Writes predictions as an ABAW submission, in the order of the organisers' list.
 
@@ -106,6 +107,7 @@ def submit(
         out: The text file to write; the folder, for the per-video tracks.
         thresholds: Of the AU probabilities, one or twelve; 0.5 where left out.
         post: Post-processing to apply first, from `triaffect tune`; its AU thresholds come before `thresholds`.
+        split: The split of an index to write; by default its test split, or all of it if it has none.
     """
     from triaffect.data.submission import write_submission
 
@@ -115,5 +117,5 @@ def submit(
         from triaffect.metrics.postprocess import apply
 
         table = apply(load_predictions(predictions), post)
-    counts = write_submission(table, release_list, out, track, thresholds)
+    counts = write_submission(table, release_list, out, track, thresholds, split)
     print(f"{out}: {counts['rows']:,} rows of {counts['videos']:,} videos, {counts['filled']:,} of them filled")
