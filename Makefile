@@ -12,6 +12,7 @@ demo: .venv/installed
 test: .venv/installed
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 	$(RUN) pytest -n 2
 
 # Writes docs/performance.md; an hour on a quiet machine.

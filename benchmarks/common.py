@@ -8,7 +8,8 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,14 @@ def alone(script: str, *words: str) -> dict[str, float]:
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=path)
     *_, line, peak = said.stdout.strip().splitlines()
     return {**json.loads(line), "peak": float(peak)}
+
+
+def drain(batches: Iterable[object], count: int) -> float:
+    """Items per second of a loader that yields `count` of them."""
+    start = time.perf_counter()
+    for _ in batches:
+        pass
+    return count / (time.perf_counter() - start)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

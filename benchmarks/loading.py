@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import simplejpeg
-from common import alternate, block, crops, table
+from common import alternate, block, crops, drain, table
 from paper_way import loader as papers_loader
 from torch.utils.data import DataLoader
 
@@ -39,13 +39,6 @@ def floor(data: list[bytes], threads: int) -> float:
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, range(threads)))
     return len(data) / (time.perf_counter() - start)
-
-
-def drain(batches: Iterable[Any], count: int) -> float:
-    start = time.perf_counter()
-    for _ in batches:
-        pass
-    return count / (time.perf_counter() - start)
 
 
 def cold(files: Iterable[Path]) -> None:

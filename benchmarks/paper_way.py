@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from common import alternate, block, crops, table
+from common import alternate, block, crops, drain, table
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -111,7 +111,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/triaffect-benchmarks"))
     given = parser.parse_args()
-    from loading import drain
     from trees import write
 
     from triaffect.training.config import DataConfig
