@@ -49,3 +49,13 @@ INDEX_COLUMNS = KEY_COLUMNS + VA + ("expression",) + ACTION_UNITS
 
 OUTPUTS = {task: len(columns) for task, columns in PREDICTION_COLUMNS.items()}
 """Width of each task's raw output: 2, 8 and 12."""
+
+
+def loss_key(split: str, task: str | None = None) -> str:
+    """Name of a loss in `metrics.csv`: `train/loss` is the weighted sum, `train/loss_va` one task's."""
+    return f"{split}/loss_{task}" if task else f"{split}/loss"
+
+
+def score_key(name: str, split: str = "val") -> str:
+    """Name of a score in `metrics.csv`: of a task, or `total`, such as `val/total`."""
+    return f"{split}/{name}"

@@ -301,7 +301,7 @@ def _after_training(
 
 def _train_heads(plan: StudyPlan, folder: Path, name: str, index: str, images: str) -> None:
     from triaffect.training.features import extract_features
-    from triaffect.training.heads import train_heads
+    from triaffect.training.trainer import train_heads
 
     heads, of_run = plan.heads[name], plan.heads[name].features in plan.runs
     data = heads.config.data
@@ -312,7 +312,7 @@ def _train_heads(plan: StudyPlan, folder: Path, name: str, index: str, images: s
     features = folder / "features" / (heads.features if of_run else name)
     device = "cpu" if heads.config.training.accelerator == "cpu" else "auto"
     extract_features(source, rows, images, features, workers=data.workers, device=device, progress=sys.stderr.isatty())
-    train_heads(features, source, heads.config, folder / "runs" / name, heads.joint)
+    train_heads(heads.config.on_features(features, source), folder / "runs" / name, heads.joint)
 
 
 def _predict(folder: Path, name: str, config: TrainConfig, rows: pl.DataFrame, images: str) -> None:

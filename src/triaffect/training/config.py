@@ -1,9 +1,9 @@
-"""What a training run needs to know, as dataclasses; a recipe is one of these as YAML. Imports no torch."""
+"""The config of a training run, as dataclasses; a file in configs/ is one of these as YAML. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,14 +17,14 @@ Task = Literal["va", "expr", "au"]
 
 @dataclass
 class DataConfig:
-    """Which images, and what is done to them on the way in.
+    """Which images, and how they are augmented.
 
     Args:
         index: The index (or a generic table with its columns).
-        images: The folder that the column `image` is relative to, or the file that `triaffect pack` wrote; the index
-            remembers the folder it was made with.
+        images: The folder that the column `image` is relative to, or the file that `triaffect pack` wrote; by default
+            the folder that the index was made with.
         train: Split to train on.
-        val: Split to judge each epoch on.
+        val: Split to evaluate each epoch on.
         fraction: Share of the training split to use, drawn at random with the seed.
         fraction_by: Draw single frames, or whole videos.
         flip: Probability of a horizontal flip.
@@ -32,21 +32,21 @@ class DataConfig:
         scale: Largest relative change of size, as 0.1 for 0.9 to 1.1.
         shift: Largest shift along either axis, as a share of the image size.
         jitter: Largest relative change of brightness, contrast and saturation.
-        degrade: Probability of a worse camera: fewer pixels, blur, grain, another gamma, coarse JPEG, each drawn.
+        degrade: Probability of a worse camera: lower resolution, blur, noise, another gamma, coarse JPEG, each drawn.
         erase: Probability of a covered patch (Zhong et al. 2020), up to a quarter of the image.
         features: A folder from `triaffect features`, with both splits: trains heads (and `model.temporal`) on them, on
             the frozen backbone of the model folder or run that `model.pretrained` names.
-        soft: Predictions files, of a teacher or with a crowd's votes: their values are the targets where the index
-            has no label of its own; each fills in the tasks it has.
+        soft: Predictions files, of a teacher or with the votes of a crowd. Their values are the targets where the index
+            has no label; each fills in the tasks it has.
         mixup: Parameter of the Beta distribution by which a second, mixed batch is made of each, as in MixAugment
             (Psaroudakis and Kollias 2022); 0 for none.
         balance: Draw every expression (`class`) or every video equally often; `none` draws each frame once an epoch.
-        stride: Use every n-th frame of a video in an epoch, other ones in the next: neighbours are near copies.
-        on_bad_image: What a corrupt or vanished image does: it is named and skipped, or it stops the run.
+        stride: Use every n-th frame of a video in an epoch, and others in the next: neighbours are almost equal.
+        on_bad_image: `skip` a damaged or missing image and report it, or stop with an `error`.
         workers: Threads that decode, in each process.
-        cache: `ram` keeps each decoded image in memory from its first use on (size x size x 3 bytes; each process what
-            it has seen); `device` decodes all before the first epoch, keeps them on the GPU and augments there; on a
-            CPU it is `ram`.
+        cache: `ram` keeps each decoded image in memory from its first use on (size x size x 3 bytes each, per
+            process); `device` decodes all before the first epoch, keeps them on the GPU and augments them there (on
+            a CPU it is `ram`).
     """
 
     index: str = ""
@@ -86,10 +86,10 @@ class ModelConfig:
         size: Side of the square input, in pixels.
         pretrained: `false`, `true` (timm's weights, from its hub), a model folder of ours, or a local weights file
             (.safetensors, or a .pth without code in it).
-        temporal: Seconds of video that each frame sees to either side, learned on `data.features`; 0 for stills.
-        causal: See only what was before, as before a camera.
-        fps: Frames a second of the index's videos.
-        grey: See brightness only, for training on images some of which have no colour.
+        temporal: Seconds of video that each frame sees to either side, learned on `data.features`; 0 for a still model.
+        causal: Use earlier frames only, for cameras.
+        fps: Frames per second of the index's videos.
+        grey: Use brightness only, for training on images of which some have no colour.
         frozen: Train the heads only.
     """
 
@@ -109,7 +109,7 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    """What each task minimises, and its fixed weight in the sum.
+    """The loss of each task, and its fixed weight in the sum.
 
     Args:
         va: Mean squared error (Asim 2024), 1 - CCC (Chang et al. 2022), or their sum.
@@ -133,7 +133,7 @@ class LossConfig:
 
 @dataclass
 class BalancingConfig:
-    """How the task losses become one step (docs/multitask.md).
+    """How the task losses are combined (docs/multitask.md).
 
     Args:
         method: `fixed` is the sum with `losses.weights`, equal where they are left out; `uncertainty` (Kendall et al.
@@ -141,8 +141,8 @@ class BalancingConfig:
             `pcgrad` (Yu et al. 2020), `upgrad` (Quinton and Rey 2024), `mgda` (Desideri 2012), `imtlg` (Liu et al.
             2021), `alignedmtl` (Senushkin et al. 2023).
         at: Where gradients are compared: on the shared `features` of the batch (almost free, but blind to conflicts
-            between images, so of no use where every image has labels of one task only) or on the backbone's `weights`
-            (a backward pass more for each task).
+            between images, so useless if every image has labels of one task only) or on the backbone's `weights`
+            (one more backward pass per task).
         conflict: Log the cosine between the tasks' gradients, and draw it.
     """
 
@@ -153,12 +153,12 @@ class BalancingConfig:
 
 @dataclass
 class CouplingConfig:
-    """What expressions, action units and valence-arousal teach each other (docs/multitask.md).
+    """How expressions, action units and valence-arousal inform each other (docs/multitask.md).
 
     Args:
         co_annotation: Weight of the losses on labels that follow from another task's (Kollias et al. 2021); 0 for none.
-        matching: Weight of the distance between what the predicted expression implies and what is predicted, on every
-            image, labelled or not (Kollias et al. 2021, 2024); 0 for none.
+        matching: Weight of the distance between the prediction of a task and what the predicted expression implies, on
+            every image, labelled or not (Kollias et al. 2021, 2024); 0 for none.
         table: What an expression implies: counted in the training `index` (frames labelled for both), or of the
             `literature` (Du et al. 2014; Russell and Mehrabian 1977).
     """
@@ -170,29 +170,30 @@ class CouplingConfig:
 
 @dataclass
 class TrainingConfig:
-    """How the losses become weights.
+    """Optimisation.
 
     Args:
         epochs: Passes over the training split.
-        batch: Images a step and device.
+        batch: Images per step and device.
         optimizer: `adam`, `adamw` or `sgd`.
         lr: Learning rate.
         weight_decay: L2 for adam and sgd, decoupled for adamw.
         momentum: Of sgd.
-        schedule: `constant`, `plateau` (divided by 10 when the score stalls) or `cosine` down to zero.
+        schedule: `constant`, `plateau` (divided by 10 if the score does not improve) or `cosine` down to zero.
         patience: Epochs without a better score before `plateau` divides.
         warmup: Share of all steps over which the rate rises linearly from zero.
         select: The official measure of the validation split that chooses the kept model: the sum, or one task's.
         early_stop: Epochs without a better score before the run ends; 0 for never.
-        accumulate: Batches an optimiser step.
+        accumulate: Batches per optimiser step.
         clip: Largest gradient norm; 0 for none.
-        ema: Decay of an exponential moving average of the weights, which is then what is judged and kept; 0 for none.
+        ema: Decay of an exponential moving average of the weights, which is then evaluated and kept; 0 for none.
         precision: `auto` is bfloat16 where the device computes it, else 32.
-        devices: How many, or `auto`.
-        nodes: How many machines.
+        devices: Number of devices, or `auto`.
+        nodes: Number of machines.
         accelerator: `auto`, `cpu`, `gpu` or another of Lightning's.
         seed: Of weights, order, augmentation and dropout; the same seed gives the same numbers on the same machine.
         threads: CPU threads of the run; 0 leaves torch's choice.
+        loggers: Classes of lightning.pytorch.loggers by name, or any logger by its class path.
     """
 
     epochs: int = 10
@@ -215,6 +216,7 @@ class TrainingConfig:
     accelerator: str = "auto"
     seed: int = 0
     threads: int = 0
+    loggers: list[str] = field(default_factory=lambda: ["TensorBoardLogger"])
 
 
 @dataclass
@@ -234,77 +236,131 @@ class TrainConfig:
 
     @staticmethod
     def load(source: str | Path | dict[str, Any], overrides: Sequence[str] = ()) -> TrainConfig:
-        """Reads a recipe; unknown keys and wrong types are refused by name.
+        """Read a config; unknown keys and wrong types are refused by name.
 
         Args:
             source: A YAML file, or nested data, with any of the keys.
-            overrides: Options on top, as on the command line: `["--training.epochs", "3"]`.
+            overrides: Options that change it, as on the command line: `["--training.epochs", "3"]`.
 
         Raises:
-            InputError: The file is missing, is not YAML, or has a key or a value that does not exist.
+            InputError: The file is missing, is not YAML, or has an unknown key or a wrong value.
         """
         from jsonargparse import ArgumentError
 
         parser = config_parser(exit_on_error=False)
         try:
-            given = parser.parse_path(source) if isinstance(source, (str, Path)) else parser.parse_object(source)
-            values = parser.instantiate(parser.parse_args(list(overrides), namespace=given))
+            base = parser.parse_path(source) if isinstance(source, (str, Path)) else parser.parse_object(source)
+            values = parser.instantiate(parser.parse_args(list(overrides), namespace=base))
         except (ArgumentError, OSError, TypeError) as error:
-            name = source if isinstance(source, (str, Path)) else "configuration"
+            name = source if isinstance(source, (str, Path)) else "config"
             raise InputError(
                 f"{name}: {' '.join(str(error).split())}; see triaffect train --help for the keys"
             ) from None
         return TrainConfig(**vars(values)).checked()
 
     def checked(self) -> TrainConfig:
-        """Returns itself when the values make sense together.
+        """Return itself if the values make sense together.
 
         Raises:
-            InputError: A value is out of its range.
+            InputError: A value is out of its range, or an option has no effect with the others given.
         """
-        limits: dict[str, tuple[float, float, float]] = {
-            "data.fraction": (self.data.fraction, 1e-9, 1.0),
-            "data.flip": (self.data.flip, 0.0, 1.0),
-            "data.degrade": (self.data.degrade, 0.0, 1.0),
-            "data.erase": (self.data.erase, 0.0, 1.0),
-            "data.workers": (self.data.workers, 0, 1024),
-            "data.mixup": (self.data.mixup, 0.0, 100.0),
-            "data.stride": (self.data.stride, 1, 1_000_000),
-            "coupling.co_annotation": (self.coupling.co_annotation, 0.0, 1e6),
-            "coupling.matching": (self.coupling.matching, 0.0, 1e6),
-            "model.size": (self.model.size, 16, 2048),
-            "model.temporal": (self.model.temporal, 0.0, 3600.0),
-            "model.fps": (self.model.fps, 0.01, 1000.0),
-            "model.dropout": (self.model.dropout, 0.0, 0.99),
-            "losses.label_smoothing": (self.losses.label_smoothing, 0.0, 1.0),
-            "training.epochs": (self.training.epochs, 1, 1_000_000),
-            "training.batch": (self.training.batch, 1, 1_000_000),
-            "training.lr": (self.training.lr, 1e-12, 1e3),
-            "training.accumulate": (self.training.accumulate, 1, 1_000_000),
-            "training.warmup": (self.training.warmup, 0.0, 1.0),
-            "training.ema": (self.training.ema, 0.0, 0.9999999),
-        }
-        for key, (value, low, high) in limits.items():
+        for key, (low, high) in RANGES.items():
+            group, name = key.split(".")
+            value = getattr(getattr(self, group), name)
             if not low <= value <= high:
-                raise InputError(f"{key} is {value}; it must lie in {low:g}..{high:g}")
-        if not self.model.tasks or len(set(self.model.tasks)) != len(self.model.tasks):
-            raise InputError(f"model.tasks is {self.model.tasks}; name at least one of va, expr, au, each once")
-        if self.training.select != "total" and self.training.select not in self.model.tasks:
-            raise InputError(f"training.select is {self.training.select}, which the model does not have; use total")
-        if self.data.cache == "device" and (self.data.degrade or self.data.erase):
-            raise InputError("data.cache is device, where data.degrade and data.erase are not made; set it to ram")
-        if self.model.temporal and not self.data.features:
-            raise InputError("model.temporal learns from data.features; set it to a folder from triaffect features")
-        if self.data.features and not isinstance(self.model.pretrained, str):
+                raise InputError(f"{key} is {value}; it must be between {low:g} and {high:g}")
+        data, model, training = self.data, self.model, self.training
+        if not model.tasks or len(set(model.tasks)) != len(model.tasks):
+            raise InputError(f"model.tasks is {model.tasks}; name at least one of va, expr, au, each once")
+        if training.select != "total" and training.select not in model.tasks:
+            raise InputError(f"training.select is {training.select}, which the model does not have; use total")
+        if data.features and not isinstance(model.pretrained, str):
             raise InputError("data.features needs its backbone; set model.pretrained to the run or model it is from")
+        if model.temporal and not data.features:
+            raise InputError("model.temporal learns from data.features; set it to a folder from triaffect features")
         coupled = self.coupling.co_annotation or self.coupling.matching
-        if coupled and not {"expr"} < set(self.model.tasks):
-            raise InputError(f"coupling goes from expr to the other tasks, but model.tasks is {self.model.tasks}")
+        if coupled and not {"expr"} < set(model.tasks):
+            raise InputError(f"coupling goes from expr to the other tasks, but model.tasks is {model.tasks}")
+        for key, reason in self._without_effect():
+            raise InputError(f"{key} has no effect {reason}; leave it out")
         return self
+
+    def _without_effect(self) -> Iterator[tuple[str, str]]:
+        """Options that are set, but change nothing with the others given, and why."""
+        defaults = TrainConfig()
+
+        def is_set(key: str) -> bool:
+            group, name = key.split(".")
+            return getattr(getattr(self, group), name) != getattr(getattr(defaults, group), name)
+
+        gradient = self.balancing.method not in ("fixed", "uncertainty", "dwa")
+        focal = "focal" in (self.losses.expr, self.losses.au)
+        rules = [
+            (self.training.optimizer != "sgd", ["training.momentum"], "without training.optimizer sgd"),
+            (self.training.schedule != "plateau", ["training.patience"], "without training.schedule plateau"),
+            (self.model.head == "linear", ["model.hidden"], "with model.head linear"),
+            (self.losses.expr == "focal", ["losses.label_smoothing"], "with losses.expr focal"),
+            (not focal, ["losses.gamma"], "without a focal loss"),
+            (
+                not gradient and not self.balancing.conflict,
+                ["balancing.at"],
+                "without a method that compares gradients",
+            ),
+            (not self.model.temporal, ["model.causal", "model.fps"], "without model.temporal"),
+            (self.data.fraction == 1, ["data.fraction_by"], "with data.fraction 1"),
+            (bool(self.model.temporal), TEMPORAL_REFUSES, "on windows of neighbouring frames (model.temporal)"),
+            (bool(self.data.features), FEATURES_REFUSE, "on data.features, which are fixed"),
+        ]
+        for applies, keys, reason in rules:
+            yield from ((key, reason) for key in keys if applies and is_set(key))
+        if (self.model.frozen or self.data.features) and (gradient or self.balancing.conflict):
+            key = "balancing.method" if gradient else "balancing.conflict"
+            yield key, "on a frozen backbone, in which gradients are combined"
+        if self.data.cache == "device" and (self.data.degrade or self.data.erase):
+            yield "data.degrade and data.erase", "with data.cache device"
+
+    def on_features(self, folder: str | Path, model: str | Path) -> TrainConfig:
+        """The same run on cached features of a model's backbone, without augmentation of images."""
+        data, kept = self.data, ("index", "images", "train", "val", "fraction", "fraction_by", "soft", "workers")
+        data = DataConfig(**{name: getattr(data, name) for name in kept}, features=str(folder))
+        return replace(self, data=data, model=replace(self.model, pretrained=str(model), frozen=False))
+
+    def for_task(self, task: str) -> TrainConfig:
+        """The same run for one of its tasks."""
+        training = replace(self.training, select="total")
+        coupling = CouplingConfig()
+        model = replace(self.model, tasks=[task])  # type: ignore[list-item]
+        return replace(self, model=model, training=training, coupling=coupling)
+
+
+RANGES: dict[str, tuple[float, float]] = {
+    "data.fraction": (1e-9, 1.0),
+    "data.flip": (0.0, 1.0),
+    "data.degrade": (0.0, 1.0),
+    "data.erase": (0.0, 1.0),
+    "data.workers": (0, 1024),
+    "data.mixup": (0.0, 100.0),
+    "data.stride": (1, 1_000_000),
+    "coupling.co_annotation": (0.0, 1e6),
+    "coupling.matching": (0.0, 1e6),
+    "model.size": (16, 2048),
+    "model.temporal": (0.0, 3600.0),
+    "model.fps": (0.01, 1000.0),
+    "model.dropout": (0.0, 0.99),
+    "losses.label_smoothing": (0.0, 1.0),
+    "training.epochs": (1, 1_000_000),
+    "training.batch": (1, 1_000_000),
+    "training.lr": (1e-12, 1e3),
+    "training.accumulate": (1, 1_000_000),
+    "training.warmup": (0.0, 1.0),
+    "training.ema": (0.0, 0.9999999),
+}
+FEATURES_REFUSE = [f"data.{name}" for name in ("scale", "shift", "jitter", "degrade", "erase", "cache", "on_bad_image")]
+TEMPORAL_REFUSES = ["data.mixup", "data.balance", "data.stride"]
 
 
 def config_parser(**options: Any) -> ArgumentParser:
-    """A parser with an option for each key, such as `--model.backbone`."""
+    """Make a parser with an option for each key, such as `--model.backbone`."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(**options)

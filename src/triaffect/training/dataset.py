@@ -1,130 +1,77 @@
-"""From index rows to batches: decoding, augmentation, order. A batch is decoded and warped in one call.
+"""From index rows to batches: a batch is decoded, augmented and labelled in one call.
 
-A batch holds uint8 images (N, 3, size, size), RGB; normalisation is the model's own first layer, so that training,
-inference and exported models cannot differ in it. Missing targets are NaN (va, au) and -1 (expr); with soft labels
-expressions are distributions (N, 8), missing rows NaN.
+A batch holds uint8 images (N, 3, size, size), RGB: normalisation is the model's own first layer, so that training,
+inference and exported models cannot differ in it. On cached features it holds those instead, float32 (N, width).
+Missing targets are NaN (va, au) and -1 (expr); with soft labels expressions are distributions (N, 8), missing rows NaN.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import polars as pl
-import simplejpeg
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from triaffect.data.image_store import decode_into, open_images
 from triaffect.data.index import image_root, load_index, subset
 from triaffect.data.predictions import load_predictions
 from triaffect.io import InputError
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS
-from triaffect.training.config import DataConfig, TrainConfig
-from triaffect.training.sampling import Draw
+from triaffect.training.augmentation import Augmentation
+from triaffect.training.config import TrainConfig
 
 HAS_CROP = pl.col("exists").fill_null(True)
-"""Rows with a crop; a generic table that does not say is taken at its word, and what is not there is named later."""
+"""Rows with a crop. A table without the column is believed to have them all; missing ones are reported later."""
 
 SOFT = "soft/"
-"""Before the names of prediction columns that stand in for missing labels (`data.soft`)."""
+"""Prefix of prediction columns that stand in for missing labels (`data.soft`)."""
 
 Batch = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Flip, rotation, scale, shift as one affine warp, and brightness, contrast, saturation as one colour matrix.
-
-    Every image of a batch has its own draw. `degrade` and `erase` are what a worse camera and a hand make of a face.
-    """
-
-    flip: float
-    rotation: float
-    scale: float
-    shift: float
-    jitter: float
-    degrade: float = 0.0
-    erase: float = 0.0
-
-    def draw(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """One picture's warp (2, 3), from a pixel of the result to one of the picture, and its colour matrix (3, 4)."""
-        turn, zoom, right, down = rng.uniform(-1, 1, 4).tolist()
-        mirror = -1 if rng.random() < self.flip else 1
-        angle, centre, shrink = math.radians(turn * self.rotation), (size - 1) / 2, 1 / (1 + zoom * self.scale)
-        cos, sin = math.cos(angle) * shrink, math.sin(angle) * shrink
-        x, y = centre + right * self.shift * size, centre + down * self.shift * size
-        warp = np.array(
-            [
-                [mirror * cos, -mirror * sin, centre - mirror * (cos * x - sin * y)],
-                [sin, cos, centre - sin * x - cos * y],
-            ]
-        )
-        bright, contrast, saturation = (1 + rng.uniform(-1, 1, 3) * self.jitter).tolist() if self.jitter else (1, 1, 1)
-        colour = np.full((3, 4), bright * contrast * (1 - saturation) / 3)
-        colour[:, :3] += bright * contrast * saturation * np.eye(3)
-        colour[:, 3] = (1 - contrast) * 127.5
-        return warp, colour
-
-    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Augments one picture (size, size, 3), uint8; its border is repeated where the warp looks outside."""
-        size = pixels.shape[0]
-        warp, colour = self.draw(rng, size)
-        if self.rotation or self.scale or self.shift:
-            way = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            pixels = cv2.warpAffine(pixels, warp, (size, size), flags=way, borderMode=cv2.BORDER_REPLICATE)
-        elif warp[0, 0] < 0:
-            pixels = pixels[:, ::-1]
-        if self.jitter:
-            pixels = cv2.transform(pixels, colour)
-        if self.degrade and rng.random() < self.degrade:
-            pixels = _degrade(pixels, rng)
-        if self.erase and rng.random() < self.erase:
-            height, width = (rng.uniform(0.1, 0.5, 2) * size).astype(int)
-            top, left = rng.integers(0, size - height), rng.integers(0, size - width)
-            pixels = np.array(pixels)
-            pixels[top : top + height, left : left + width] = rng.integers(0, 256, 3)
-        return pixels
+def targets_of(index: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Targets of each task for the rows of an index: va (N, 2), expr (N,) or (N, 8), au (N, 12)."""
+    targets = {}
+    for task, names in LABEL_COLUMNS.items():
+        labels, soft_names = _columns(index, names), [SOFT + name for name in PREDICTION_COLUMNS[task]]
+        soft = _columns(index, soft_names) if set(soft_names) & set(index.columns) else None
+        if task != "expr":
+            targets[task] = labels if soft is None else np.where(np.isnan(labels), soft, labels)
+            continue
+        codes = np.nan_to_num(labels[:, 0], nan=-1).astype(np.int64)
+        if soft is not None:
+            codes = np.where(codes[:, None] < 0, soft, np.eye(soft.shape[1], dtype=np.float32)[codes])
+        targets[task] = codes
+    return targets
 
 
-def _degrade(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    size = pixels.shape[0]
-    fewer, blur, grain, gamma, jpeg = rng.random(5) < 0.5
-    if gamma:
-        curve = 255 * np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.7, 0.7))
-        pixels = cv2.LUT(pixels, curve.astype(np.uint8))
-    if fewer:
-        side = int(size * rng.uniform(0.3, 0.9))
-        pixels = cv2.resize(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), (size, size))
-    if blur:
-        pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.2, 1.4) * size / 112)
-    if grain:
-        noise = rng.standard_normal((size, size, 1), dtype=np.float32) * rng.uniform(1, 12)
-        pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
-    if jpeg:
-        data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), int(rng.integers(20, 90)))
-        pixels = simplejpeg.decode_jpeg(data, "RGB")
-    return pixels
+def _columns(index: pl.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """(N, len(names)) float32, NaN where a value or the whole column is missing."""
+    values = np.full((len(index), len(names)), np.nan, np.float32)
+    for place, name in enumerate(names):
+        if name in index.columns:
+            values[:, place] = index[name].cast(pl.Float32).to_numpy()
+    return values
 
 
 class FrameDataset(Dataset[Batch]):
     """The rows of an index that have a crop.
 
-    Its keys are row numbers plus `epoch * len(self)`: an epoch's draws follow from the seed and the key alone,
-    whichever worker makes them, so that a resumed run sees the same images as an uninterrupted one.
+    Its keys are row numbers plus `epoch * len(self)`. The draws of an epoch follow from the seed and the key alone,
+    whichever thread makes them, so that a resumed run sees the same images as an uninterrupted one.
 
     Args:
         index: Rows to read; those without a crop are left out.
-        images: The folder that the column `image` is relative to, or what `pack` wrote.
+        images: The folder that the column `image` is relative to, or a packed file.
         size: Side of the images in a batch.
         augmentation: Applied to each image, or None.
-        seed: Of the augmentation.
-        keep: Keep each picture in memory, decoded and resized, from its first use on.
+        seed: Seed of the augmentation.
+        cache: Keep each image in memory, decoded and resized, from its first use on.
     """
 
     def __init__(
@@ -134,35 +81,17 @@ class FrameDataset(Dataset[Batch]):
         size: int,
         augmentation: Augmentation | None = None,
         seed: int = 0,
-        keep: bool = False,
+        cache: bool = False,
     ) -> None:
         self.index = index.filter(HAS_CROP)
         self.images, self.size, self.augmentation, self.seed = images, size, augmentation, seed
         self.read = open_images(images, self.index["image"])
-        # Pages that nothing is written to take no memory: each process holds what it has seen.
-        self.kept = np.empty((len(self), size, size, 3), np.uint8) if keep else None
-        self.known = np.zeros(len(self), bool)
-        self.resident: dict[str, str] | None = None
-        """What could not be read, once the pictures are on a device (`loading.Resident`); batches then have none."""
-        self.targets = {task: self._target(task) for task in LABEL_COLUMNS}
-
-    def _target(self, task: str) -> np.ndarray:
-        labels, names = self._columns(LABEL_COLUMNS[task]), [SOFT + c for c in PREDICTION_COLUMNS[task]]
-        soft = self._columns(names) if set(names) & set(self.index.columns) else None
-        if task != "expr":
-            return labels if soft is None else np.where(np.isnan(labels), soft, labels)
-        codes = np.nan_to_num(labels[:, 0], nan=-1).astype(np.int64)
-        if soft is None:
-            return codes
-        return np.where(codes[:, None] < 0, soft, np.eye(soft.shape[1], dtype=np.float32)[codes])
-
-    def _columns(self, names: Sequence[str]) -> np.ndarray:
-        """(N, len(names)) float32, NaN where there is nothing."""
-        values = np.full((len(self), len(names)), np.nan, np.float32)
-        for place, name in enumerate(names):
-            if name in self.index.columns:
-                values[:, place] = self.index[name].cast(pl.Float32).to_numpy()
-        return values
+        # Pages that nothing was written to take no memory: each process stores what it has decoded.
+        self.cached_pixels = np.empty((len(self), size, size, 3), np.uint8) if cache else None
+        self.is_cached = np.zeros(len(self), bool)
+        self.on_device: dict[str, str] | None = None
+        """Unreadable images and reasons, once the images are on a device (`loader.DeviceImages`)."""
+        self.targets = targets_of(self.index)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -171,9 +100,9 @@ class FrameDataset(Dataset[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: list[int]) -> Batch:
-        """Reads a batch; `bad` holds what could not be read, as (image, reason)."""
-        if self.resident is not None:
-            return self._without_pictures(keys, self.resident)
+        """Read a batch; `bad` lists what could not be read, as (image, reason)."""
+        if self.on_device is not None:
+            return self._without_images(keys, self.on_device)
         pixels = np.empty((len(keys), self.size, self.size, 3), np.uint8)
         rows: list[int] = []
         bad: list[tuple[str, str]] = []
@@ -181,31 +110,31 @@ class FrameDataset(Dataset[Batch]):
         for key in keys:
             row, place = key % length, pixels[len(rows)]
             try:
-                picture = self._picture(row, place)
+                image = self._image(row, place)
             except (OSError, ValueError, cv2.error) as error:
                 bad.append((self.name(row), getattr(error, "strerror", None) or str(error)))
                 continue
             if self.augmentation is not None:
-                picture = self.augmentation(picture, np.random.default_rng((self.seed, key)))
-            if picture is not place:
-                place[:] = picture
+                image = self.augmentation(image, np.random.default_rng((self.seed, key)))
+            if image is not place:
+                place[:] = image
             rows.append(row)
         # Channels last in memory, as convolutions on a CPU and in half precision want it.
         return {"image": torch.from_numpy(pixels[: len(rows)]).permute(0, 3, 1, 2), **self._labels(rows, bad)}
 
-    def _picture(self, row: int, place: np.ndarray) -> np.ndarray:
-        """A picture, in `place` already where nothing has to be done to it."""
-        if self.kept is not None and self.known[row]:
-            return self.kept[row]
+    def _image(self, row: int, place: np.ndarray) -> np.ndarray:
+        """The image of a row, from the cache or decoded into `place`."""
+        if self.cached_pixels is not None and self.is_cached[row]:
+            return self.cached_pixels[row]
         decode_into(self.read, row, place)
-        if self.kept is not None:
-            self.kept[row] = place
-            self.known[row] = True
+        if self.cached_pixels is not None:
+            self.cached_pixels[row] = place
+            self.is_cached[row] = True
         return place
 
-    def _without_pictures(self, keys: list[int], unread: dict[str, str]) -> Batch:
-        keys = [key for key in keys if not unread or self.name(key % len(self)) not in unread]
-        batch = self._labels([key % len(self) for key in keys], list(unread.items()))
+    def _without_images(self, keys: list[int], unreadable: dict[str, str]) -> Batch:
+        keys = [key for key in keys if not unreadable or self.name(key % len(self)) not in unreadable]
+        batch = self._labels([key % len(self) for key in keys], list(unreadable.items()))
         if self.augmentation is not None and keys:
             drawn = [self.augmentation.draw(np.random.default_rng((self.seed, key)), self.size) for key in keys]
             warps, colours = (torch.from_numpy(np.stack(part).astype(np.float32)) for part in zip(*drawn, strict=True))
@@ -221,43 +150,42 @@ class FrameDataset(Dataset[Batch]):
         return self.index["image"][row]
 
 
-class EpochSampler(Sampler[int]):
-    """Row numbers of one process in one epoch: shuffled for training, in order for judging.
+class FeatureDataset(FrameDataset):
+    """The same rows with the features of a frozen backbone in place of images, sorted by video and frame.
 
-    Every process gets the same number (so that none waits for another): training leaves the remainder to the next
-    epoch's order, judging repeats rows, which are then counted once.
+    Args:
+        index: Rows to read; those without a crop, and those whose image could not be read, are left out.
+        folder: The folder that `triaffect features` wrote.
+        fps: Frames per second of the videos, which give frames their times.
+
+    Raises:
+        InputError: The features do not cover the rows.
     """
 
-    def __init__(
-        self, length: int, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1, draw: Draw | None = None
-    ) -> None:
-        self.length, self.shuffle, self.seed, self.rank, self.world = length, shuffle, seed, rank, world
-        self.draw, self.epoch = draw, 0
+    def __init__(self, index: pl.DataFrame, folder: str | Path, fps: float = 30.0) -> None:
+        from triaffect.training.features import load_features
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the training loop before each epoch."""
-        self.epoch = epoch
+        rows = index.filter(HAS_CROP).sort("video", "frame", maintain_order=True)
+        names, self.values = load_features(folder)
+        places = pl.DataFrame({"image": names}).with_row_index("place")
+        place = rows.select("image").join(places, on="image", how="left", maintain_order="left")["place"]
+        if place.null_count():
+            raise InputError(
+                f"{folder}: lacks {place.null_count():,} of {len(place):,} images of {rows['split'][0]} "
+                f"(first {rows['image'].filter(place.is_null())[0]}); extract the features of both splits"
+            )
+        readable = np.isfinite(self.values[place.to_numpy(), 0])
+        self.index, self.place = rows.filter(readable), place.to_numpy()[readable]
+        self.images, self.targets = Path(folder), targets_of(self.index)
+        self.video = self.index["video"].fill_null("").rank("dense").to_numpy().astype(np.int64)
+        self.time = (self.index["frame"].fill_null(0).to_numpy() / fps).astype(np.float32)
 
-    def __len__(self) -> int:
-        length = self.draw.count if self.draw else self.length
-        return length // self.world if self.shuffle else -(-length // self.world)
-
-    def __iter__(self) -> Iterator[int]:
-        if self.draw:
-            # A row that is drawn twice is augmented twice: each place in the epochs has a key of its own.
-            order = self.draw(self.epoch) + (self.epoch * self.draw.count + np.arange(self.draw.count)) * self.length
-        elif self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length) + self.epoch * self.length
-        else:
-            order = np.resize(np.arange(self.length), len(self) * self.world)
-        return iter(order[self.rank :: self.world][: len(self)].tolist())
-
-
-def augmentation(config: DataConfig) -> Augmentation:
-    """The augmentation that a configuration asks for."""
-    return Augmentation(
-        config.flip, config.rotation, config.scale, config.shift, config.jitter, config.degrade, config.erase
-    )
+    def __getitems__(self, keys: list[int]) -> Batch:
+        """Read a batch, with `time` in seconds and the number of the `video`."""
+        rows = [key % len(self) for key in keys]
+        features = torch.from_numpy(self.values[self.place[rows]].astype(np.float32))
+        frames = {"time": torch.from_numpy(self.time[rows]), "video": torch.from_numpy(self.video[rows])}
+        return {"image": features, **frames, **self._labels(rows, [])}
 
 
 def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path]:
@@ -266,44 +194,43 @@ def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path
     Raises:
         InputError: There is no such row, or no such folder.
     """
-    data, name = config.data, config.data.index
-    if not name:
+    data, path = config.data, config.data.index
+    if not path:
         raise InputError("data.index is not set; name the index that `triaffect index` wrote")
-    index = load_index(name)
-    for path in data.soft:
-        index = _with_soft(index, path, data.train)
-    named = [c for t in config.model.tasks for c in (*LABEL_COLUMNS[t], *(SOFT + p for p in PREDICTION_COLUMNS[t]))]
-    columns = [c for c in named if c in index.columns]
+    index = load_index(path)
+    for soft_file in data.soft:
+        index = _with_soft_labels(index, soft_file, data.train)
+    tasks = ", ".join(config.model.tasks)
+    names = [c for t in config.model.tasks for c in (*LABEL_COLUMNS[t], *(SOFT + p for p in PREDICTION_COLUMNS[t]))]
+    columns = [c for c in names if c in index.columns]
     if not columns:
-        raise InputError(f"{name}: has no label of {', '.join(config.model.tasks)}")
+        raise InputError(f"{path}: has no label of {tasks}")
     labelled = pl.any_horizontal(pl.col(columns).is_not_null())
     if config.coupling.matching:  # learns from images without any label, too
         labelled |= pl.col("split") == data.train
-    found = []
-    for split in (data.train, data.val):
-        rows = index.filter((pl.col("split") == split) & HAS_CROP & labelled)
+    train, val = (index.filter((pl.col("split") == split) & HAS_CROP & labelled) for split in (data.train, data.val))
+    for split, rows in ((data.train, train), (data.val, val)):
         if rows.is_empty():
-            raise InputError(f"{name}: no image with a label of {', '.join(config.model.tasks)} in split {split!r}")
-        found.append(rows)
+            raise InputError(f"{path}: no image with a label of {tasks} in split {split!r}")
     select = config.training.select
     if (
         select != "total"
-        and not found[1].select(pl.any_horizontal(pl.col(LABEL_COLUMNS[select]).is_not_null().any())).item()
+        and not val.select(pl.any_horizontal(pl.col(LABEL_COLUMNS[select]).is_not_null().any())).item()
     ):
-        raise InputError(f"{name}: no label of {select} in split {data.val!r}, which training.select judges by")
-    train_rows = subset(found[0], data.fraction, data.fraction_by, config.training.seed)
-    # What is judged has labels of its own only.
-    return train_rows, found[1].select(pl.exclude(f"^{SOFT}.*$")), image_root(name, data.images)
+        raise InputError(f"{path}: no label of {select} in split {data.val!r}, which training.select needs")
+    train = subset(train, data.fraction, data.fraction_by, config.training.seed)
+    # Models are evaluated on the index's own labels only.
+    return train, val.select(pl.exclude(f"^{SOFT}.*$")), image_root(path, data.images)
 
 
-def _with_soft(index: pl.DataFrame, path: str, split: str) -> pl.DataFrame:
-    """The index with a predictions file's values beside the labels, for one split."""
-    said = load_predictions(path).drop("filled", strict=False)
-    said = said.rename({c: SOFT + c for c in said.columns if c != "image"})
-    if twice := set(said.columns) & set(index.columns) - {"image"}:
-        raise InputError(f"{path}: {min(twice).removeprefix(SOFT)} stands in another file of data.soft, too; keep one")
+def _with_soft_labels(index: pl.DataFrame, path: str, split: str) -> pl.DataFrame:
+    """Add the values of a predictions file as soft labels of one split."""
+    soft = load_predictions(path).drop("filled", strict=False)
+    soft = soft.rename({c: SOFT + c for c in soft.columns if c != "image"})
+    if twice := set(soft.columns) & set(index.columns) - {"image"}:
+        raise InputError(f"{path}: {min(twice).removeprefix(SOFT)} is also in another file of data.soft; keep one")
     images = index.filter(pl.col("split") == split).select("image").unique()
-    said = said.join(images, on="image", how="semi")
-    if said.is_empty():
+    soft = soft.join(images, on="image", how="semi")
+    if soft.is_empty():
         raise InputError(f"{path}: has none of the images of split {split!r}; name predictions of this index")
-    return index.join(said, on="image", how="left", maintain_order="left")
+    return index.join(soft, on="image", how="left", maintain_order="left")

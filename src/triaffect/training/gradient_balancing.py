@@ -3,56 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
-import torchjd.aggregation as torchjd
-from scipy.optimize import nnls
 from torch import Tensor, nn
-from torchjd.linalg import DualConeProjector
 
+from triaffect.labels import loss_key
 from triaffect.training.config import BalancingConfig
 
 TEMPERATURE = 2.0
-"""Of the dynamic weight average (Liu et al. 2019)."""
+"""Temperature of the dynamic weight average (Liu et al. 2019)."""
 
-EVERY = 20
-"""Steps between two looks at the conflict where no gradient method asks for it."""
+CONFLICT_INTERVAL = 20
+"""Steps between two measurements of the conflict, if no gradient method needs it at each."""
 
-
-class _Cone(DualConeProjector):
-    """min over v >= u of v'Gv by non-negative least squares: torchjd's own needs a solver package more."""
-
-    def __call__(self, U: Tensor, G: Tensor) -> Tensor:
-        size = G.diagonal().mean().clamp(min=1e-30)
-        root = torch.linalg.cholesky(G / size + 1e-6 * torch.eye(len(G), device=G.device)).T.double().cpu().numpy()
-        rows = [u + nnls(root, -root @ u)[0] for u in U.double().cpu().numpy()]
-        return torch.as_tensor(np.stack(rows), dtype=U.dtype, device=U.device)
+GRADIENT_METHODS = ("pcgrad", "upgrad", "mgda", "imtlg", "alignedmtl")
+"""Methods that combine the tasks' gradients."""
 
 
-WEIGHTINGS = {
-    "pcgrad": torchjd.PCGradWeighting,
-    "upgrad": lambda: torchjd.UPGradWeighting(projector=_Cone()),
-    "mgda": torchjd.MGDAWeighting,
-    "imtlg": torchjd.IMTLGWeighting,
-    "alignedmtl": torchjd.AlignedMTLWeighting,
-}
-"""Each makes the tasks' weights of their gradients' products (T, T)."""
+def make_weighting(method: str) -> Callable[[Tensor], Tensor]:
+    """Make a function from the products of the tasks' gradients (T, T) to their weights (T,)."""
+    import torchjd.aggregation as torchjd
+    from scipy.optimize import nnls
+    from torchjd.linalg import DualConeProjector
+
+    class NonNegativeProjector(DualConeProjector):
+        """min over v >= u of v'Gv by non-negative least squares: torchjd's own needs one more solver package."""
+
+        def __call__(self, U: Tensor, G: Tensor) -> Tensor:
+            size = G.diagonal().mean().clamp(min=1e-30)
+            root = torch.linalg.cholesky(G / size + 1e-6 * torch.eye(len(G), device=G.device)).T.double().cpu().numpy()
+            rows = [u + nnls(root, -root @ u)[0] for u in U.double().cpu().numpy()]
+            return torch.as_tensor(np.stack(rows), dtype=U.dtype, device=U.device)
+
+    makers: dict[str, Callable[[], Any]] = {
+        "pcgrad": torchjd.PCGradWeighting,
+        "upgrad": lambda: torchjd.UPGradWeighting(projector=NonNegativeProjector()),
+        "mgda": torchjd.MGDAWeighting,
+        "imtlg": torchjd.IMTLGWeighting,
+        "alignedmtl": torchjd.AlignedMTLWeighting,
+    }
+    return makers[method]()
 
 
 def dwa_weights(history: Sequence[Mapping[str, float]], tasks: Sequence[str]) -> list[float]:
     """Dynamic weight average (Liu et al. 2019, eq. 7): more weight to the loss that falls more slowly.
 
     Args:
-        history: A row an epoch with `train/loss_va` and the like.
-        tasks: Of the weights.
+        history: One row per epoch with `train/loss_va` and the like.
+        tasks: Tasks of the weights.
 
     Returns:
-        A weight a task, in sum their number; 1 before two epochs have passed.
+        One weight per task; their sum is the number of tasks. 1 before two epochs have passed.
     """
-    names = [f"train/loss_{task}" for task in tasks]
+    names = [loss_key("train", task) for task in tasks]
     if len(history) < 2 or not all(name in row for row in history[-2:] for name in names):
         return [1.0] * len(tasks)
     pace = [math.exp(history[-1][name] / max(history[-2][name], 1e-12) / TEMPERATURE) for name in names]
@@ -71,7 +78,7 @@ class Balancing(nn.Module):
     def __init__(self, config: BalancingConfig, tasks: Sequence[str], weights: Mapping[str, float]) -> None:
         super().__init__()
         self.config, self.tasks, self.weights = config, tuple(tasks), dict(weights)
-        self.weighting = WEIGHTINGS[config.method]() if config.method in WEIGHTINGS else None
+        self.weighting = make_weighting(config.method) if config.method in GRADIENT_METHODS else None
         if config.method == "uncertainty":
             self.log_variance = nn.Parameter(torch.zeros(len(self.tasks)))
         self.cosines: list[Tensor] = []
@@ -131,7 +138,7 @@ class Balancing(nn.Module):
         combined = (weights[:, None, None] * each).sum(0)
         return self.total(losses) + (features.float() * combined.float()).sum()
 
-    def take_cosines(self) -> dict[str, float]:
+    def pop_cosines(self) -> dict[str, float]:
         """The mean cosine of each pair of tasks since the last call, as columns of the metrics."""
         if not self.cosines:
             return {}

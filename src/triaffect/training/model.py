@@ -1,4 +1,4 @@
-"""One timm backbone and a head for each task; single-task models are the same class with one head."""
+"""One timm backbone and one head per task; single-task models are the same class with one head."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ A triaffect model ({size} px, {parameters:.1f} M parameters). Load it with
     import triaffect as ta
     model = ta.AffectModel.from_pretrained("this folder")
 
-`config.json` tells label order, preprocessing and how it was trained. Its scores hold for the data it was judged on.
+`config.json` has the label order, the preprocessing and how it was trained. Its scores hold for its validation data.
 """
 
 
@@ -40,7 +40,7 @@ def _head(kind: str, width: int, outputs: int, hidden: int, dropout: float) -> n
         return nn.Sequential(
             nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
         )
-    raise InputError(f"head {kind!r}: there is linear and mlp")
+    raise InputError(f"head {kind!r}: choose from linear, mlp")
 
 
 class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", repo_url=""):
@@ -54,10 +54,10 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         dropout: Dropout before each head's last layer.
         size: Side of the square input, in pixels.
         pretrained: Load timm's weights from its hub. Loading a saved model never does.
-        grey: See brightness only (ITU-R BT.601), in all three channels.
-        temporal: Seconds of video that a frame sees to either side; 0 for stills.
-        causal: See only what was before.
-        fps: Frames a second of an index's videos, which give its frames their times.
+        grey: Use brightness only (ITU-R BT.601), in all three channels.
+        temporal: Seconds of video that a frame sees to either side; 0 for a still model.
+        causal: Use earlier frames only.
+        fps: Frames per second of an index's videos, which gives its frames their times.
 
     Raises:
         InputError: An unknown backbone, task or head; weights that cannot be fetched.
@@ -79,7 +79,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
     ) -> None:
         super().__init__()
         if unknown := set(tasks) - set(TASKS):
-            raise InputError(f"task {min(unknown)!r}: there are {', '.join(TASKS)}")
+            raise InputError(f"task {min(unknown)!r}: choose from {', '.join(TASKS)}")
         self.tasks = tuple(task for task in TASKS if task in tasks)
         self.settings: dict[str, Any] = {
             "backbone": backbone,
@@ -97,7 +97,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         self.backbone = _backbone(backbone, size, pretrained)
         self.mean: Tensor
         self.std: Tensor
-        self._normalise_by(timm.data.resolve_model_data_config(self.backbone))
+        self.normalise_by(timm.data.resolve_model_data_config(self.backbone))
         self.luma: Tensor
         self.register_buffer("luma", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1), persistent=False)
         self.width = self._width(size)
@@ -106,7 +106,8 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         )
         self.temporal = TemporalAttention(self.width, temporal, causal) if temporal else None
 
-    def _normalise_by(self, config: dict[str, Any]) -> None:
+    def normalise_by(self, config: dict[str, Any]) -> None:
+        """Set the mean and standard deviation of the input, in units of 0..1."""
         self.normalisation = {name: [float(value) for value in config[name]] for name in ("mean", "std")}
         for name, values in self.normalisation.items():
             # uint8 in, so the constants are in units of 0..255.
@@ -114,30 +115,36 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
 
     @torch.no_grad()
     def _width(self, size: int) -> int:
-        # Asked of the network itself: timm's num_features is not the width after every kind of head.
+        # Measured: timm's num_features is not the width after every kind of head.
         training = self.backbone.training
         width = self.backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
         self.backbone.train(training)
         return width
 
     def features(self, images: Tensor) -> Tensor:
-        """The backbone's pooled features (N, width) of RGB images (N, 3, size, size), 0..255, uint8 or float."""
+        """Compute the backbone's pooled features (N, width).
+
+        Args:
+            images: RGB (N, 3, size, size), 0..255, uint8 or float; cached features (N, width) are returned.
+        """
+        if images.ndim == 2:
+            return images
         pixels = images.to(self.mean.dtype)
         if self.settings["grey"]:
             pixels = (pixels * self.luma).sum(1, keepdim=True)
         return self.backbone((pixels - self.mean) / self.std)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The raw output of each task: (N, 2), (N, 8), (N, 12); see `features` for the images."""
+        """Return the raw output of each task: (N, 2), (N, 8), (N, 12); see `features` for the images."""
         return self.predict_from_features(self.features(images))
 
     def predict_from_features(
         self, features: Tensor, time: Tensor | None = None, video: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The raw output of each task's head on features (N, width).
+        """Return the raw output of each task's head on features (N, width).
 
-        A temporal model sees the frames of a video together where `time` (N,), in seconds, and `video` (N,) say
-        which they are; else each is seen alone, as a still.
+        A temporal model sees the frames of a video together if `time` (N,), in seconds, and `video` (N,), a number, say
+        which they are; otherwise each frame is seen alone.
         """
         if self.temporal is not None and (time is None or video is None):
             features = self.temporal.alone(features)
@@ -176,15 +183,15 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         else:
             file = Path(hf_hub_download(model_id, "model.safetensors", **hub))
         if not file.is_file():
-            raise InputError(f"{file}: missing; the model folder is not whole")
+            raise InputError(f"{file}: missing; the model folder is incomplete")
         order = {"va": list(VA), "expr": list(EXPRESSIONS), "au": list(ACTION_UNITS)}
         if config.get("labels", order) != order:
             raise InputError(
                 f"{model_id}: its labels are in another order than triaffect's; it cannot be used as it is"
             )
         model = cls(**{**settings, "pretrained": False})
-        # As trained, whatever a later timm says of the backbone.
-        model._normalise_by(config["input"])
+        # As trained, whatever a later version of timm says about the backbone.
+        model.normalise_by(config["input"])
         model.load_state_dict(load_file(file, device=map_location))
         model.provenance = config.get("provenance", {})
         return model.eval()
@@ -203,17 +210,17 @@ def _backbone(name: str, size: int, pretrained: bool) -> nn.Module:
         import difflib
 
         near = difflib.get_close_matches(name, timm.list_models(), 3)
-        raise InputError(f"backbone {name!r}: timm has no such model; near it: {', '.join(near) or 'none'}") from None
-    except OSError as error:  # what hub clients raise without a network
+        raise InputError(f"backbone {name!r}: timm has no such model; similar: {', '.join(near) or 'none'}") from None
+    except OSError as error:  # of hub clients without a network
         reason = str(error).splitlines()[0][:120]
         raise InputError(
-            f"pretrained weights of {name} could not be fetched ({reason}); "
-            "set model.pretrained to false or to a local weights file or model folder"
+            f"pretrained weights of {name} cannot be fetched ({reason}); set HF_ENDPOINT to a mirror, name a downloaded "
+            f"folder with --model.backbone local-dir:PATH, or train without them: --model.pretrained false"
         ) from None
 
 
 def load_backbone_weights(model: AffectModel, path: str | Path) -> None:
-    """Puts the backbone weights of a model folder or a weights file into a model; heads stay as they are.
+    """Load the backbone weights of a model folder or a weights file into a model; heads stay as they are.
 
     Args:
         model: The model to change.
@@ -226,26 +233,26 @@ def load_backbone_weights(model: AffectModel, path: str | Path) -> None:
     if not file.is_file():
         raise InputError(f"{file}: no such weights; model.pretrained is true, false, a model folder or a weights file")
     if file.suffix == ".safetensors":
-        found: dict[str, Any] = load_file(file)
+        state: dict[str, Any] = load_file(file)
     else:
         try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception:
-            raise InputError(f"{file}: is not a plain file of tensors; convert it to .safetensors") from None
-    found = found.get("state_dict", found)
-    tensors = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in found.items()}
+            raise InputError(f"{file}: not a plain file of tensors; convert it to .safetensors") from None
+    state = state.get("state_dict", state)
+    tensors = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
     own = model.backbone.state_dict()
     fitting = {name: tensors[name] for name in own if name in tensors and tensors[name].shape == own[name].shape}
     if missing := [name for name in own if name not in fitting]:
         raise InputError(
             f"{file}: {len(missing)} of {len(own)} tensors of {model.settings['backbone']} are missing or of another "
-            f"shape (first: {missing[0]}); were they made for this backbone?"
+            f"shape (first: {missing[0]}); use weights of this backbone"
         )
     model.backbone.load_state_dict(fitting)
 
 
 def probabilities(raw: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Raw outputs to predictions: valence and arousal clamped to [-1, 1], softmax, sigmoid; float32."""
+    """Convert raw outputs to predictions: valence and arousal clamped to [-1, 1], softmax, sigmoid; float32."""
     functions = {"va": lambda x: x.clamp(-1, 1), "expr": lambda x: x.softmax(-1), "au": torch.sigmoid}
     return {task: functions[task](value.float()) for task, value in raw.items()}
 
@@ -257,3 +264,21 @@ def load_model(path: str | Path) -> AffectModel:
         InputError: There is no model.
     """
     return AffectModel.from_pretrained(model_folder(path))
+
+
+def join_heads(models: Sequence[AffectModel]) -> AffectModel:
+    """Make one model of single-task models with the same backbone.
+
+    Raises:
+        InputError: Their backbones differ, or two have the same task.
+    """
+    first, tasks = models[0], [task for model in models for task in model.tasks]
+    if len(set(tasks)) < len(tasks) or any(m.settings["backbone"] != first.settings["backbone"] for m in models):
+        raise InputError("heads can be joined if their backbone is the same and each task occurs once")
+    joined = AffectModel(**{**first.settings, "tasks": tasks})
+    joined.backbone.load_state_dict(first.backbone.state_dict())
+    joined.normalise_by(first.normalisation)
+    for model in models:
+        for task, head in model.heads.items():
+            joined.heads[task].load_state_dict(head.state_dict())
+    return joined.eval()

@@ -1,4 +1,4 @@
-"""The run folder: what it says of itself, when it may be continued, when it is finished. Imports no Lightning."""
+"""The run folder: its files, when it may be resumed, when it is finished. Imports no Lightning."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 import yaml
 
 from triaffect.io import InputError, atomic_path, write_text
+from triaffect.labels import loss_key, score_key
 from triaffect.report.plots import conflict_curves, training_curves
 from triaffect.report.style import save_figure
 from triaffect.training.config import TrainConfig, TrainingConfig
@@ -35,41 +37,53 @@ PACKAGES = (
     "simplejpeg",
 )
 
+REDRAW_INTERVAL = 30.0
+"""Seconds between two drawings of the curves."""
 
-def open_run(run: Path, config: TrainConfig, resume: bool) -> None:
-    """Makes a run folder with its configuration and environment, or checks that an old one may be continued.
+
+def check_run(run: Path, config: TrainConfig, resume: bool) -> None:
+    """Check that a run can be started or resumed in a folder.
 
     Raises:
-        InputError: The folder holds another run, or one that was not asked to be continued.
+        InputError: The folder holds another run, one that was not asked to be resumed, or something else.
     """
-    known = run / "config.yaml"
-    if known.exists():
+    own = run / "config.yaml"
+    if own.exists():
         if not resume:
             raise InputError(f"{run}: already holds a run; continue it with --resume or name another folder")
-        old, new = flat(yaml.safe_load(known.read_text(encoding="utf-8"))), flat(config.to_dict())
+        old, new = flat(yaml.safe_load(own.read_text(encoding="utf-8"))), flat(config.to_dict())
         changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         if changed:
             key = changed[0]
             raise InputError(
-                f"{known}: was started with {key} {old.get(key)!r}, not {new.get(key)!r}; "
-                "give the same configuration to --resume, or name another folder"
+                f"{own}: was started with {key} {old.get(key)!r}, not {new.get(key)!r}; "
+                "give the same config to --resume, or name another folder"
             )
-        return
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise InputError(f"{run}: exists and holds no run; name an empty or a new folder")
-    write_text(known, yaml.safe_dump(config.to_dict(), sort_keys=False))
-    write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def open_run(run: Path, config: TrainConfig, resume: bool) -> None:
+    """Make a run folder with its config and environment; an old one that may be resumed is left as it is.
+
+    Raises:
+        InputError: As `check_run`.
+    """
+    check_run(run, config, resume)
+    if not (run / "config.yaml").exists():
+        write_text(run / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
+        write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
 
 def begin(run: Path, config: TrainConfig) -> None:
-    """`open_run` for a folder that is ours alone: what a kill left before the run had begun is cleared away."""
+    """`open_run` for a folder that is ours alone: what a kill left before the run had begun is removed."""
     if run.exists() and not (run / "config.yaml").exists():
         shutil.rmtree(run)
     open_run(run, config, resume=True)
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and command, to stand beside every result."""
+    """Versions, machine and command, to store with every result."""
     return {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -82,12 +96,18 @@ def environment() -> dict[str, Any]:
     }
 
 
-def close_run(run: Path, history: list[dict[str, float]], select: str, parameters: int, bad: dict[str, str]) -> None:
-    """Writes `summary.json`, which marks the run as finished."""
-    best = max(history, key=lambda row: row[f"val/{select}"])
+def close_run(
+    run: Path,
+    history: list[dict[str, float]],
+    select: str,
+    parameters: int,
+    bad: dict[str, str],
+    best: dict[str, float] | None = None,
+) -> None:
+    """Write `summary.json`, which marks the run as finished."""
     summary = {
         "epochs": len(history),
-        "best": best,
+        "best": best or max(history, key=lambda row: row[score_key(select)]),
         "parameters": parameters,
         "seconds": round(sum(row["seconds"] for row in history), 3),
         "skipped_images": bad,
@@ -95,39 +115,39 @@ def close_run(run: Path, history: list[dict[str, float]], select: str, parameter
     write_text(run / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
-def joules() -> float | None:
-    """Energy that the GPUs in use and the CPU packages have counted so far; None where none of them counts.
-
-    GPUs through NVML, where the package nvidia-ml-py is there; CPUs through Linux's powercap, where it may be read.
-    """
-    found = []
-    for file in Path("/sys/class/powercap").glob("intel-rapl:[0-9]/energy_uj"):
-        with contextlib.suppress(OSError, ValueError):
-            found.append(int(file.read_text()) / 1e6)
-    for device in range(torch.cuda.device_count()):
-        with contextlib.suppress(Exception):  # no package, no driver, no counter
-            import pynvml
-
-            handle = torch.cuda._get_pynvml_handler(device)
-            found.append(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
-    return sum(found) if found else None
-
-
 def finished(run: Path) -> bool:
     """Whether the run came to its end."""
     return (run / "summary.json").exists()
 
 
+def energy_joules() -> float | None:
+    """Energy that the GPUs in use and the CPU packages have counted so far; None if none of them counts.
+
+    GPUs through NVML, if the package nvidia-ml-py is installed; CPUs through Linux's powercap, if it may be read.
+    """
+    counters = []
+    for file in Path("/sys/class/powercap").glob("intel-rapl:[0-9]/energy_uj"):
+        with contextlib.suppress(OSError, ValueError):
+            counters.append(int(file.read_text()) / 1e6)
+    for device in range(torch.cuda.device_count()):
+        with contextlib.suppress(Exception):  # no package, no driver, no counter
+            import pynvml
+
+            handle = torch.cuda._get_pynvml_handler(device)
+            counters.append(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
+    return sum(counters) if counters else None
+
+
 def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested data with dotted keys."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, value in nested.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result
 
 
-def optimizer(training: TrainingConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser that a configuration names, over some parameters."""
+def make_optimizer(training: TrainingConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Make the optimiser of a config."""
     if training.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, training.lr, momentum=training.momentum, weight_decay=training.weight_decay, fused=True
@@ -136,14 +156,14 @@ def optimizer(training: TrainingConfig, parameters: list[torch.nn.Parameter]) ->
     return kind(parameters, training.lr, weight_decay=training.weight_decay, fused=True)
 
 
-def precision(asked: str, accelerator: str = "auto") -> str:
+def precision(name: str, accelerator: str = "auto") -> str:
     """Lightning's name of a precision; `auto` is bfloat16 where the device computes it, else 32."""
-    if asked == "auto":
+    if name == "auto":
         if torch.cuda.is_available() and accelerator != "cpu":
-            asked = "bf16" if torch.cuda.is_bf16_supported() else "32"
+            name = "bf16" if torch.cuda.is_bf16_supported() else "32"
         else:
-            asked = "bf16" if cpu_has_bf16() else "32"
-    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[asked]
+            name = "bf16" if cpu_has_bf16() else "32"
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[name]
 
 
 def cpu_has_bf16() -> bool:
@@ -151,42 +171,81 @@ def cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def keep_model(run: Path, model: AffectModel, config: TrainConfig, metrics: dict[str, float], bad: dict) -> None:
-    """Writes the best model so far, with the configuration and the scores that it was kept for."""
-    kept = {k: v for k, v in metrics.items() if k.startswith("val/") or k == "epoch"}
-    model.provenance = {"config": config.to_dict(), "validation": kept, "skipped_images": len(bad)}
+def keep_model(
+    run: Path, model: AffectModel, config: TrainConfig, metrics: dict[str, float], bad: dict[str, str]
+) -> None:
+    """Write the best model, with the config and the scores that it was kept for."""
+    scores = {k: v for k, v in metrics.items() if k.startswith("val/") or k == "epoch"}
+    model.provenance = {"config": config.to_dict(), "validation": scores, "skipped_images": len(bad)}
     with atomic_path(run / "model") as tmp_path:
         model.save_pretrained(tmp_path)
 
 
 def write_metrics(run: Path, history: list[dict[str, float]]) -> None:
-    """Writes `metrics.csv`, a row an epoch."""
+    """Write `metrics.csv`, one row per epoch."""
     with atomic_path(run / "metrics.csv") as tmp_path:
-        pl.DataFrame(history).write_csv(tmp_path)
+        pl.DataFrame(history, infer_schema_length=None).write_csv(tmp_path)
 
 
-def draw(run: Path, history: list[dict[str, float]]) -> None:
-    """Draws the curves so far, and the conflict of the tasks' gradients where it was measured."""
-    table = pl.DataFrame(history)
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """Read `metrics.csv`."""
+    return pl.read_csv(run / "metrics.csv", infer_schema_length=None).to_dicts()
+
+
+def draw_curves(run: Path, history: list[dict[str, float]]) -> None:
+    """Draw the curves so far, and the conflict between the tasks' gradients if it was measured."""
+    table = pl.DataFrame(history, infer_schema_length=None)
     save_figure(training_curves(table), run / "curves.png")
     if (conflict := conflict_curves(table)) is not None:
         save_figure(conflict, run / "conflict.png")
 
 
-def in_words(metrics: dict[str, float], tasks: tuple[str, ...], epochs: int) -> str:
-    """An epoch's line."""
-    scores = "  ".join(f"{task} {metrics[f'val/{task}']:.3f}" for task in tasks)
+class CurveDrawer:
+    """Draws the curves of a run at most every `REDRAW_INTERVAL` seconds."""
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.drawn = run, time.perf_counter()
+
+    def draw(self, history: list[dict[str, float]]) -> None:
+        """Draw, if it is time."""
+        if time.perf_counter() - self.drawn > REDRAW_INTERVAL:
+            draw_curves(self.run, history)
+            self.drawn = time.perf_counter()
+
+
+def join_histories(runs: list[Path]) -> list[dict[str, float]]:
+    """The epochs of single-task runs as those of one model; a run that has ended stays at its best epoch."""
+    histories, bests = [read_metrics(run) for run in runs], [_best(run) for run in runs]
+    joined = []
+    for epoch in range(max(map(len, histories))):
+        rows = [h[epoch] if epoch < len(h) else best for h, best in zip(histories, bests, strict=True)]
+        running = [h[epoch] for h in histories if epoch < len(h)]
+        seconds = sum(row["seconds"] for row in running)
+        images = sum(row["images_per_second"] * row["seconds"] for row in running) / len(running)
+        cost = {"seconds": seconds, "images_per_second": images / max(seconds, 1e-9)}
+        joined.append({**_join(rows), "epoch": epoch + 1, "lr": rows[0]["lr"], **cost})
+    return joined
+
+
+def join_best(runs: list[Path]) -> dict[str, float]:
+    """The best epochs of single-task runs as one row."""
+    return _join([_best(run) for run in runs])
+
+
+def _best(run: Path) -> dict[str, float]:
+    return json.loads((run / "summary.json").read_text(encoding="utf-8"))["best"]
+
+
+def _join(rows: list[dict[str, float]]) -> dict[str, float]:
+    sums = {key: sum(row[key] for row in rows) for key in (loss_key("train"), loss_key("val"), score_key("total"))}
+    tasks = {key: value for row in rows for key, value in row.items() if "/" in key and key not in sums}
+    return {"epoch": rows[0]["epoch"], **sums, **tasks}
+
+
+def epoch_line(metrics: dict[str, float], tasks: tuple[str, ...], epochs: int) -> str:
+    """One line for an epoch."""
+    scores = "  ".join(f"{task} {metrics[score_key(task)]:.3f}" for task in tasks)
     return (
-        f"epoch {metrics['epoch']:.0f}/{epochs}  loss {metrics.get('train/loss', math.nan):.3f}  {scores}  "
+        f"epoch {metrics['epoch']:.0f}/{epochs}  loss {metrics.get(loss_key('train'), math.nan):.3f}  {scores}  "
         f"{metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} images/s"
     )
-
-
-def learning_rate(training: TrainingConfig, step: int, total: int, rate: float) -> float:
-    """The rate of a step of `total`; `rate` is what `plateau` has left of it."""
-    warm = int(training.warmup * total)
-    if step < warm:
-        return training.lr * (step + 1) / warm
-    if training.schedule == "cosine":
-        return training.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-    return training.lr * rate

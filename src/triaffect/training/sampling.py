@@ -1,11 +1,17 @@
-"""Which frames an epoch sees, where it is not each of them once."""
+"""Which frames an epoch sees, and in which order."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import polars as pl
+from torch.utils.data import Sampler
 
 from triaffect.training.config import DataConfig
+
+WINDOW = 128
+"""Neighbouring frames that stay together in the batches of a temporal model."""
 
 
 class Draw:
@@ -14,7 +20,7 @@ class Draw:
     Args:
         config: `balance` and `stride`.
         index: The rows of the training data set.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     def __init__(self, config: DataConfig, index: pl.DataFrame, seed: int) -> None:
@@ -25,24 +31,24 @@ class Draw:
         first = np.searchsorted(video[order], video)
         self.place = np.empty(len(index), np.int64)
         self.place[order] = np.arange(len(index))
-        self.place -= first  # the row's place in its video
+        self.place -= first  # position of the row in its video
         self.video, self.weight = video, self._weight(config.balance, index, video)
 
     @classmethod
-    def asked(cls, config: DataConfig, index: pl.DataFrame, seed: int) -> Draw | None:
-        """None where every frame is to be seen once an epoch."""
+    def from_config(cls, config: DataConfig, index: pl.DataFrame, seed: int) -> Draw | None:
+        """None if an epoch sees every frame once."""
         return cls(config, index, seed) if config.balance != "none" or config.stride > 1 else None
 
     @staticmethod
     def _weight(balance: str, index: pl.DataFrame, video: np.ndarray) -> np.ndarray | None:
-        """One over the size of the row's group; rows without an expression weigh as a mean one."""
+        """One over the size of the row's group; rows without an expression get the mean weight of the others."""
         if balance == "none":
             return None
         if balance == "video":
             group = video
         else:
-            held = index["expression"] if "expression" in index.columns else pl.Series([None] * len(index))
-            group = held.fill_null(-1).to_numpy().astype(np.int64)
+            expression = index["expression"] if "expression" in index.columns else pl.Series([None] * len(index))
+            group = expression.fill_null(-1).to_numpy().astype(np.int64)
         _, place, size = np.unique(group, return_inverse=True, return_counts=True)
         weight = 1 / size[place]
         if balance == "class" and (group < 0).any() and (group >= 0).any():
@@ -50,14 +56,72 @@ class Draw:
         return weight
 
     def __call__(self, epoch: int) -> np.ndarray:
-        """Row numbers of an epoch (count,), shuffled; a row may stand several times where `balance` is set."""
+        """Row numbers of an epoch (count,), shuffled; with `balance` a row may occur several times."""
         rng = np.random.default_rng((self.seed, epoch))
-        turn = np.random.default_rng(self.seed).integers(0, self.stride, int(self.video.max(initial=0)) + 1)
-        # Each video starts elsewhere, and one frame later in the next epoch.
-        rows = np.flatnonzero((self.place + turn[self.video] + epoch) % self.stride == 0)
+        offset = np.random.default_rng(self.seed).integers(0, self.stride, int(self.video.max(initial=0)) + 1)
+        # Each video starts at another frame, and one frame later in the next epoch.
+        rows = np.flatnonzero((self.place + offset[self.video] + epoch) % self.stride == 0)
         if not len(rows):
             rows = np.arange(self.rows)
         if self.weight is None:
             return np.resize(rng.permutation(rows), self.count)
         share = self.weight[rows] / self.weight[rows].sum()
         return rng.choice(rows, self.count, p=share)
+
+
+class EpochSampler(Sampler[int]):
+    """Keys of one process in one epoch: shuffled for training, in order for validation.
+
+    Every process gets the same number, so that none waits for another: training leaves the remainder to the order of
+    the next epoch, validation repeats rows, which are then counted once.
+
+    Args:
+        length: Rows of the data set.
+        shuffle: Draw a new order for each epoch.
+        seed: Seed of the orders.
+        rank: Number of this process.
+        world: Number of processes.
+        draw: Rows of each epoch, if not each once.
+        windows: Shuffle windows of neighbouring rows instead of single rows.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        draw: Draw | None = None,
+        windows: bool = False,
+    ) -> None:
+        self.length, self.shuffle, self.seed, self.rank, self.world = length, shuffle, seed, rank, world
+        self.draw, self.windows, self.epoch = draw, windows, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        length = self.draw.count if self.draw else self.length
+        return length // self.world if self.shuffle else -(-length // self.world)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.draw:
+            # A row that is drawn twice is augmented twice: each place in the epochs has its own key.
+            order = self.draw(self.epoch) + (self.epoch * self.draw.count + np.arange(self.draw.count)) * self.length
+        elif self.shuffle:
+            rng = np.random.default_rng((self.seed, self.epoch))
+            order = self._shuffled_windows(rng) if self.windows else rng.permutation(self.length)
+            order = order + self.epoch * self.length
+        else:
+            order = np.resize(np.arange(self.length), len(self) * self.world)
+        if self.windows:  # neighbours stay in one process
+            return iter(order[self.rank * len(self) : (self.rank + 1) * len(self)].tolist())
+        return iter(order[self.rank :: self.world][: len(self)].tolist())
+
+    def _shuffled_windows(self, rng: np.random.Generator) -> np.ndarray:
+        """Windows start at another row in each epoch, and come in random order."""
+        rows = np.roll(np.arange(self.length), int(rng.integers(self.length)))
+        parts = np.array_split(rows, max(1, self.length // WINDOW))
+        return np.concatenate([parts[i] for i in rng.permutation(len(parts))])

@@ -14,8 +14,8 @@ from triaffect.data.windows import windows
 if TYPE_CHECKING:
     from triaffect.training.model import AffectModel
 
-WINDOW = 128
-"""Frames of a training sequence."""
+PIECE = 512
+"""Frames that are computed together, their neighbours not counted."""
 
 
 class TemporalAttention(nn.Module):
@@ -84,7 +84,7 @@ def in_videos(model: AffectModel, features: Tensor, time: Tensor, video: Tensor)
     if model.temporal is None:
         return model.predict_from_features(features)
     parts: list[dict[str, Tensor]] = []
-    for near, own in windows(video.cpu().numpy(), time.cpu().numpy(), model.temporal.seconds, 4 * WINDOW):
+    for near, own in windows(video.cpu().numpy(), time.cpu().numpy(), model.temporal.seconds, PIECE):
         rows = torch.from_numpy(near).to(features.device)
         outputs = model.predict_from_features(features[rows], time[rows], video[rows])
         parts.append({task: value[torch.from_numpy(own).to(value.device)] for task, value in outputs.items()})

@@ -1,400 +1,285 @@
-"""One training run: Lightning's loop around a model, in a run folder that can be continued.
+"""One training run: Lightning's loop around a model, in a run folder that can be resumed.
 
 Order, augmentation and dropout follow from (seed, epoch) alone, and `last.ckpt` holds the rest of the state at the end
-of each epoch, so a run that was killed and resumed ends in the numbers of one that was not. Nothing else imports
-Lightning.
+of each epoch, so a run that was killed and resumed ends in the numbers of one that was not.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import sys
-import time
 import warnings
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
-import numpy as np
 import polars as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from triaffect.io import InputError
-from triaffect.training import run_folder as runs
-from triaffect.training.config import TrainConfig
-from triaffect.training.dataset import Batch, FrameDataset, augmentation, training_rows
-from triaffect.training.distributed import blank
-from triaffect.training.judging import gather, judge
-from triaffect.training.loader import Resident, loader
-from triaffect.training.losses import TaskLosses
-from triaffect.training.model import AffectModel, load_backbone_weights
-from triaffect.training.sampling import Draw
-from triaffect.training.step import Step, stop_on_nan
+from triaffect.training import run_folder
+from triaffect.training.augmentation import Augmentation
+from triaffect.training.config import ModelConfig, TrainConfig
+from triaffect.training.dataset import FeatureDataset, FrameDataset, training_rows
+from triaffect.training.model import AffectModel, join_heads, load_backbone_weights, load_model
+from triaffect.training.module import CHECK_INTERVAL, AffectTraining, FrameDataModule
 
-CHECK_EVERY = 50
-"""Steps between two looks at the losses on the host, where a NaN is found; looking at each step would stall a GPU."""
-
-LOST = "another process of this run has ended, its message tells why; start all again with --resume"
-
-REDRAW_EVERY = 30.0
-"""Seconds between two drawings of the curves."""
+LOST = "another process of this run has ended, its message says why; start all again with --resume"
 
 
-class AffectTraining(lightning.LightningModule):
-    """Steps, rates and the official measures after each epoch.
+def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: bool = True) -> Path:
+    """Train one model and write a run folder.
+
+    The folder holds `config.yaml`, `environment.json`, `model/` (the best epoch by `training.select`), `last.ckpt` (to
+    resume from), `metrics.csv` and `curves.png` (one row per epoch), the logs of `training.loggers`, and `summary.json`
+    at the end.
 
     Args:
-        model: What is trained.
-        losses: What it minimises.
-        config: The whole run's.
-        run: The run folder.
-        datasets: The training and the validation frames.
-        progress: Say a line an epoch.
+        config: Data, model, losses, training.
+        out: The run folder; it must not exist yet, unless resumed.
+        resume: Continue a run that was stopped; a finished one is left as it is.
+        progress: Print a line per epoch, and show a bar on a terminal.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: The data does not fit the config, weights cannot be fetched, a loss became NaN, or the folder holds
+            something else.
     """
-
-    def __init__(
-        self,
-        model: AffectModel,
-        losses: TaskLosses,
-        config: TrainConfig,
-        run: Path,
-        datasets: tuple[FrameDataset, FrameDataset],
-        progress: bool = True,
-    ) -> None:
-        super().__init__()
-        self.model, self.losses, self.config, self.run = model, losses, config, run
-        self.train_data, self.val_data = datasets
-        self.batch_loss = Step(config, losses, self.train_data.index)
-        self.progress = progress
-        self.history: list[dict[str, float]] = []
-        self.best = -math.inf
-        self.stalled = 0
-        self.rate = 1.0  # what `plateau` has divided the learning rate by so far, inverted
-        self.bad: dict[str, str] = {}
-        self.residents: list[Resident] = []  # training and validation pictures on the device
-        self.latest: Tensor | None = None  # loss, for the bar: logging it would fetch it from the device each step
-        self._recent: list[tuple[Tensor, Tensor]] = []
-        self._sums: Tensor | None = None
-        self._steps = 0
-        self._judged: list[dict[str, Tensor]] = []
-        self._started = self._trained = 0.0
-        self._joules: float | None = None
-        self._total_steps = 1
-        self._drawn = time.perf_counter()  # a short run is drawn once, at its end
-        if config.model.frozen:
-            model.backbone.requires_grad_(False)
-        self.average: AveragedModel | None = None
-        if config.training.ema:
-            # Part of this module, so checkpoints hold it; with buffers, so batch norm's statistics are averaged too.
-            self.average = AveragedModel(
-                model, multi_avg_fn=get_ema_multi_avg_fn(config.training.ema), use_buffers=True
+    run, config = Path(out), _with_source_backbone(config)
+    run_folder.check_run(run, config, resume)
+    if run_folder.finished(run):
+        return run
+    torch.set_flush_denormal(True)  # denormals slow optimiser steps on a CPU several times
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    torch.manual_seed(config.training.seed)
+    model = _make_model(config)  # before the folder is made: weights may be missing
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        run_folder.open_run(run, config, resume=True)
+    train_rows, val_rows, images = training_rows(config)
+    train_data, val_data = _datasets(config, train_rows, val_rows, images)
+    backbone = model.backbone
+    if config.data.features:
+        model.backbone = nn.Identity()  # its outputs are the data
+    module = AffectTraining(model, config, train_data.index, run.name if progress else None)
+    with _without_hints():
+        trainer = _make_trainer(config, run, progress)
+        last = run / "last.ckpt"
+        try:
+            trainer.fit(
+                module,
+                datamodule=FrameDataModule(train_data, val_data, config),
+                ckpt_path=last if last.exists() else None,
+                weights_only=True,
             )
-            self.average.requires_grad_(False)
-
-    @property
-    def judged_model(self) -> AffectModel:
-        """The model that is judged and kept: the trained one, or its moving average."""
-        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
-
-    def _loader(self, dataset: FrameDataset, shuffle: bool) -> Any:
-        data, training = self.config.data, self.config.training
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        draw = Draw.asked(data, dataset.index, training.seed) if shuffle else None
-        return loader(dataset, training.batch, data.workers, shuffle, training.seed, rank, world, draw)
-
-    def train_dataloader(self) -> Any:
-        """Shuffled batches of this process's share."""
-        return self._loader(self.train_data, shuffle=True)
-
-    def val_dataloader(self) -> Any:
-        """Batches of this process's share, in order."""
-        return self._loader(self.val_data, shuffle=False)
-
-    def on_fit_start(self) -> None:
-        """Brings the pictures to the device, where `data.cache` wants them there."""
-        if self.config.data.cache == "device" and self.device.type != "cpu":
-            data, workers = (self.train_data, self.val_data), self.config.data.workers
-            self.residents = [Resident(dataset, self.device, workers) for dataset in data]
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Adds the pictures that were on the device already."""
-        return self.residents[not self.trainer.training](batch) if self.residents else batch
-
-    def _note_bad(self, batch: Batch) -> None:
-        for name, reason in batch["bad"]:
-            if self.config.data.on_bad_image == "error":
-                raise InputError(f"{self.train_data.images / name}: {reason}; mend it or set data.on_bad_image to skip")
-            if name not in self.bad:
-                self.bad[name] = reason
-                warnings.warn(f"skipped {name}: {reason}", stacklevel=1)
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The raw output of each task."""
-        return self.model(images)
-
-    def on_train_start(self) -> None:
-        """Counts the steps, which the learning rate follows."""
-        self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
-
-    def on_train_epoch_start(self) -> None:
-        """Seeds dropout by the epoch, and keeps a frozen backbone's statistics still."""
-        state = np.random.SeedSequence((self.config.training.seed, self.current_epoch, self.global_rank))
-        torch.manual_seed(int(state.generate_state(1)[0]))
-        self._sums, self._steps, self._recent = None, 0, []
-        self._started, self._joules = time.perf_counter(), runs.joules()
-        if self.config.model.frozen:
-            self.model.backbone.eval()
-
-    def _learning_rate(self) -> float:
-        return runs.learning_rate(self.config.training, self.global_step, self._total_steps, self.rate)
-
-    def training_step(self, batch: Batch, number: int) -> Tensor | None:
-        """The weighted sum of the task losses on one batch; None where no image of it could be read."""
-        self._note_bad(batch)
-        # A batch of one would break batch norm; it is left after a bad image at most.
-        if len(batch["row"]) < min(2, self.config.training.batch):
-            if self.trainer.world_size == 1:
-                return None
-            batch |= blank(batch, 2)
-        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
-            group["lr"] = self._learning_rate()
-        seed = (self.config.training.seed, self.current_epoch, self.global_rank, number)
-        total, values = self.batch_loss(self.model, batch, seed, self.history)
-        self._sums = values if self._sums is None else self._sums + values
-        self._steps += 1
-        self._recent.append((values, batch["row"]))
-        if len(self._recent) >= CHECK_EVERY:
-            self._stop_on_nan()
-        self.latest = values[0]
-        # Lightning divides by `accumulate`; the last step of an epoch may have fewer batches.
-        every, count = self.config.training.accumulate, int(self.trainer.num_training_batches)
-        return total * (every / (count % every)) if number >= count // every * every else total
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Moves the average after each optimiser step."""
-        if self.average is not None and self._ends_a_step(batch_idx):
-            self.average.update_parameters(self.model)
-
-    def _ends_a_step(self, number: int) -> bool:
-        """Whether the optimiser steps after this batch of the epoch: the last ones step with what there is."""
-        return (number + 1) % self.config.training.accumulate == 0 or number + 1 == self.trainer.num_training_batches
-
-    def _stop_on_nan(self) -> None:
-        recent, self._recent = self._recent, []
-        stop_on_nan(recent, self.losses.tasks, self.train_data, self.current_epoch + 1)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser; its rate is set before each step, so a resumed run needs no scheduler's memory."""
-        return runs.optimizer(self.config.training, [p for p in self.parameters() if p.requires_grad])
-
-    def on_validation_epoch_start(self) -> None:
-        """Looks for NaN before it is judged, and forgets the last epoch's predictions."""
-        self._trained = time.perf_counter()
-        self._stop_on_nan()
-        self._judged = []
-
-    def validation_step(self, batch: Batch, number: int) -> None:
-        """Keeps predictions and targets; the measures are of the whole split."""
-        self._note_bad(batch)
-        raw = self.judged_model(batch["image"])
-        kept = {"row": batch["row"], **{f"raw_{task}": value.float() for task, value in raw.items()}}
-        self._judged.append({**kept, **{task: batch[task] for task in raw}})
-
-    def on_validation_epoch_end(self) -> None:
-        """Judges the whole split by the official measures, keeps the best model and writes the metrics."""
-        training = self.config.training
-        metrics, joules = self._metrics(), runs.joules()
-        if joules is not None and self._joules is not None and joules >= self._joules:
-            metrics["energy_joules"] = joules - self._joules
-        score = metrics["val/total" if training.select == "total" else f"val/{training.select}"]
-        improved = score > self.best
-        self.stalled = 0 if improved else self.stalled + 1
-        if training.schedule == "plateau" and self.stalled and self.stalled % (training.patience + 1) == 0:
-            self.rate /= 10
-        if training.early_stop and self.stalled >= training.early_stop:
-            self.trainer.should_stop = True
-        self.history.append(metrics)
-        self.log("val", score, prog_bar=True, logger=False, rank_zero_only=True)
-        if improved:
-            self.best = score
-        if self.trainer.is_global_zero:
-            if improved:
-                runs.keep_model(self.run, self.judged_model, self.config, metrics, self.bad)
-            runs.write_metrics(self.run, self.history)
-            if time.perf_counter() - self._drawn > REDRAW_EVERY:
-                self.draw()
-            if self.logger is not None:
-                self.logger.log_metrics(metrics, step=self.current_epoch)
-            if self.progress:
-                line = runs.in_words(metrics, self.model.tasks, training.epochs)
-                tqdm.write(f"{self.run.name}: {line}{'  (best)' if improved else ''}", file=sys.stderr)
-
-    def draw(self) -> None:
-        """Writes the curves so far."""
-        runs.draw(self.run, self.history)
-        self._drawn = time.perf_counter()
-
-    def _metrics(self) -> dict[str, float]:
-        metrics: dict[str, float] = {"epoch": self.current_epoch + 1}
-        if self._sums is not None:
-            means = (self._sums / max(1, self._steps)).tolist()
-            names = ["train/loss", *(f"train/loss_{task}" for task in self.model.tasks)]
-            metrics |= dict(zip(names, means, strict=True)) | self.batch_loss.balancing.take_cosines()
-        metrics |= judge(gather(self._judged, self.trainer.world_size), self.losses, self.device)
-        images = self._steps * self.config.training.batch * self.trainer.world_size
-        return metrics | {
-            "lr": self._learning_rate(),
-            "seconds": time.perf_counter() - self._started,
-            "images_per_second": images / max(self._trained - self._started, 1e-9),
-        }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What Lightning does not know of."""
-        checkpoint["triaffect"] = {
-            "history": self.history,
-            "best": self.best,
-            "stalled": self.stalled,
-            "rate": self.rate,
-            "bad": self.bad,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Puts it back."""
-        for name, value in checkpoint["triaffect"].items():
-            setattr(self, name, value)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from None
+        except RuntimeError as error:
+            if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+                raise
+            raise InputError(f"{run}: {LOST}") from None
+        finally:
+            if trainer.is_global_zero:
+                _keep_best(module, backbone, run)
+    if trainer.is_global_zero:
+        (run / "best.ckpt").unlink(missing_ok=True)
+        parameters = sum(p.numel() for p in [*backbone.parameters(), *model.parameters()])
+        parameters -= sum(p.numel() for p in model.backbone.parameters()) if not config.data.features else 0
+        run_folder.close_run(run, module.history, config.training.select, parameters, module.bad)
+    return run
 
 
-class _Bar(TQDMProgressBar):
-    """A bar of the epoch's batches at a terminal, without a version number and without one for the validation split."""
+def train_heads(config: TrainConfig, out: str | Path, joint: bool = False, progress: bool = True) -> Path:
+    """Train heads on cached features, each at its own best epoch, and write one run folder with a whole model.
+
+    Args:
+        config: With `data.features`.
+        out: The run folder to make or to resume; a finished one is left as it is.
+        joint: Train and choose one epoch for all heads together, by the total.
+        progress: As in `train`.
+
+    Returns:
+        The run folder. Separate heads have theirs below `heads/`; the columns of its `metrics.csv` are joined.
+
+    Raises:
+        InputError: As `train`.
+    """
+    run, tasks, config = Path(out), config.model.tasks, _with_source_backbone(config)
+    if joint or len(tasks) == 1:
+        return train(config, run, resume=True, progress=progress)
+    run_folder.check_run(run, config, resume=True)
+    if run_folder.finished(run):
+        return run
+    run_folder.open_run(run, config, resume=True)
+    parts = [train(config.for_task(task), run / "heads" / task, resume=True, progress=progress) for task in tasks]
+    model = join_heads([load_model(part) for part in parts])
+    history = run_folder.join_histories(parts)
+    best = run_folder.join_best(parts)
+    run_folder.keep_model(run, model, config, best, {})
+    run_folder.write_metrics(run, history)
+    run_folder.draw_curves(run, history)
+    run_folder.close_run(run, history, "total", sum(p.numel() for p in model.parameters()), {}, best)
+    return run
+
+
+def _with_source_backbone(config: TrainConfig) -> TrainConfig:
+    """With cached features, the backbone's settings are those of the model that made them."""
+    if not config.data.features:
+        return config
+    source, default = load_model(str(config.model.pretrained)).settings, ModelConfig()
+    for name in ("backbone", "size", "grey"):
+        value = getattr(config.model, name)
+        if value not in (getattr(default, name), source[name]):
+            raise InputError(f"model.{name} is {value}, but data.features are of {source[name]}; leave it out")
+    return replace(config, model=replace(config.model, **{name: source[name] for name in ("backbone", "size", "grey")}))
+
+
+def _make_model(config: TrainConfig) -> AffectModel:
+    settings = {k: v for k, v in vars(config.model).items() if k not in ("pretrained", "frozen")}
+    weights = config.model.pretrained
+    if config.data.features:
+        source = load_model(str(weights))
+        model = AffectModel(**settings)
+        model.backbone.load_state_dict(source.backbone.state_dict())
+        model.normalise_by(source.normalisation)
+        return model
+    model = AffectModel(**settings, pretrained=weights is True)
+    if isinstance(weights, str):
+        load_backbone_weights(model, weights)
+    model.to(memory_format=torch.channels_last)
+    return model
+
+
+def _datasets(
+    config: TrainConfig, train_rows: pl.DataFrame, val_rows: pl.DataFrame, images: Path
+) -> tuple[FrameDataset, FrameDataset]:
+    data, size = config.data, config.model.size
+    if data.features:
+        fps = config.model.fps
+        return FeatureDataset(train_rows, data.features, fps), FeatureDataset(val_rows, data.features, fps)
+    on_device = config.training.accelerator != "cpu" and torch.accelerator.is_available()
+    cache = data.cache == "ram" or (data.cache == "device" and not on_device)
+    augmentation = Augmentation.from_config(data)
+    return (
+        FrameDataset(train_rows, images, size, augmentation, config.training.seed, cache),
+        FrameDataset(val_rows, images, size, cache=cache),
+    )
+
+
+def _keep_best(module: AffectTraining, backbone: nn.Module, run: Path) -> None:
+    """Write `model/` from the checkpoint of the best epoch, which holds averaged weights if there are any."""
+    if not (run / "best.ckpt").exists() or not module.history:
+        return
+    state = torch.load(run / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    model = module.model.cpu()
+    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    if module.config.data.features:
+        model.backbone = backbone
+    best = max(module.history, key=lambda row: row[module.monitor])
+    run_folder.keep_model(run, model, module.config, best, module.bad)
+
+
+class _RunFolderCallback(Callback):
+    """Writes `metrics.csv` and `curves.png` after each epoch (the curves at most every half minute)."""
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.drawer = run, run_folder.CurveDrawer(run)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            run_folder.write_metrics(self.run, pl_module.history)  # type: ignore[arg-type]
+            self.drawer.draw(pl_module.history)  # type: ignore[arg-type]
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.is_global_zero and pl_module.history:
+            run_folder.draw_curves(self.run, pl_module.history)  # type: ignore[arg-type]
+
+
+class _ProgressBar(TQDMProgressBar):
+    """A bar of the epoch's batches on a terminal, without a version number and without one for the validation split."""
 
     def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
-        loss = {} if pl_module.latest is None else {"loss": pl_module.latest.item()}
+        loss = {} if pl_module.latest_loss is None else {"loss": pl_module.latest_loss.item()}
         return loss | {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
 
     def init_validation_tqdm(self) -> Any:
         return tqdm(disable=True)
 
 
-def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: bool = True) -> Path:
-    """Trains one model and leaves a run folder.
-
-    The folder holds `config.yaml`, `environment.json`, `model/` (the best epoch by `training.select`), `last.ckpt` (to
-    continue from), `metrics.csv` and `curves.png` (a row an epoch), `tensorboard/`, and `summary.json` at the end.
-
-    Args:
-        config: Data, model, losses, training.
-        out: The run folder; it must not exist yet, unless resumed.
-        resume: Continue a run that was stopped; a finished one is left as it is.
-        progress: Say a line an epoch, and show a bar at a terminal.
-
-    Returns:
-        The run folder.
-
-    Raises:
-        InputError: The data does not fit the configuration, a loss became NaN, or the folder is already taken.
-    """
-    run = Path(out)
-    if config.data.features:
-        if run.exists():
-            runs.open_run(run, config, resume)
-        from triaffect.training.heads import train_heads
-
-        return train_heads(config.data.features, str(config.model.pretrained), config, run, joint=True)
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        runs.open_run(run, config, resume)
-    if runs.finished(run):
-        return run
-    torch.set_flush_denormal(True)  # denormals slow optimiser steps on a CPU several times
-    if config.training.threads:
-        torch.set_num_threads(config.training.threads)
-    train_rows, val_rows, images = training_rows(config)
-    module = _module(config, run, train_rows, val_rows, images, progress)
+@contextmanager
+def _without_hints() -> Any:
+    """Lightning's hints on workers, hardware and its own checkpoints are not for our users."""
     with warnings.catch_warnings():
-        # Lightning's hints on workers, hardware and its own checkpoints are not for our users.
         for hint in ("Checkpoint directory .* exists", "GPU available", "sync_dist=True", "smaller than the logging"):
             warnings.filterwarnings("ignore", f".*{hint}.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
-        trainer = _trainer(config, run, progress)
-        try:
-            trainer.fit(module, ckpt_path=last if (last := run / "last.ckpt").exists() else None, weights_only=True)
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from None
-        except RuntimeError as error:
-            if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
-                raise
-            raise InputError(f"{run}: {LOST}") from None
-    if trainer.is_global_zero:
-        module.draw()
-        parameters = sum(p.numel() for p in module.model.parameters())
-        runs.close_run(run, module.history, config.training.select, parameters, module.bad)
-        if progress:
-            print(f"{run}: model in {run}/model, scores in {run}/metrics.csv, curves in {run}/curves.png")
-    return run
+        yield
 
 
-def _module(
-    config: TrainConfig, run: Path, train_rows: pl.DataFrame, val_rows: pl.DataFrame, images: Path, progress: bool
-) -> AffectTraining:
-    torch.manual_seed(config.training.seed)
-    settings = {k: v for k, v in vars(config.model).items() if k not in ("pretrained", "frozen")}
-    model = AffectModel(**settings, pretrained=config.model.pretrained is True)
-    if isinstance(config.model.pretrained, str):
-        load_backbone_weights(model, config.model.pretrained)
-    model.to(memory_format=torch.channels_last)
-    losses = TaskLosses(config.losses, model.tasks, train_rows)
-    size, seed = config.model.size, config.training.seed
-    keep = config.data.cache == "ram" or (config.data.cache == "device" and not _has_device(config))
-    training = FrameDataset(train_rows, images, size, augmentation(config.data), seed, keep)
-    validation = FrameDataset(val_rows, images, size, keep=keep)
-    return AffectTraining(model, losses, config, run, (training, validation), progress)
-
-
-def _has_device(config: TrainConfig) -> bool:
-    return config.training.accelerator != "cpu" and torch.accelerator.is_available()
-
-
-def _trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.Trainer:
-    training = config.training
+def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.Trainer:
+    training, monitor = config.training, f"val/{config.training.select}"
     bar = progress and sys.stderr.isatty()
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Lightning's watcher may kill this process before the loss of the other is felt here; its word comes first.
+    # Lightning's watcher may kill this process before it notices that another one is lost; its message comes first.
     watcher = logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script")
     watcher.setLevel(logging.INFO)
     watcher.filters[:] = [lambda _: print(f"{run}: {LOST}", file=sys.stderr, flush=True) or False]
+    save: dict[str, Any] = {"save_top_k": 1, "enable_version_counter": False, "auto_insert_metric_name": False}
+    callbacks: list[Callback] = [
+        _RunFolderCallback(run),
+        ModelCheckpoint(
+            run, "best", monitor, mode="max", save_weights_only=True, save_on_train_epoch_end=False, **save
+        ),
+    ]
+    if training.early_stop:
+        callbacks.append(
+            EarlyStopping(monitor, patience=training.early_stop, mode="max", check_on_train_epoch_end=False)
+        )
+    if training.ema:
+        # EMAWeightAveraging with torch's own multi-tensor average, buffers (batch norm's statistics) included.
+        callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(training.ema)))
+    # Last, so that it holds the state of the others after the epoch.
+    callbacks.append(ModelCheckpoint(run, "last", monitor=None, save_on_train_epoch_end=True, **save))
+    if bar:
+        callbacks.append(_ProgressBar(refresh_rate=20))
     return lightning.Trainer(
         default_root_dir=run,
         max_epochs=training.epochs,
         accelerator=training.accelerator,
         devices=training.devices,
         num_nodes=training.nodes,
-        precision=runs.precision(training.precision, training.accelerator),  # type: ignore[arg-type]
+        precision=run_folder.precision(training.precision, training.accelerator),  # type: ignore[arg-type]
         accumulate_grad_batches=training.accumulate,
         gradient_clip_val=training.clip or None,
-        logger=TensorBoardLogger(run, name="", version="tensorboard"),
-        callbacks=[
-            # After validation, so that the checkpoint knows the epoch's score.
-            ModelCheckpoint(
-                run,
-                filename="last",
-                monitor=None,
-                save_top_k=1,
-                enable_version_counter=False,
-                save_on_train_epoch_end=True,
-            ),
-            *([_Bar(refresh_rate=20)] if bar else []),
-        ],
+        logger=[_make_logger(path, run) for path in training.loggers],
+        callbacks=callbacks,
         enable_progress_bar=bar,
-        log_every_n_steps=CHECK_EVERY,  # each look at the losses waits for the device
+        log_every_n_steps=CHECK_INTERVAL,  # each look at the losses waits for the device
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+
+
+def _make_logger(path: str, run: Path) -> Any:
+    """A logger of Lightning by its class path, writing into the run folder."""
+    module, _, name = path.rpartition(".")
+    try:
+        kind = getattr(import_module(module or "lightning.pytorch.loggers"), name)
+        if name == "TensorBoardLogger":
+            return kind(run, name="", version="tensorboard")
+        return kind(save_dir=run)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise InputError(f"training.loggers: {path} cannot be made ({error}); name a class of Lightning's") from None
