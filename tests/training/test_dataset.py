@@ -7,14 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from triaffect.data.index import load_index
+from triaffect.data.index import image_root, load_index
 from triaffect.data.predictions import save_predictions
 from triaffect.images import read_image, resize
 from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS
+from triaffect.training.augmentation import Augmentation
 from triaffect.training.config import DataConfig, TrainConfig
-from triaffect.training.dataset import Augmentation, EpochSampler, FrameDataset, augmentation, image_root, training_rows
-from triaffect.training.loader import loader
+from triaffect.training.dataset import FrameDataset, training_rows
+from triaffect.training.loader import BatchLoader
+from triaffect.training.sampling import EpochSampler
 
 NONE = Augmentation(0, 0, 0, 0, 0)
 
@@ -45,7 +47,7 @@ def test_png_and_grey_are_read_as_rgb(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "No such file"), (b"", "not a picture"), (b"hello", "not a picture"), (b"\xff\xd8\xff\xe0broken", "JPEG")],
+    [(None, "No such file"), (b"", "not an image"), (b"hello", "not an image"), (b"\xff\xd8\xff\xe0broken", "JPEG")],
 )
 def test_what_cannot_be_read_is_a_value_error(tmp_path, content, reason):
     path = tmp_path / "x.jpg"
@@ -119,7 +121,9 @@ def test_rows_without_a_crop_are_left_out(frames):
 
 
 def test_augmentation_follows_from_seed_and_epoch_alone(frames):
-    dataset = FrameDataset(load_index(frames[0]), frames[1], 32, augmentation(DataConfig(rotation=20)), seed=1)
+    dataset = FrameDataset(
+        load_index(frames[0]), frames[1], 32, Augmentation.from_config(DataConfig(rotation=20)), seed=1
+    )
     one, again = dataset.__getitems__([3, 4, 5])["image"], dataset.__getitems__([5])["image"]
     assert torch.equal(one[2:], again)
     assert not torch.equal(one, dataset.__getitems__([k + len(dataset) for k in (3, 4, 5)])["image"])
@@ -158,7 +162,7 @@ def test_the_loader_shuffles_by_epoch_and_workers_change_nothing(frames):
     dataset = FrameDataset(load_index(frames[0]), frames[1], 16, Augmentation(0.5, 10, 0.1, 0.1, 0.1), seed=2)
     seen = []
     for workers in (0, 2):
-        batches = loader(dataset, 16, workers, shuffle=True, seed=2)
+        batches = BatchLoader(dataset, 16, workers, EpochSampler(len(dataset), True, 2), drop_last=True)
         batches.sampler.set_epoch(1)
         seen.append(list(batches))
     assert len(seen[0]) == 4  # 72 images; the last batch of 8 waits for the next epoch's order
@@ -222,7 +226,7 @@ def test_soft_labels_stand_in_for_missing_ones_only(frames, tmp_path):
 
 def test_two_soft_files_of_one_task_are_refused(frames, tmp_path):
     softs = soft_files(tmp_path, load_index(frames[0], "train")["image"].unique(maintain_order=True))
-    with pytest.raises(InputError, match=r"votes.parquet: \w+ stands in another file"):
+    with pytest.raises(InputError, match=r"votes.parquet: \w+ is also in another file"):
         training_rows(TrainConfig(DataConfig(str(frames[0]), str(frames[1]), soft=[softs[0], softs[0]])))
     foreign = str(tmp_path / "foreign.parquet")
     save_predictions(pl.DataFrame({"image": ["x.jpg"], "valence": [0.0], "arousal": [0.0]}), foreign)

@@ -21,7 +21,7 @@ import torch
 from torch import distributed
 from triaffect.data.index import load_index
 from triaffect.training.config import LossConfig
-from triaffect.training.distributed import everyones
+from triaffect.training.distributed import gather_outputs
 from triaffect.training.losses import TaskLosses
 
 rank, index, file = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -42,7 +42,7 @@ for soft in (False, True):
 
         def loss(part, alone):
             raw = {task: head(part["x"]) for task, head in model.items()}
-            return losses.total(losses(*((raw, part) if alone else everyones(raw, part, 7))))
+            return losses.total(losses(*((raw, part) if alone else gather_outputs(raw, part, 7))))
 
         cut = slice(0, 6) if rank == 0 else slice(6, 11)  # the second could not read an image
         alone = loss({key: value[:11] for key, value in whole.items()}, True)
@@ -133,7 +133,7 @@ def test_a_killed_process_ends_the_job_with_a_message_and_it_resumes(frames, tmp
 
 def test_what_lightnings_watcher_logs_is_said_in_our_words(frames, tmp_path, capsys):
     """It kills its process right after, so a test with real processes sees this message only now and then."""
-    training._trainer(config(frames), tmp_path / "run", False)
+    training._make_trainer(config(frames), tmp_path / "run", False)
     capsys.readouterr()
     subprocess_script._logger.info("Child process 1 terminated with code -9. Terminating all")
     assert capsys.readouterr().err == f"{tmp_path / 'run'}: {training.LOST}\n"

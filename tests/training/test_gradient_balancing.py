@@ -14,10 +14,10 @@ from triaffect.data.index import load_index
 from triaffect.labels import TASKS
 from triaffect.training import trainer as training
 from triaffect.training.config import BalancingConfig
-from triaffect.training.gradient_balancing import WEIGHTINGS, Balancing, _Cone, dwa_weights
+from triaffect.training.gradient_balancing import GRADIENT_METHODS, Balancing, dwa_weights, make_weighting
 from triaffect.training.losses import TaskLosses
 from triaffect.training.model import AffectModel
-from triaffect.training.step import Step
+from triaffect.training.module import AffectTraining
 
 LOSSES = {"va": 0.7, "expr": 1.9, "au": 0.2}
 
@@ -75,12 +75,13 @@ def test_dwa_is_the_formula_and_waits_two_epochs():
 
 
 def test_the_projection_onto_the_cone_is_the_quadratic_programs():
+    project = make_weighting("upgrad").projector
     rng = np.random.default_rng(0)
     for _ in range(20):
         jacobian = rng.normal(size=(3, 5)) + rng.normal(size=(1, 5))
         gram = jacobian @ jacobian.T
         u = rng.random(3)
-        found = _Cone()(torch.tensor(u[None]), torch.tensor(gram))[0].numpy()
+        found = project(torch.tensor(u[None]), torch.tensor(gram))[0].numpy()
         bounds = [(low, None) for low in u]
         best = minimize(lambda v, g=gram: v @ g @ v, u + 0.1, jac=lambda v, g=gram: 2 * g @ v, bounds=bounds)
         assert (found >= u - 1e-9).all()
@@ -88,13 +89,13 @@ def test_the_projection_onto_the_cone_is_the_quadratic_programs():
 
 
 @pytest.mark.parametrize("at", ["features", "weights"])
-@pytest.mark.parametrize("method", sorted(WEIGHTINGS))
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
 def test_the_backbone_gets_the_combined_gradient_and_the_heads_their_own(frames, method, at):
     settings = config(frames, balancing__method=method, balancing__at=at)
     losses = TaskLosses(settings.losses, TASKS, load_index(frames[0]))
     net, data = model(), batch()
     torch.manual_seed(1)
-    Step(settings, losses, load_index(frames[0]))(net, data, (0,))[0].backward()
+    AffectTraining(net, settings, load_index(frames[0])).batch_loss(data, (0,))[0].backward()
     found, heads = gradient(net.backbone.parameters()), gradient(net.heads.parameters())
 
     each, own = [], 0
@@ -111,7 +112,7 @@ def test_the_backbone_gets_the_combined_gradient_and_the_heads_their_own(frames,
         own = own + gradient(net.heads.parameters())
     rows = torch.stack([pair[at == "features"] for pair in each])
     torch.manual_seed(1)  # PCGrad takes the tasks in random order
-    weights = WEIGHTINGS[method]()(rows @ rows.T)
+    weights = make_weighting(method)(rows @ rows.T)
     expected = sum(w * pair[0] for w, pair in zip(weights, each, strict=True))
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=2e-3 * float(expected.abs().max()))
     torch.testing.assert_close(heads, own, rtol=1e-4, atol=1e-6)
@@ -119,7 +120,7 @@ def test_the_backbone_gets_the_combined_gradient_and_the_heads_their_own(frames,
 
 def test_pcgrad_takes_away_what_opposes():
     rows = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
-    weights = WEIGHTINGS["pcgrad"]()(rows @ rows.T)
+    weights = make_weighting("pcgrad")(rows @ rows.T)
     expected = torchjd.PCGrad()(rows)
     torch.testing.assert_close(weights @ rows, expected)
     assert (rows @ expected >= -1e-6).all()
@@ -129,7 +130,7 @@ def test_by_default_a_step_is_the_plain_sum_bit_for_bit(frames):
     settings = config(frames)
     losses = TaskLosses(settings.losses, TASKS, load_index(frames[0]))
     data, one, two = batch(), model(), model()
-    total, values = Step(settings, losses, load_index(frames[0]))(one, data, (0,))
+    total, values = AffectTraining(one, settings, load_index(frames[0])).batch_loss(data, (0,))
     total.backward()
     each = losses(two(data["image"]), data)
     plain = losses.total(each)
@@ -141,11 +142,10 @@ def test_by_default_a_step_is_the_plain_sum_bit_for_bit(frames):
 def test_a_task_without_labels_is_no_part_of_the_combination(frames):
     data = batch()
     data["expr"] = torch.full((8,), -1)
-    for method in WEIGHTINGS:
+    for method in GRADIENT_METHODS:
         settings = config(frames, balancing__method=method)
         net = model()
-        losses = TaskLosses(settings.losses, TASKS, load_index(frames[0]))
-        Step(settings, losses, load_index(frames[0]))(net, data, (0,))[0].backward()
+        AffectTraining(net, settings, load_index(frames[0])).batch_loss(data, (0,))[0].backward()
         found = gradient(net.backbone.parameters())
         assert torch.isfinite(found).all()
         assert found.abs().sum() > 0
@@ -157,10 +157,10 @@ def test_cosines_are_the_gradients_and_opposite_tasks_show():
     direction = torch.randn(4, 5)
     losses = {"va": (features * direction).sum(), "expr": (-2 * features * direction).sum(), "au": 0 * features.sum()}
     balancing.gradients(losses, features, features, [])
-    found = balancing.take_cosines()
+    found = balancing.pop_cosines()
     assert found["train/cosine_va_expr"] == pytest.approx(-1)
     assert math.isnan(found["train/cosine_va_au"])
-    assert balancing.take_cosines() == {}
+    assert balancing.pop_cosines() == {}
 
 
 @pytest.mark.parametrize("method", ["uncertainty", "dwa", "upgrad"])

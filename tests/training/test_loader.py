@@ -11,9 +11,11 @@ from training.test_trainer import config, numbers
 from triaffect.data.index import load_index
 from triaffect.io import InputError
 from triaffect.training import trainer as training
+from triaffect.training.augmentation import Augmentation, augment_batch
 from triaffect.training.config import DataConfig
-from triaffect.training.dataset import Augmentation, FrameDataset, augmentation
-from triaffect.training.loader import Resident, augment, loader
+from triaffect.training.dataset import FrameDataset
+from triaffect.training.loader import BatchLoader, DeviceImages
+from triaffect.training.sampling import EpochSampler
 
 KEYS = ("image", "row", "va", "expr", "au")
 
@@ -25,31 +27,33 @@ def same(one, other):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_threads_give_the_batches_of_one_after_the_other(frames, workers):
     dataset = FrameDataset(load_index(frames[0]), frames[1], 24, Augmentation(0.5, 10, 0.1, 0.1, 0.1), seed=2)
-    plain, ahead = (list(loader(dataset, 8, n, shuffle=True, seed=2)) for n in (0, workers))
+    plain, ahead = (
+        list(BatchLoader(dataset, 8, n, EpochSampler(len(dataset), True, 2), drop_last=True)) for n in (0, workers)
+    )
     assert len(plain) == len(ahead) == 9
     assert all(same(a, b) for a, b in zip(plain, ahead, strict=True))
 
 
 def test_a_loader_left_early_leaves_no_thread(frames):
     dataset = FrameDataset(load_index(frames[0]), frames[1], 16)
-    batches = iter(loader(dataset, 8, 2))
+    batches = iter(BatchLoader(dataset, 8, 2))
     next(batches)
-    assert any(thread.name.startswith("decode") for thread in threading.enumerate())
+    assert any(thread.name.startswith("prefetch") for thread in threading.enumerate())
     batches.close()
-    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
 
 
 def test_what_a_thread_raises_reaches_the_loop(frames, monkeypatch):
     dataset = FrameDataset(load_index(frames[0]), frames[1], 16)
     monkeypatch.setattr(dataset, "read", lambda row: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        list(loader(dataset, 8, 2))
+        list(BatchLoader(dataset, 8, 2))
 
 
 def test_kept_pictures_are_the_decoded_ones(frames, monkeypatch):
-    index, settings = load_index(frames[0]), augmentation(DataConfig(jitter=0.1, erase=0.5))
+    index, settings = load_index(frames[0]), Augmentation.from_config(DataConfig(jitter=0.1, erase=0.5))
     plain = FrameDataset(index, frames[1], 24, settings, seed=1)
-    kept = FrameDataset(index, frames[1], 24, settings, seed=1, keep=True)
+    kept = FrameDataset(index, frames[1], 24, settings, seed=1, cache=True)
     keys = [3, 9, 70]
     assert same(kept.__getitems__(keys), plain.__getitems__(keys))
     monkeypatch.setattr(kept, "read", lambda row: 1 / 0)  # from here on memory alone
@@ -63,9 +67,9 @@ def test_a_device_augments_as_opencv_does(frames, size):
     index = load_index(frames[0])
     plain = FrameDataset(index, frames[1], size, settings, seed=5)
     batches = FrameDataset(index, frames[1], size, settings, seed=5)
-    resident = Resident(batches, torch.device("cpu"), 0)
+    on_device = DeviceImages(batches, torch.device("cpu"), 0)
     keys = list(range(72, 136))
-    ours, theirs = resident(batches.__getitems__(keys)), plain.__getitems__(keys)
+    ours, theirs = on_device(batches.__getitems__(keys)), plain.__getitems__(keys)
     assert all(torch.equal(ours[key], theirs[key]) for key in KEYS[1:])
     assert ours["image"].is_contiguous(memory_format=torch.channels_last)
     away = (ours["image"].int() - theirs["image"].int()).abs().float()
@@ -78,7 +82,7 @@ def test_nothing_drawn_is_nothing_changed():
     pixels = torch.randint(0, 256, (2, 3, 9, 9), dtype=torch.uint8)
     warp, colour = Augmentation(0, 0, 0, 0, 0).draw(np.random.default_rng(0), 9)
     same_twice = [torch.from_numpy(np.stack([part, part]).astype(np.float32)) for part in (warp, colour)]
-    assert torch.equal(augment(pixels, *same_twice), pixels)
+    assert torch.equal(augment_batch(pixels, *same_twice), pixels)
 
 
 def test_resident_pictures_without_augmentation_are_exact_and_bad_ones_are_named(frames):
@@ -87,8 +91,8 @@ def test_resident_pictures_without_augmentation_are_exact_and_bad_ones_are_named
     )
     dataset = FrameDataset(index, frames[1], 20)
     plain = dataset.__getitems__([4, 1, 5])
-    resident = Resident(dataset, torch.device("cpu"), 2)
-    batch = resident(dataset.__getitems__([4, 1, 5]))
+    on_device = DeviceImages(dataset, torch.device("cpu"), 2)
+    batch = on_device(dataset.__getitems__([4, 1, 5]))
     assert same(batch, plain)
     assert batch["bad"] == plain["bad"] == [("x.jpg", "No such file or directory")]
 
@@ -97,7 +101,7 @@ def test_a_device_that_is_too_small_is_told_with_the_mend(frames, monkeypatch):
     dataset = FrameDataset(load_index(frames[0]), frames[1], 20)
     monkeypatch.setattr(torch, "empty", lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
     with pytest.raises(InputError, match=r"set data\.cache to ram"):
-        Resident(dataset, torch.device("cpu"), 0)
+        DeviceImages(dataset, torch.device("cpu"), 0)
 
 
 def test_a_run_is_the_same_with_any_cache_and_a_device_learns_too(frames, tmp_path, monkeypatch):
@@ -108,14 +112,11 @@ def test_a_run_is_the_same_with_any_cache_and_a_device_learns_too(frames, tmp_pa
     assert numbers(runs["none"]).equals(numbers(runs["ram"]))
     assert numbers(runs["none"]).equals(numbers(runs["device"]))
 
-    def on_fit_start(self):
-        self.residents = [Resident(data, torch.device("cpu"), 0) for data in (self.train_data, self.val_data)]
-
-    monkeypatch.setattr(training.AffectTraining, "on_fit_start", on_fit_start)
+    monkeypatch.setattr(training.AffectTraining, "on_fit_start", lambda self: self._data.load_to_device(self.device))
     as_on_a_device = training.train(config(frames, data__cache="device"), tmp_path / "there", progress=False)
     ours, theirs = numbers(as_on_a_device), numbers(runs["none"])
     assert ours["train/loss"].to_list() == pytest.approx(theirs["train/loss"].to_list(), rel=0.05)
-    with pytest.raises(InputError, match=r"data\.cache is device"):
+    with pytest.raises(InputError, match=r"no effect with data\.cache device"):
         config(frames, data__cache="device", data__erase=0.1)
 
 

@@ -132,7 +132,7 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, model, capsys
 
 
 def test_wrong_names_say_what_there_is():
-    with pytest.raises(InputError, match="near it: resnet18"):
+    with pytest.raises(InputError, match="similar: resnet18"):
         AffectModel("resnet19")
     with pytest.raises(InputError, match="va, expr, au"):
         AffectModel("test_resnet", ("valence",))

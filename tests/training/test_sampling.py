@@ -11,10 +11,9 @@ from triaffect.data.index import load_index
 from triaffect.labels import TASKS
 from triaffect.training import trainer as training
 from triaffect.training.config import DataConfig
-from triaffect.training.dataset import EpochSampler
 from triaffect.training.losses import TaskLosses
-from triaffect.training.sampling import Draw
-from triaffect.training.step import Step
+from triaffect.training.module import AffectTraining
+from triaffect.training.sampling import Draw, EpochSampler
 
 
 def rows(videos=(60, 30, 10), missing=0.2):
@@ -68,7 +67,7 @@ def test_mixed_batches_count_beside_the_real_ones(frames):
     losses = TaskLosses(plain.losses, TASKS, index)
     mixed = config(frames, data__mixup=0.4)
     net = model().eval()  # batch norm would see both halves
-    total = Step(mixed, losses, index)(net, data, (7,))[0]
+    total = AffectTraining(net, mixed, index).batch_loss(data, (7,))[0]
     rng = np.random.default_rng((7,))
     share, order = float(rng.beta(0.4, 0.4)), torch.from_numpy(rng.permutation(8))
     images = (share * data["image"].float() + (1 - share) * data["image"][order]).round().to(torch.uint8)

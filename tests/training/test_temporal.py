@@ -61,7 +61,7 @@ def test_only_frames_within_reach_matter(causal):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_pieces_of_videos_are_equal_to_the_whole(causal, monkeypatch):
-    monkeypatch.setattr("triaffect.training.temporal.WINDOW", 10)
+    monkeypatch.setattr("triaffect.training.temporal.PIECE", 10)
     net = model(0.7, causal)
     features, time, video = made()
     whole = net.predict_from_features(features, time, video)

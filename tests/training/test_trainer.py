@@ -16,15 +16,15 @@ import yaml
 from triaffect.cli.main import main
 from triaffect.data.index import build_index, load_index
 from triaffect.data.sample import sample
-from triaffect.inference.predict import load_model, predict
+from triaffect.inference.predict import predict
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS
 from triaffect.metrics.measures import au_score, expr_score, va_score
-from triaffect.training import judging
+from triaffect.training import module
 from triaffect.training import trainer as training
 from triaffect.training.config import TrainConfig
 from triaffect.training.losses import TaskLosses
-from triaffect.training.model import AffectModel
+from triaffect.training.model import AffectModel, load_model
 
 SCORES = {"va": va_score, "expr": expr_score, "au": au_score}
 
@@ -227,7 +227,7 @@ def test_bad_images_are_counted_and_named_once_or_stop_the_run(frames, tmp_path)
 
 
 def test_early_stop_and_plateau(frames, tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "SCORES", dict.fromkeys(TASKS, lambda p, t: {"va": 0.0, "expr": 0.0, "au": 0.0}))
+    monkeypatch.setattr(module, "MEASURES", dict.fromkeys(TASKS, lambda p, t: {"va": 0.0, "expr": 0.0, "au": 0.0}))
     changes = {
         "training__epochs": 9,
         "training__early_stop": 4,

@@ -125,7 +125,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         """Compute the backbone's pooled features (N, width).
 
         Args:
-            images: RGB (N, 3, size, size), 0..255, uint8 or float; cached features (N, width) are returned.
+            images: RGB (N, 3, size, size), 0..255, or float; cached features (N, width) are kept.
         """
         if images.ndim == 2:
             return images

@@ -56,7 +56,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
             something else.
     """
     run, config = Path(out), _with_source_backbone(config)
-    run_folder.check_run(run, config, resume)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        run_folder.check_run(run, config, resume)
     if run_folder.finished(run):
         return run
     torch.set_flush_denormal(True)  # denormals slow optimiser steps on a CPU several times

@@ -1,0 +1,229 @@
+"""Features of a frozen backbone, and heads trained on them."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from triaffect.cli.main import main
+from triaffect.data.index import load_index
+from triaffect.inference.predict import predict
+from triaffect.io import InputError
+from triaffect.metrics.scores import score
+from triaffect.training import features as features_module
+from triaffect.training.config import TrainConfig
+from triaffect.training.dataset import FrameDataset
+from triaffect.training.features import extract_features, load_features
+from triaffect.training.model import AffectModel, load_model
+from triaffect.training.trainer import train, train_heads
+
+CPU = {"workers": 0, "device": "cpu", "progress": False}
+QUIET = {"progress": False}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("model")
+    AffectModel("test_resnet", size=32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def features(frames, model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("features") / "both"
+    return extract_features(model, load_index(frames[0]), frames[1], out, **CPU)
+
+
+def config(frames, **changes):
+    nested = {
+        "data": {"index": str(frames[0]), "images": str(frames[1]), "workers": 0},
+        "model": {"backbone": "test_resnet", "size": 32, "pretrained": False},
+        "losses": {"expr": "ce", "au": "bce"},
+        "training": {"epochs": 12, "batch": 16, "lr": 1e-2, "optimizer": "adam", "accelerator": "cpu"},
+    }
+    for key, value in changes.items():
+        group, name = key.split("__")
+        nested.setdefault(group, {})[name] = value
+    return TrainConfig.load(nested)
+
+
+def metrics(run):
+    return pl.read_csv(run / "metrics.csv").drop("seconds", "images_per_second", "energy_joules", strict=False)
+
+
+def test_features_are_the_backbones(frames, model, features):
+    names, values = load_features(features)
+    index = load_index(frames[0])
+    assert values.dtype == np.float16
+    assert names.to_list() == index["image"].to_list()
+    batch = FrameDataset(index, frames[1], 32).__getitems__(list(range(10)))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        ours = load_model(model).features(batch["image"]).float()
+    np.testing.assert_allclose(values[:10].astype(np.float32), ours.numpy(), rtol=0.05, atol=0.02)
+    assert {path.name for path in features.iterdir()} == {"features.npy", "images.parquet", "state.json"}
+
+
+def test_a_stopped_extraction_continues_where_it_was(frames, model, features, tmp_path, monkeypatch):
+    index, calls = load_index(frames[0]), []
+    monkeypatch.setattr(features_module, "CHUNK", 16)
+    real = features_module.read_batches
+
+    def counted(images, names, *args):
+        calls.append(names[0])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(images, names, *args)
+
+    monkeypatch.setattr(features_module, "read_batches", counted)
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(model, index, frames[1], tmp_path / "f", **CPU)
+    with pytest.raises(InputError, match="no complete features"):
+        load_features(tmp_path / "f")
+    extract_features(model, index, frames[1], tmp_path / "f", **CPU)
+    assert calls == [index["image"][i] for i in (0, 16, 32, 32, 48, 64)]
+    extract_features(model, index, frames[1], tmp_path / "f", **CPU)  # finished: nothing to do
+    assert len(calls) == 6
+    np.testing.assert_allclose(load_features(tmp_path / "f")[1], load_features(features)[1], atol=0.02)
+
+
+def on_features(frames, model, features, **changes):
+    nested = {"model__pretrained": str(model), "data__features": str(features), **changes}
+    return config(frames, **nested)
+
+
+def test_an_unreadable_image_has_no_features_and_no_part_in_training(frames, model, tmp_path):
+    index = load_index(frames[0]).with_columns(
+        image=pl.when(pl.int_range(pl.len()) == 3).then(pl.lit("v00/absent.jpg")).otherwise("image")
+    )
+    path = tmp_path / "index.parquet"
+    index.write_parquet(path)
+    with pytest.warns(UserWarning, match="skipped 1 images"):
+        extract_features(model, index, frames[1], tmp_path / "f", **CPU)
+    values = load_features(tmp_path / "f")[1]
+    assert np.flatnonzero(np.isnan(values).any(1)).tolist() == [3]
+    run = train(on_features((path, frames[1]), model, tmp_path / "f", training__epochs=1), tmp_path / "r", **QUIET)
+    assert np.isfinite(metrics(run).to_numpy()).all()
+
+
+def test_features_of_another_model_or_index_are_refused(frames, model, features, tmp_path):
+    index = load_index(frames[0])
+    with pytest.raises(InputError, match="another model or index"):
+        extract_features(model, index.head(10), frames[1], features, **CPU)
+    torch.manual_seed(2)
+    AffectModel("test_resnet", size=32).save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match="another model or index"):
+        extract_features(tmp_path / "other", index, frames[1], features, **CPU)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="something else"):
+        extract_features(model, index, frames[1], tmp_path / "taken", **CPU)
+
+
+def test_the_verb_and_features_of_one_split_alone(frames, model, tmp_path, capsys):
+    words = ["features", str(model), str(frames[0]), "--images", str(frames[1]), "--split", "val"]
+    assert main([*words, "--out", str(tmp_path / "f"), "--workers", "0", "--device", "cpu"]) == 0
+    assert "24 images" in capsys.readouterr().out
+    with pytest.raises(InputError, match="lacks 48 of 48 images of train"):
+        train(on_features(frames, model, tmp_path / "f"), tmp_path / "run", **QUIET)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_heads_become_a_model_that_scores_what_the_run_says(frames, model, features, tmp_path, joint):
+    settings = on_features(frames, model, features, model__head="mlp", model__hidden=32, training__epochs=20)
+    run = train_heads(settings, tmp_path / "run", joint, progress=False)
+    files = {"config.yaml", "environment.json", "metrics.csv", "curves.png", "summary.json", "model"}
+    assert {path.name for path in run.iterdir()} == files | ({"last.ckpt", "tensorboard"} if joint else {"heads"})
+    best = json.loads((run / "summary.json").read_text())["best"]
+    rows = load_index(frames[0], "val")
+    scores = score(predict(run, rows, frames[1], **CPU), rows, resamples=0)
+    for task, value in scores.tasks.items():  # features are float16 and bfloat16 on the way
+        assert value == pytest.approx(best[f"val/{task}"], abs=0.06)
+    assert scores.tasks["expr"] > 0.3  # colours show the expression; a trivial prediction has 0.036
+    trained, source = load_model(run), load_model(model)
+    assert trained.settings["head"] == "mlp"
+    assert all(torch.equal(v, trained.backbone.state_dict()[k]) for k, v in source.backbone.state_dict().items())
+    parameters = json.loads((run / "summary.json").read_text())["parameters"]
+    assert parameters == sum(p.numel() for p in trained.parameters())
+
+
+def test_separate_heads_are_each_at_their_own_best_epoch(frames, model, features, tmp_path):
+    settings = on_features(frames, model, features, training__early_stop=2, training__epochs=40)
+    run = train_heads(settings, tmp_path / "separate", progress=False)
+    best = json.loads((run / "summary.json").read_text())["best"]
+    epochs = []
+    for task in ("va", "expr", "au"):
+        own = metrics(run / "heads" / task)
+        assert best[f"val/{task}"] == own[f"val/{task}"].max()
+        epochs.append(len(own))
+    assert len(metrics(run)) == max(epochs)
+    assert best["val/total"] == pytest.approx(sum(best[f"val/{task}"] for task in ("va", "expr", "au")))
+    again = train_heads(settings, tmp_path / "again", progress=False)
+    assert metrics(run).equals(metrics(again))
+    train_heads(settings, tmp_path / "again", progress=False)  # finished: left as it is
+    with pytest.raises(InputError, match=r"training\.lr"):
+        train_heads(on_features(frames, model, features, training__lr=1.0), tmp_path / "again", progress=False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training__ema": 0.9},
+        {"training__schedule": "cosine"},
+        {"training__schedule": "plateau", "training__patience": 0},
+        {"training__warmup": 0.3},
+        {"training__clip": 0.01},
+        {"training__accumulate": 2},
+        {"training__optimizer": "sgd"},
+        {"balancing__method": "uncertainty"},
+        {"balancing__method": "dwa"},
+        {"coupling__co_annotation": 0.5, "coupling__table": "literature"},
+        {"coupling__matching": 0.5, "coupling__table": "literature"},
+        {"data__mixup": 0.4},
+        {"data__balance": "class"},
+        {"data__stride": 2},
+    ],
+    ids=lambda changes: "+".join(changes),
+)
+def test_every_option_of_the_loop_has_its_effect_on_cached_features(frames, model, features, tmp_path, changes):
+    short = {"training__epochs": 4}
+    plain = train(on_features(frames, model, features, **short), tmp_path / "plain", **QUIET)
+    changed = train(on_features(frames, model, features, **short, **changes), tmp_path / "changed", **QUIET)
+    if "training__schedule" in changes or "training__warmup" in changes:
+        assert metrics(plain)["lr"].to_list() != metrics(changed)["lr"].to_list() or "warmup" in str(changes)
+    weights = [load_model(run).heads.state_dict() for run in (plain, changed)]
+    same = all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert not same or changes.get("training__schedule") == "plateau"
+
+
+def test_the_kept_epoch_of_cached_features_is_the_one_that_select_asks_for(frames, model, features, tmp_path):
+    for select in ("total", "va", "expr", "au"):
+        run = train(on_features(frames, model, features, training__select=select), tmp_path / select, **QUIET)
+        best = json.loads((run / "summary.json").read_text())["best"]
+        assert best[f"val/{select}"] == metrics(run)[f"val/{select}"].max()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"balancing__method": "imtlg"}, "balancing.method has no effect on a frozen backbone"),
+        ({"balancing__conflict": True}, "balancing.conflict has no effect on a frozen backbone"),
+        ({"data__jitter": 0.2}, "data.jitter has no effect on data.features"),
+        ({"data__erase": 0.2}, "data.erase has no effect on data.features"),
+        ({"data__cache": "ram"}, "data.cache has no effect on data.features"),
+        ({"model__temporal": 0.5, "data__mixup": 0.2}, "data.mixup has no effect on windows"),
+        ({"model__temporal": 0.5, "data__balance": "class"}, "data.balance has no effect on windows"),
+        ({"model__causal": True}, "model.causal has no effect without model.temporal"),
+        ({"model__pretrained": False}, "data.features needs its backbone"),
+    ],
+)
+def test_options_without_effect_on_cached_features_are_refused(frames, model, features, changes, message):
+    with pytest.raises(InputError, match=message):
+        on_features(frames, model, features, **changes)
+
+
+def test_features_of_another_backbone_than_the_config_names_are_refused(frames, model, features, tmp_path):
+    with pytest.raises(InputError, match=r"model\.backbone is test_convnext, but data.features are of test_resnet"):
+        train(on_features(frames, model, features, model__backbone="test_convnext"), tmp_path / "run", **QUIET)
