@@ -214,8 +214,8 @@ def _backbone(name: str, size: int, pretrained: bool) -> nn.Module:
     except OSError as error:  # of hub clients without a network
         reason = str(error).splitlines()[0][:120]
         raise InputError(
-            f"pretrained weights of {name} cannot be fetched ({reason}); set HF_ENDPOINT to a mirror, name a downloaded "
-            f"folder with --model.backbone local-dir:PATH, or train without them: --model.pretrained false"
+            f"pretrained weights of {name} cannot be fetched ({reason}); set HF_ENDPOINT to a mirror, name a "
+            f"downloaded folder with --model.backbone local-dir:PATH, or use --model.pretrained false"
         ) from None
 
 
