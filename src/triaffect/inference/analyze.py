@@ -19,7 +19,7 @@ from triaffect import __version__
 from triaffect.data.index import METADATA
 from triaffect.images import is_image
 from triaffect.inference.analyzer import Analyzer, read_photo
-from triaffect.inference.draw import annotate
+from triaffect.inference.draw import annotate, write_annotated
 from triaffect.inference.video import Frame, VideoWriter, read_ahead, read_camera, read_video
 from triaffect.io import InputError, atomic_path
 from triaffect.metrics.postprocess import apply, load_post
@@ -193,9 +193,7 @@ def analyze(
                         elif annotated:
                             path = folder / "annotated" / f"{item.place}.mp4"
                             writer = writer or stack.enter_context(_video_writer(path))
-                            for frame in frames:
-                                faces = rows.filter(pl.col("frame") == frame.number).to_dicts()
-                                writer.write(annotate(frame.pixels, faces), frame.time)
+                            write_annotated(writer, frames, rows)
                     if not any(part.height for part in parts):
                         result.failures.append(f"{item.name}: no face found")
                 except InputError as error:

@@ -194,8 +194,12 @@ def open_backend(
     if not isinstance(model, (str, Path)):
         return _open_torch(model, threads, device, half)
     file = _exported_file(model)
-    if backend == "auto":
-        backend = "torch" if file is None else _choose(file)
+    if backend == "auto" and file is None:
+        backend = "torch"
+    elif backend == "auto" and file is not None:
+        temporal = file.with_suffix(TEMPORAL_SUFFIX).is_file()
+        installed = file.suffix == ".xml" or find_spec("openvino") is not None
+        backend = "openvino" if installed and not (file.suffix == ".onnx" and temporal) else "onnx"
     if backend == "torch":
         return _open_torch(model, threads, device, half)
     if device not in ("auto", "cpu"):
@@ -205,13 +209,6 @@ def open_backend(
         raise InputError(f"{model}: holds no model.onnx; write one: triaffect export {model} --out {path}")
     threads = 1 if threads is None else threads
     return _open_openvino(file, threads) if backend == "openvino" else _open_onnx(file, threads)
-
-
-def _choose(file: Path) -> str:
-    if file.suffix == ".xml":
-        return "openvino"
-    temporal = file.with_suffix(TEMPORAL_SUFFIX).is_file()
-    return "onnx" if temporal or find_spec("openvino") is None else "openvino"
 
 
 def _exported_file(model: str | Path) -> Path | None:

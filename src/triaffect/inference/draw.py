@@ -1,4 +1,4 @@
-"""Draw predictions on the picture itself."""
+"""Draw predictions on images and videos."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from triaffect.inference.video import Frame, VideoWriter
 from triaffect.labels import ACTION_UNITS, AU_NAMES
 
 Pixels = NDArray[np.uint8]
@@ -54,6 +56,19 @@ def annotate(pixels: Pixels, rows: Sequence[Mapping[str, Any]]) -> Pixels:
                 _blend(canvas, card, place)
                 break
     return canvas
+
+
+def write_annotated(writer: VideoWriter, frames: Sequence[Frame], rows: pl.DataFrame) -> None:
+    """Write frames of a video with predictions drawn on them.
+
+    Args:
+        writer: Where to write.
+        frames: Some frames, in order.
+        rows: The `Analyzer` table of their faces.
+    """
+    for frame in frames:
+        faces = rows.filter(pl.col("frame") == frame.number).to_dicts()
+        writer.write(annotate(frame.pixels, faces), frame.time)
 
 
 def _corners(canvas: Pixels, row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> None:
@@ -100,9 +115,7 @@ def _sheet(width: int, height: int, em: int) -> tuple[Image.Image, ImageDraw.Ima
 
 
 def _finish(sheet: Image.Image) -> Pixels:
-    return np.asarray(
-        sheet.resize((sheet.width // _SUPERSAMPLING, sheet.height // _SUPERSAMPLING), Image.Resampling.BOX)
-    )
+    return np.asarray(sheet.reduce(_SUPERSAMPLING))
 
 
 def _headline(row: Mapping[str, Any]) -> str:
@@ -152,7 +165,6 @@ def _card(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
             draw.text((pad + side + 0.6 * em, middle - 0.45 * em), name, _GREY, _font(small), anchor="lm")
             draw.text((pad + side + 0.6 * em, middle + 0.45 * em), f"{value:+.2f}", _WHITE, _font(small), anchor="lm")
         dx, dy, dot = x + row["valence"] * radius, y + radius - row["arousal"] * radius, 0.36 * em
-        draw.ellipse(
-            (dx - dot, dy - dot, dx + dot, dy + dot), fill=(*colour, 255), outline=_WHITE, width=_SUPERSAMPLING
-        )
+        edges = dx - dot, dy - dot, dx + dot, dy + dot
+        draw.ellipse(edges, fill=(*colour, 255), outline=_WHITE, width=_SUPERSAMPLING)
     return _finish(sheet)

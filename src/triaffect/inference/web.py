@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.inference.analyzer import Analyzer
-from triaffect.inference.draw import ACTIVE, annotate
+from triaffect.inference.draw import ACTIVE, annotate, write_annotated
 from triaffect.inference.timeline import draw_timeline
 from triaffect.inference.video import VideoWriter, read_ahead, read_video
 from triaffect.io import InputError
@@ -28,28 +29,6 @@ NOTICE = (
     "What a face shows is not what a person feels. This is research software: use it on people who agreed, and never "
     "to rate, select, monitor or diagnose anyone. Nothing leaves this machine."
 )
-CSS = """
-.gradio-container {max-width: 1220px !important; margin: 0 auto !important}
-.ta h3 {font-size: 13px; font-weight: 600; margin: 18px 0 6px; color: var(--body-text-color)}
-.ta h3:first-child {margin-top: 0}
-.ta .head {font-size: 26px; font-weight: 650; line-height: 1.15; color: var(--body-text-color)}
-.ta .sub, .ta .notice {font-size: 13px; color: color-mix(in srgb, var(--body-text-color) 66%, transparent)}
-.ta .warning {font-size: 13px; margin-top: 8px; padding: 6px 10px; border-left: 3px solid #dc8a2a;
-  background: color-mix(in srgb, #dc8a2a 12%, transparent); color: var(--body-text-color)}
-.ta .row {display: grid; grid-template-columns: 5.5em 1fr 2.6em; gap: 10px; align-items: center; font-size: 13px;
-  line-height: 1.72; white-space: nowrap}
-.ta .two > div + div .row {grid-template-columns: 9.6em 1fr 2.6em; line-height: 1.95}
-.ta .row > * {color: var(--body-text-color)}
-.ta .row.off > * {color: color-mix(in srgb, var(--body-text-color) 66%, transparent)}
-.ta .bar {height: 9px; border-radius: 5px; background: color-mix(in srgb, var(--body-text-color) 9%, transparent)}
-.ta .bar i {display: block; height: 100%; border-radius: 5px; background: #2b6496}
-.dark .ta .bar i {background: #76b7e6}
-.ta .off .bar i {opacity: .45}
-.ta .row b {font-weight: 400; text-align: right; font-variant-numeric: tabular-nums}
-.ta .two {display: grid; grid-template-columns: 10fr 13fr; gap: 28px; margin-top: 18px}
-.ta svg text {font-size: 10.5px; fill: var(--body-text-color-subdued)}
-@media (max-width: 700px) {.ta .two {grid-template-columns: 1fr}}
-"""
 
 
 def bars(title: str, values: dict[str, float], bold: float) -> str:
@@ -131,9 +110,7 @@ def build(analyzer: Analyzer) -> Any:
                 for frames, rows in analyzer.run(read_ahead(read_video(name)), name.name):
                     tables.append(rows)
                     bar(0.5, f"{frames[-1].time:.1f} s")
-                    for frame in frames:
-                        faces = rows.filter(pl.col("frame") == frame.number).to_dicts()
-                        writer.write(annotate(frame.pixels, faces), frame.time)
+                    write_annotated(writer, frames, rows)
             except InputError as error:
                 damage = str(error).removeprefix(f"{path}: ")
         if not tables:
@@ -144,33 +121,26 @@ def build(analyzer: Analyzer) -> Any:
             return str(target), None, note + panels(table)
         return str(target), draw_timeline(table), note
 
-    buttons: Any = ["download", "fullscreen"]  # no sharing
+    drawing: dict[str, Any] = {"label": "Predictions", "interactive": False, "height": 380, "format": "jpeg"}
+    drawing["buttons"] = ["download", "fullscreen"]  # no sharing
     with gr.Blocks(title="triaffect", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         gr.HTML('<div class="ta"><div class="head">triaffect</div><div class="sub">valence and arousal, expression, '
                 f"action units · {escape(analyzer.backend.name)}</div></div>")  # fmt: skip
         with gr.Tab("Photo"), gr.Row():
             with gr.Column(scale=4):
                 photo = gr.Image(sources=["upload", "webcam", "clipboard"], label="Photo", height=250)
-                drawn = gr.Image(label="Predictions", interactive=False, height=380, format="jpeg", buttons=buttons)
+                drawn = gr.Image(**drawing)
             with gr.Column(scale=6):
                 panel = gr.HTML(padding=True)
             photo.change(describe_image, photo, [drawn, panel], api_name="photo", show_progress="minimal")
         with gr.Tab("Camera"), gr.Row():
             with gr.Column(scale=4):
                 live = gr.Image(sources="webcam", streaming=True, label="Camera", height=250)
-                live_drawn = gr.Image(
-                    label="Predictions", interactive=False, height=380, format="jpeg", buttons=buttons
-                )
+                live_drawn = gr.Image(**drawing)
             with gr.Column(scale=6):
                 live_panel = gr.HTML(padding=True)
-            live.stream(
-                describe_image,
-                live,
-                [live_drawn, live_panel],
-                stream_every=0.15,
-                concurrency_limit=1,
-                show_progress="hidden",
-            )
+            live.stream(describe_image, live, [live_drawn, live_panel], stream_every=0.15, concurrency_limit=1,
+                        show_progress="hidden")  # fmt: skip
         with gr.Tab("Video"):
             with gr.Row():
                 clip = gr.Video(sources=["upload", "webcam"], label="Video", height=330)
@@ -200,10 +170,11 @@ def serve(port: int = 7860, model: str = "triaffect-base", backend: str = "auto"
     sans = ["ui-sans-serif", "system-ui", "sans-serif"]
     # System fonts: gradio's own default is fetched from the network.
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=sans, font_mono=["ui-monospace", "monospace"])
+    css = resources.files("triaffect.inference").joinpath("web.css").read_text(encoding="utf-8")
     print(f"http://127.0.0.1:{port}  (stop with Ctrl-C)")
     try:
         blocks.launch(
-            server_name="127.0.0.1", server_port=port, share=False, inbrowser=browser, quiet=True, theme=theme, css=CSS,
+            server_name="127.0.0.1", server_port=port, share=False, inbrowser=browser, quiet=True, theme=theme, css=css,
             footer_links=[], ssr_mode=False,
         )  # fmt: skip
     except OSError:
