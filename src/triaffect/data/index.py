@@ -20,6 +20,9 @@ from triaffect.data.table import OUTSIDE_ROOT, read_table
 from triaffect.io import InputError, StrPath, atomic_path
 from triaffect.labels import SPLITS
 
+HAS_CROP = pl.col("exists").fill_null(True)
+"""Rows with a crop. A table that does not say is believed to have them all; missing images are reported later."""
+
 METADATA = "triaffect"
 """Key of the provenance, JSON, in a Parquet file's metadata."""
 

@@ -18,15 +18,12 @@ import torch
 from torch.utils.data import Dataset
 
 from triaffect.data.image_store import decode_into, open_images
-from triaffect.data.index import image_root, load_index, subset
+from triaffect.data.index import HAS_CROP, image_root, load_index, subset
 from triaffect.data.predictions import load_predictions
 from triaffect.io import InputError
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS
 from triaffect.training.augmentation import Augmentation
 from triaffect.training.config import TrainConfig
-
-HAS_CROP = pl.col("exists").fill_null(True)
-"""Rows with a crop. A table without the column is believed to have them all; missing ones are reported later."""
 
 SOFT = "soft/"
 """Prefix of prediction columns that stand in for missing labels (`data.soft`)."""

@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from triaffect.data.image_store import read_batches
+from triaffect.data.index import HAS_CROP
 from triaffect.io import InputError, atomic_path, write_text
-from triaffect.training.dataset import HAS_CROP
 from triaffect.training.model import AffectModel, load_model
 from triaffect.training.run_folder import precision
 
