@@ -22,7 +22,7 @@ import polars as pl
 from triaffect.data.index import load_index, provenance, save_index
 from triaffect.data.predictions import load_predictions, save_predictions
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS
-from triaffect.metrics.scores import paired_bootstrap, score
+from triaffect.metrics.scores import compare, score
 from triaffect.metrics.tuning import tune
 
 FRAME = pl.col("frame")
@@ -115,7 +115,7 @@ def table(made: list[dict[str, Path]], index: Path) -> str:
         for one, each in zip(against, made, strict=True):
             said = load_predictions(each[name])
             scores = score(said, labels, resamples=0)
-            paired = paired_bootstrap(said, one, labels, resamples=1000 if each is made[0] else 1)
+            paired = compare(said, one, labels, resamples=1000 if each is made[0] else 1)
             found.append((paired, {**scores.tasks, "total": scores.total}))
         cells = []
         for task in (*TASKS, "total"):

@@ -14,7 +14,7 @@ from triaffect.data.index import save_index
 from triaffect.data.predictions import save_predictions
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INDEX_COLUMNS, PREDICTION_COLUMNS
 from triaffect.metrics.fusion import fuse, tune_fusion
-from triaffect.metrics.scores import paired_bootstrap, score
+from triaffect.metrics.scores import compare, score
 
 # Where the eight expressions lie, and how often each shows its action units.
 PLACES = np.array([[0, 0], [-0.5, 0.6], [-0.7, 0.3], [-0.6, 0.8], [0.6, 0.4], [-0.6, -0.2], [0.2, 0.8], [0.3, 0.1]])
@@ -163,7 +163,7 @@ def make_study(
     comparisons = []
     for i, a in enumerate(systems):
         for b in systems[i + 1 :]:
-            found = paired_bootstrap(files[a], files[b], val, resamples=resamples)
+            found = compare(files[a], files[b], val, resamples=resamples)
             measures = {}
             for name in ("va", "expr", "au", "total"):
                 low, high = found.intervals[name]

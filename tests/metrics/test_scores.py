@@ -17,7 +17,7 @@ from triaffect.data.index import save_index
 from triaffect.data.predictions import save_predictions
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, PREDICTION_COLUMNS
-from triaffect.metrics.scores import paired_bootstrap, score
+from triaffect.metrics.scores import Scores, compare, score
 
 
 def reference(predictions: pl.DataFrame, index: pl.DataFrame) -> dict[str, float]:
@@ -115,7 +115,7 @@ def test_tasks_present_are_said(make):
     single = predictions.select("image", *PREDICTION_COLUMNS["expr"])
     found = score(single, index, resamples=0)
     assert list(found.tasks) == ["expr"]
-    assert found.total == found.tasks["expr"] == found.floor["total"] + (found.total - found.floor["expr"])
+    assert found.total == found.tasks["expr"] == found.baseline["total"] + (found.total - found.baseline["expr"])
     assert found.va == found.au == {}
     assert "tasks:expr|" in found.signature
     assert "total (expr only)" in found.table()
@@ -135,7 +135,7 @@ def test_an_au_that_nobody_labelled_is_left_out_and_said(make):
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_the_floor_is_the_best_trivial_predictor(make):
+def test_the_baseline_is_the_best_trivial_predictor(make):
     predictions, index = make()
     found = score(predictions, index, resamples=0)
     trivial = predictions.with_columns(
@@ -146,8 +146,8 @@ def test_the_floor_is_the_best_trivial_predictor(make):
         guess = trivial.with_columns(pl.lit(float(name == e)).alias(e.lower()) for e in EXPRESSIONS)
         constant[name] = score(guess, index, resamples=0)
     best = max(constant, key=lambda name: constant[name].tasks["expr"])
-    assert found.trivial["expr"] == f"always {best}"
-    assert found.floor == pytest.approx(constant[best].tasks | {"total": constant[best].total}, abs=1e-12)
+    assert found.baseline_prediction["expr"] == f"always {best}"
+    assert found.baseline == pytest.approx(constant[best].tasks | {"total": constant[best].total}, abs=1e-12)
 
 
 def test_counts_are_told(make):
@@ -169,7 +169,7 @@ def test_signature_tells_how_the_numbers_were_made(make):
     found = score(predictions, index, split="val", thresholds={"AU1": 0.3}, resamples=7, seed=5)
     rows = "+".join(str(n) for n in found.frames.values())
     assert found.signature == (
-        f"triaffect|tasks:va+expr+au|split:val|frames:{rows}|videos:6|thresholds:0.3{',0.5' * 11}"
+        f"triaffect|tasks:va+expr+au|split:val|frames:{rows}|videos:6|unit:source-video|thresholds:0.3{',0.5' * 11}"
         f"|resamples:7|seed:5|version:{__version__}"
     )
 
@@ -187,14 +187,36 @@ def test_one_video_has_no_intervals(make):
     assert "not available (1 video" in found.table()
 
 
+def test_both_persons_of_a_video_are_resampled_together(make):
+    predictions, index = make(videos=4)
+    paired = index.with_columns(pl.col("video").replace({"v01": "v00_left", "v03": "v02_right"}))
+    joined = index.with_columns(pl.col("video").replace({"v01": "v00", "v03": "v02"}))
+    scores, expected = (score(predictions, rows, resamples=50) for rows in (paired, joined))
+    assert scores.videos == 2
+    assert scores.intervals["total"] == pytest.approx(expected.intervals["total"], abs=1e-12)
+    assert flat(scores) == pytest.approx(flat(expected), abs=1e-12)
+    one_source = index.filter(pl.col("video").is_in(["v00", "v01"]))
+    one_source = one_source.with_columns(pl.col("video").replace({"v01": "v00_left"}))
+    assert score(predictions, one_source).intervals == {}
+    worse, _ = make(videos=4, noise=0.9)
+    pair, same = (compare(predictions, worse, rows, resamples=50) for rows in (paired, joined))
+    assert pair.intervals["total"] == pytest.approx(same.intervals["total"], abs=1e-12)
+
+
+def test_scores_survive_json(make):
+    predictions, index = make(videos=4)
+    scores = score(predictions, index, by="video", resamples=10)
+    assert Scores.from_dict(json.loads(json.dumps(scores.to_dict()))) == scores
+
+
 def test_intervals_are_those_of_resampled_frames(make):
     """Each resample scored anew from its frames, video by video: the slow and certain way."""
     predictions, index = make(videos=4, frames=30)
     found = score(predictions, index, resamples=40, seed=3)
     names, rng, slow = sorted(index["video"].unique()), np.random.default_rng(3), []
     parts = {name: index.filter(pl.col("video") == name) for name in names}
-    for _ in range(40):
-        drawn = pl.concat([parts[names[i]] for i in rng.integers(0, 4, 4)])
+    for counts in rng.multinomial(4, np.full(4, 1 / 4), 40):
+        drawn = pl.concat([parts[name] for name, count in zip(names, counts, strict=True) for _ in range(count)])
         others = score(predictions, drawn, resamples=0, tasks=["va", "au"]).tasks
         slow.append(others | {"expr": reference_expr(predictions, drawn)})
     for task in ("va", "expr", "au"):
@@ -220,10 +242,10 @@ def test_by_scores_each_group_and_tells_the_worst(make):
     assert flat(found) == pytest.approx(flat(score(predictions, index, resamples=0)), abs=1e-12)
     totals = {name: group.total for name, group in found.groups.items()}
     gap = found.gaps["total"]
-    assert gap["worst"] == min(totals, key=totals.get)
-    assert gap["best"] == max(totals, key=totals.get)
-    assert gap["gap"] == max(totals.values()) - min(totals.values())
-    assert f"total: worst {gap['worst']}" in found.table()
+    assert gap.worst == min(totals, key=totals.get)
+    assert gap.best == max(totals, key=totals.get)
+    assert gap.gap == max(totals.values()) - min(totals.values())
+    assert f"total: worst {gap.worst}" in found.table()
 
 
 def test_by_a_column_that_changes_within_videos(make):
@@ -246,23 +268,23 @@ def test_a_group_without_a_task_is_not_its_worst(make):
     )
     found = score(predictions, index, by="video", resamples=0)
     assert "va" not in found.groups["v02"].tasks
-    assert found.groups["v02"].total < found.groups[found.gaps["total"]["worst"]].total
+    assert found.groups["v02"].total < found.groups[found.gaps["total"].worst].total
     assert "v02" in found.table()
 
 
-def test_paired_bootstrap_of_a_copy_finds_nothing(make):
+def test_comparison_of_a_copy_finds_nothing(make):
     predictions, index = make()
     copy = predictions.sample(fraction=1, shuffle=True, seed=3)
-    found = paired_bootstrap(predictions, copy, index, resamples=100)
+    found = compare(predictions, copy, index, resamples=100)
     assert set(found.p.values()) == {1.0}
     assert set(found.difference.values()) == {0.0}
     assert set(found.intervals.values()) == {(0.0, 0.0)}
 
 
-def test_paired_bootstrap_sees_a_real_difference_and_both_ways_alike(make):
+def test_comparison_sees_a_real_difference_and_both_ways_alike(make):
     better, index = make(1, videos=12, noise=0.2)
     worse, _ = make(1, videos=12, noise=0.9)
-    found, back = (paired_bootstrap(*pair, index, resamples=400) for pair in ((better, worse), (worse, better)))
+    found, back = (compare(*pair, index, resamples=400) for pair in ((better, worse), (worse, better)))
     for name in ("va", "expr", "au", "total"):
         assert found.p[name] < 0.01
         assert found.intervals[name][0] > 0
@@ -273,11 +295,11 @@ def test_paired_bootstrap_sees_a_real_difference_and_both_ways_alike(make):
         )
 
 
-def test_paired_bootstrap_agrees_with_scipys(make):
+def test_comparison_agrees_with_scipys(make):
     """scipy resamples the same videos, paired; the limits may differ by what 4,000 draws leave to chance."""
     a, index = make(2, videos=25, frames=20, missing=False)
     b, _ = make(2, videos=25, frames=20, missing=False, noise=0.55)
-    found = paired_bootstrap(a, b, index, resamples=4000, tasks=["va"])
+    found = compare(a, b, index, resamples=4000, tasks=["va"])
     target = index.select("valence", "arousal").to_numpy()
     sides = [side.select("valence", "arousal").to_numpy() for side in (a, b)]
     rows = [np.flatnonzero((index["video"] == video).to_numpy()) for video in index["video"].unique().sort()]
@@ -301,14 +323,14 @@ def test_paired_bootstrap_agrees_with_scipys(make):
     assert found.p["va"] == pytest.approx(min(1, 2 * min(sign, 1 - sign)), abs=0.04)
 
 
-def test_paired_bootstrap_needs_two_videos(make):
+def test_comparison_needs_two_videos(make):
     a, index = make(0, videos=1)
     b, _ = make(0, videos=1, noise=0.6)
-    found = paired_bootstrap(a, b, index)
+    found = compare(a, b, index)
     assert found.intervals == {}
     assert found.p["total"] is None
     assert f"{found.difference['total']:+.4f}" in found.table()
-    assert paired_bootstrap(a, a, index).p["total"] == 1.0
+    assert compare(a, a, index).p["total"] == 1.0
 
 
 def test_crops_unpacked_deeper_are_the_same_frames(make):

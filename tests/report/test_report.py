@@ -194,7 +194,7 @@ def test_scores_stand_as_they_were_found(page, study):
                 assert cell == ""
         assert row[4].startswith(f"{found['total']:.3f}" if len(found["tasks"]) == 3 else "")
     assert [float(cell) for cell in floor[1:]] == pytest.approx(
-        [results["models"][3]["scores"]["floor"][name] for name in ("va", "expr", "au", "total")], abs=5e-4
+        [results["models"][3]["scores"]["baseline"][name] for name in ("va", "expr", "au", "total")], abs=5e-4
     )
 
 

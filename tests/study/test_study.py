@@ -507,7 +507,7 @@ def test_the_papers_data_is_known_by_its_layout_and_counts(frames):
 
 
 def model(name, kind, tasks, low=0.1, members=None):
-    scores = {"tasks": tasks, "total": sum(tasks.values()), "floor": dict.fromkeys(tasks, 0.05)}
+    scores = {"tasks": tasks, "total": sum(tasks.values()), "baseline": dict.fromkeys(tasks, 0.05)}
     scores["intervals"] = dict.fromkeys(tasks, (low, 0.9))
     return {"name": name, "kind": kind, "tasks": list(tasks), "scores": scores, "members": members}
 

@@ -1,1 +1,1 @@
-"""Judging what was predicted (numpy, scipy, matplotlib; never torch)."""
+"""Measures, scores, fusion and post-processing of predictions (numpy, polars; never torch)."""

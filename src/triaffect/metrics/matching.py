@@ -1,9 +1,10 @@
-"""The two sides of a score: predictions and labels, from tables or files, frame beside frame."""
+"""Predictions and labels side by side: read both, match them frame by frame, and sum up each video."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -14,63 +15,77 @@ from triaffect.data.predictions import check_predictions, frame_key, load_predic
 from triaffect.data.submission import read_submission
 from triaffect.io import InputError
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS
+from triaffect.metrics import measures
+from triaffect.metrics.bootstrap import number_sources
 
 Table = pl.DataFrame | str | os.PathLike[str]
-"""A frame, or the path of a file that holds one."""
+"""A table, or the path of a file that holds one."""
+
+MAX_GROUPS = 1000
 
 
-def read_predictions(given: Table) -> pl.DataFrame:
-    """Predictions from a frame, a predictions file, or an ABAW submission in text."""
-    if isinstance(given, pl.DataFrame):
-        check_predictions(given)
-        return given
-    return load_predictions(given) if os.fspath(given).endswith(".parquet") else read_submission(given)
+def read_predictions(source: Table) -> pl.DataFrame:
+    """Return predictions from a table, a predictions file, or an ABAW submission in text."""
+    if isinstance(source, pl.DataFrame):
+        check_predictions(source)
+        return source
+    return load_predictions(source) if os.fspath(source).endswith(".parquet") else read_submission(source)
 
 
-def read_index(given: Table, split: str | None) -> pl.DataFrame:
-    """The index (of one split) from a frame, an index file, or an annotation file or tree."""
-    if not isinstance(given, pl.DataFrame):
-        return load_index(given, split)
-    index = given if split is None else given.filter(pl.col("split") == split)
+def read_index(source: Table, split: str | None) -> pl.DataFrame:
+    """Return the index (of one split) from a table, an index file, or an annotation file or tree."""
+    if not isinstance(source, pl.DataFrame):
+        return load_index(source, split)
+    index = source if split is None else source.filter(pl.col("split") == split)
     if not index.height:
-        raise InputError(f"the index holds no frame of split {split!r}; it has {given['split'].unique().to_list()}")
+        raise InputError(f"the index holds no frame of split {split!r}; it has {source['split'].unique().to_list()}")
     return index
 
 
-def common_tasks(held: Sequence[str], index: pl.DataFrame, asked: Sequence[str] | None = None) -> list[str]:
-    """The tasks to score, in the order of TASKS: those asked for, or all that are predicted and labelled."""
-    known = [t for t in TASKS if any(index[c].null_count() < index.height for c in LABEL_COLUMNS[t])]
-    for task in asked or ():
+def common_tasks(predicted: Sequence[str], index: pl.DataFrame, only: Sequence[str] | None = None) -> list[str]:
+    """Return the tasks to score, in the order of TASKS.
+
+    Args:
+        predicted: Tasks of the predictions.
+        index: Labels.
+        only: Tasks to keep; all that are predicted and labelled by default.
+
+    Raises:
+        InputError: A task of `only` is unknown, not predicted or not labelled; or no task is left.
+    """
+    labelled = [t for t in TASKS if any(index[c].null_count() < index.height for c in LABEL_COLUMNS[t])]
+    for task in only or ():
         if task not in TASKS:
             raise InputError(f"no task {task!r}; there are {', '.join(TASKS)}")
-        if task not in held or task not in known:
-            raise InputError(f"{task} cannot be scored: the {'labels' if task in held else 'predictions'} lack it")
-    tasks = [task for task in known if task in (asked or held)]
+        if task not in predicted or task not in labelled:
+            side = "labels" if task in predicted else "predictions"
+            raise InputError(f"{task} cannot be scored: the {side} lack it")
+    tasks = [task for task in labelled if task in (only or predicted)]
     if not tasks:
-        here, there = (" and ".join(names) or "no task" for names in (held, known))
+        here, there = (" and ".join(names) or "no task" for names in (predicted, labelled))
         raise InputError(f"nothing to score: the predictions hold {here}, the labels {there}; give matching files")
     return tasks
 
 
 def locate(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.Series:
-    """Where each index row's prediction stands in `predictions`, null where it has none; one join serves all tasks.
+    """Return the row of each index row's prediction, null if it has none; one join serves all tasks.
 
-    A side that knows the crops by a deeper folder (`batch1/`) than the other meets it by `video/00001.jpg`.
+    If one side names its crops by a deeper folder (`batch1/`) than the other, they are matched by `video/00001.jpg`.
     """
     here, there = index.select("image"), predictions.select("image").with_row_index("place")
-    places = _places(here, there)
+    places = _join(here, there)
     if places.null_count():
         short = [side.with_columns(frame_key()) for side in (here, there)]
         if all(a["image"].n_unique() == b["image"].n_unique() for a, b in zip((here, there), short, strict=True)):
-            places = _places(*short)
+            places = _join(*short)
     return places
 
 
-def _places(here: pl.DataFrame, there: pl.DataFrame) -> pl.Series:
-    """A left join on `image`; by the names' hashes, which take a fraction of the memory, where no two share one."""
-    names, on, step = there["image"], pl.col("image"), 1 << 18
-    hashed = there.with_columns(on.hash())
-    places = here.select(on.hash()).join(hashed, on="image", how="left", maintain_order="left")["place"]
+def _join(here: pl.DataFrame, there: pl.DataFrame) -> pl.Series:
+    """Left join on `image`: by hashes, which take a fraction of the memory, unless two names share one."""
+    names, image, step = there["image"], pl.col("image"), 1 << 18
+    hashed = there.with_columns(image.hash())
+    places = here.select(image.hash()).join(hashed, on="image", how="left", maintain_order="left")["place"]
     if len(places) == len(here):
         parts = (slice(at, at + step) for at in range(0, len(here), step))
         if not any((here["image"][part] != names.gather(places[part])).any() for part in parts):
@@ -81,30 +96,109 @@ def _places(here: pl.DataFrame, there: pl.DataFrame) -> pl.Series:
 def aligned(
     predictions: pl.DataFrame, places: pl.Series, index: pl.DataFrame, task: str
 ) -> tuple[list[NDArray], list[NDArray], NDArray[np.intp]]:
-    """The frames that are labelled for a task, as `measures.sums` takes them.
+    """Return the frames that are labelled for a task, as `measures.sums` takes them.
 
     Args:
-        predictions: A predictions frame.
+        predictions: A predictions table.
         places: From `locate`.
         index: An index with the integer column `unit`.
         task: `va`, `expr` or `au`.
 
     Returns:
-        Prediction columns, label columns (missing: NaN for va, -1 else) and `unit`, (n,) each.
+        Prediction columns, label columns (missing: NaN for va, -1 otherwise) and `unit`, (n,) each.
 
     Raises:
-        InputError: A labelled frame has no prediction; names the number and the first three.
+        InputError: Labelled frames have no prediction; with their number and the first three.
     """
     labels = LABEL_COLUMNS[task]
-    known = index.select(pl.any_horizontal(pl.col(labels).is_not_null())).to_series()
-    places = places.filter(known)
+    is_labelled = index.select(pl.any_horizontal(pl.col(labels).is_not_null())).to_series()
+    places = places.filter(is_labelled)
     if places.null_count():
-        rows = index.filter(known)
+        rows = index.filter(is_labelled)
         try:
             require_images(rows["image"], predictions, f"predictions of {task}")
         except InputError as error:
             raise InputError(f"{error}{', or name one split' if rows['split'].n_unique() > 1 else ''}") from None
     missing = float("nan") if task == "va" else -1
     pred = [predictions[name].gather(places).to_numpy() for name in PREDICTION_COLUMNS[task]]
-    target = [index[name].filter(known).fill_null(missing).to_numpy() for name in labels]
-    return pred, target, index["unit"].filter(known).to_numpy().astype(np.intp, copy=False)
+    target = [index[name].filter(is_labelled).fill_null(missing).to_numpy() for name in labels]
+    return pred, target, index["unit"].filter(is_labelled).to_numpy().astype(np.intp, copy=False)
+
+
+@dataclass
+class VideoSums:
+    """Sums of each video, or with `by` of each video within a group, from which every score is computed.
+
+    Attributes:
+        sums: Task -> (rows, columns, ...), see `measures.sums`.
+        frames: Task -> (rows,) labelled frames.
+        rows: Columns `video` and, with `by`, `group`.
+        split: Names of the splits.
+    """
+
+    sums: dict[str, NDArray[np.float64]]
+    frames: dict[str, NDArray[np.int64]]
+    rows: pl.DataFrame
+    split: str
+
+    def __post_init__(self) -> None:
+        self.units, self.sources = number_sources(self.rows["video"])
+
+    def take(self, rows: NDArray[np.integer]) -> VideoSums:
+        """Return some rows, with the tasks that are labelled there."""
+        sums = {task: value[rows] for task, value in self.sums.items() if self.frames[task][rows].any()}
+        return VideoSums(sums, {task: self.frames[task][rows] for task in sums}, self.rows[rows], self.split)
+
+    def total(self) -> dict[str, NDArray[np.float64]]:
+        """Return the sums over all frames: task -> (columns, ...)."""
+        return {task: value.sum(0) for task, value in self.sums.items()}
+
+    def by_source(self) -> dict[str, NDArray[np.float64]]:
+        """Return the sums of each source video: task -> (sources, columns, ...)."""
+        sums = {task: np.zeros((self.sources, *value.shape[1:])) for task, value in self.sums.items()}
+        for task, value in self.sums.items():
+            np.add.at(sums[task], self.units.to_numpy(), value)
+        return sums
+
+
+def video_sums(
+    predictions: pl.DataFrame,
+    index: pl.DataFrame,
+    tasks: Sequence[str],
+    thresholds: NDArray[np.float64],
+    by: str | None = None,
+) -> VideoSums:
+    """Sum up each video's frames for the measures of some tasks.
+
+    Args:
+        predictions: A predictions table.
+        index: Labels.
+        tasks: From `common_tasks`.
+        thresholds: (12,) of AU probabilities.
+        by: An index column whose values are groups.
+
+    Raises:
+        InputError: A labelled frame has no prediction, or `by` is no column or has too many values.
+    """
+    if by is not None and by not in index.columns:
+        raise InputError(f"no column {by!r} in the index; it has {', '.join(index.columns)}")
+    labels = [name for task in tasks for name in LABEL_COLUMNS[task]]
+    index = index.select(*dict.fromkeys(["image", "video", "split", *labels, *([by] if by else [])]))
+    is_labelled = index.select(pl.any_horizontal(pl.col(labels).is_not_null())).to_series()
+    index = index if is_labelled.all() else index.filter(is_labelled)
+    keys = [pl.col("video").fill_null("(missing)")]
+    if by is not None:
+        if (count := index[by].n_unique()) > MAX_GROUPS:
+            raise InputError(f"{by}: {count} different values are too many groups; put them into a few first")
+        keys.append(pl.col(by).cast(pl.String).fill_null("(missing)").alias("group"))
+    names = index.select(keys)
+    rows = names.unique().sort(names.columns)
+    numbered = rows.with_row_index("unit").with_columns(pl.col("unit").cast(pl.Int64))
+    index = index.with_columns(names.join(numbered, on=names.columns, how="left", maintain_order="left")["unit"])
+    places, sums, frames = locate(predictions, index), {}, {}
+    for task in tasks:
+        pred, target, row = aligned(predictions, places, index, task)
+        sums[task] = measures.sums(task, pred, target, row, rows.height, thresholds)
+        frames[task] = np.bincount(row, minlength=rows.height)
+        del pred, target, row  # before the next task's take as much memory again
+    return VideoSums(sums, frames, rows, "+".join(index["split"].unique().sort().fill_null("-")))

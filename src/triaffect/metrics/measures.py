@@ -1,4 +1,4 @@
-"""The official ABAW measures on arrays, through sums that add up over videos.
+"""The official ABAW measures of arrays, computed from sums that add up over videos.
 
 Every measure is a function of sums over frames (moments, or counts of hits), so the sums of each video are kept and a
 resample of videos is a weighted sum of them. The definitions are those of the ABAW challenges: CCC with population
@@ -16,7 +16,7 @@ from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, PREDICTION_COLUMNS, VA
 
 COLUMNS = {"va": VA, "expr": EXPRESSIONS, "au": ACTION_UNITS}
-"""What each task's score is the mean of."""
+"""The columns that each task's score is the mean of."""
 
 Floats = NDArray[np.float64]
 
@@ -29,15 +29,15 @@ def sums(
     groups: int = 1,
     thresholds: float | Sequence[float] | Floats = 0.5,
 ) -> Floats:
-    """Sums over the frames of each group (a video, a fold) that the measures are made of.
+    """Sum up the frames of each group (a video, a fold), as the measures need it.
 
     Args:
         task: `va`, `expr` or `au`.
         pred: The task's prediction columns, (n,) each: 2 values, 8 or 12 probabilities.
         target: The task's label columns, (n,) each: 2 with NaN, 1 with -1, or 12 with NaN or -1 where missing.
-        group: Each frame's group, (n,) integers from 0; one group where left out.
-        groups: How many groups there are.
-        thresholds: An AU is predicted where its probability reaches this; one number or twelve.
+        group: Each frame's group, (n,) integers from 0; one group by default.
+        groups: Number of groups.
+        thresholds: An AU is predicted if its probability reaches this; one number or twelve.
 
     Returns:
         (groups, 2, 7) moments, (groups, 8, 8) counts [truth, prediction], or (groups, 12, 4) counts [tn, fp, fn, tp].
@@ -51,7 +51,7 @@ def sums(
         _check(name, column, target[0])
     for name, column in zip(LABEL_COLUMNS[task], target, strict=True):
         if ((column < -1) | (column > (7 if task == "expr" else 1))).any():
-            raise InputError(f"{name}: a label is out of range; NaN (expression: -1) is what marks missing ones here")
+            raise InputError(f"{name}: a label is out of range; NaN (expression: -1) marks missing ones here")
     if group is None:
         group = np.zeros(len(pred[0]), np.intp)
     if task == "va":
@@ -65,7 +65,7 @@ def sums(
 
 
 def _argmax(columns: Sequence[NDArray]) -> NDArray[np.intp]:
-    """The first highest of some columns, row by row, without a copy of them all."""
+    """Return the position of the highest of some columns, row by row, without a copy of them all."""
     highest, best = columns[0].astype(np.result_type(*columns)), np.zeros(len(columns[0]), np.intp)
     for i, column in enumerate(columns[1:], 1):
         higher = column > highest
@@ -77,7 +77,7 @@ def _argmax(columns: Sequence[NDArray]) -> NDArray[np.intp]:
 def _count(
     group: NDArray, groups: int, truth: NDArray, truths: int, guess: NDArray, guesses: int
 ) -> NDArray[np.integer]:
-    """(groups, truths, guesses) counts; the missing (NaN, -1) get a row of their own, which is dropped."""
+    """Count (groups, truths, guesses); missing labels (NaN, -1) go to an extra row, which is dropped."""
     cell = group * (truths + 1)
     cell += np.where(truth >= 0, truth, -1).astype(np.intp) + 1
     cell *= guesses
@@ -88,29 +88,31 @@ def _count(
 
 def _check(name: str, pred: NDArray, target: NDArray) -> None:
     if pred.shape != target.shape or pred.ndim != 1:
-        raise InputError(f"{name}: predictions {pred.shape} and labels {target.shape} do not fit; give a row a frame")
+        raise InputError(
+            f"{name}: predictions {pred.shape} and labels {target.shape} do not fit; give one row per frame"
+        )
     if not (finite := np.isfinite(pred)).all():
         raise InputError(f"{name}: {(~finite).sum()} predictions are not finite, first in row {finite.argmin()}")
 
 
 def _moments(pred: NDArray, target: NDArray, group: NDArray, groups: int) -> Floats:
-    """(groups, 7): n, then the sums of p, t, p², t², pt about fixed shifts, and of pred - target."""
+    """Return (groups, 7): n, then the sums of p, t, p², t², pt about fixed shifts, and of pred - target."""
     valid = ~np.isnan(target)
     x, y, group = pred[valid].astype(float), target[valid].astype(float), group[valid]
     difference = x - y
     if len(x):
         # About their means the squares keep their digits; about the first value first, so that constants become 0.
-        for each in (x, y):
-            each -= each[0]
-            each -= each.mean()
-    # One at a time: seven columns of millions of frames would be the most that scoring holds.
+        for column in (x, y):
+            column -= column[0]
+            column -= column.mean()
+    # One product at a time: all of them together would dominate the memory of scoring.
     pairs = ((x, None), (y, None), (x, x), (y, y), (x, y), (difference, None))
-    found = [np.bincount(group, a if b is None else a * b, minlength=groups) for a, b in pairs]
-    return np.stack([np.bincount(group, minlength=groups), *found], axis=-1)
+    moments = [np.bincount(group, a if b is None else a * b, minlength=groups) for a, b in pairs]
+    return np.stack([np.bincount(group, minlength=groups), *moments], axis=-1)
 
 
 def values(task: str, sums: Floats) -> Floats:
-    """The measure of each column from its sums: (..., 2) CCC, (..., 8) or (..., 12) F1.
+    """Compute the measure of each column from its sums: (..., 2) CCC, (..., 8) or (..., 12) F1.
 
     A constant prediction or constant truth has CCC 0, a class or AU absent from both sides F1 0 (`zero_division=0`).
     """
@@ -118,7 +120,7 @@ def values(task: str, sums: Floats) -> Floats:
         n = np.maximum(sums[..., 0], 1)
         mean_p, mean_t, square_p, square_t, product, difference = np.moveaxis(sums[..., 1:] / n[..., None], -1, 0)
         var_p, var_t = square_p - mean_p**2, square_t - mean_t**2
-        # A variance lost in rounding is no variance.
+        # A variance of the size of the rounding errors is zero.
         varies = (var_p > 1e-13 * square_p) & (var_t > 1e-13 * square_t)
         numerator, denominator = 2 * (product - mean_p * mean_t), var_p + var_t + difference**2
         return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=varies)
@@ -132,7 +134,7 @@ def values(task: str, sums: Floats) -> Floats:
 
 
 def labelled(task: str, sums: Floats) -> Floats:
-    """Labelled frames behind each column, (..., columns); the eight classes share one label, so all its frames."""
+    """Return the labelled frames of each column, (..., columns); the eight classes share one label."""
     if task == "va":
         return sums[..., 0]
     if task == "expr":
@@ -141,12 +143,12 @@ def labelled(task: str, sums: Floats) -> Floats:
 
 
 def positives(task: str, sums: Floats) -> Floats:
-    """Frames that show each class or AU, (..., 8 or 12)."""
+    """Return the frames that show each class or AU, (..., 8 or 12)."""
     return sums.sum(-1) if task == "expr" else sums[..., 2] + sums[..., 3]
 
 
-def floor(task: str, sums: Floats) -> tuple[float, str]:
-    """Score of the best trivial predictor and what it predicts: a constant V/A, one expression, all AUs."""
+def trivial_baseline(task: str, sums: Floats) -> tuple[float, str]:
+    """Return the score of the best trivial predictor and what it predicts: constant V-A, one expression, all AUs."""
     if task == "va":
         return 0.0, "constant"
     count, n = positives(task, sums), labelled(task, sums)
@@ -157,14 +159,16 @@ def floor(task: str, sums: Floats) -> tuple[float, str]:
 
 
 def ccc(pred: ArrayLike, target: ArrayLike) -> float:
-    """Concordance correlation coefficient, 2 cov / (var_p + var_t + (mean_p - mean_t)²), population moments.
+    """Compute the concordance correlation coefficient.
+
+    CCC = 2 cov / (var_p + var_t + (mean_p - mean_t)²), with population moments.
 
     Args:
         pred: (n,) predictions.
         target: (n,) labels; NaN is missing.
 
     Returns:
-        In [-1, 1]; 0 where either side is constant. NaN where nothing is labelled.
+        In [-1, 1]; 0 if either side is constant, NaN if nothing is labelled.
 
     Raises:
         InputError: A prediction is not finite, or the lengths differ.
@@ -176,14 +180,14 @@ def ccc(pred: ArrayLike, target: ArrayLike) -> float:
 
 
 def va_score(pred: ArrayLike, target: ArrayLike) -> dict[str, float]:
-    """P_VA: the mean CCC.
+    """Compute P_VA, the mean CCC.
 
     Args:
         pred: (n, 2) valence and arousal.
-        target: (n, 2) labels; NaN is missing, each value for itself.
+        target: (n, 2) labels; NaN is missing, value by value.
 
     Returns:
-        `va`, `valence`, `arousal`; NaN where nothing is labelled, and `va` is the mean of the labelled ones.
+        `va`, `valence`, `arousal`; NaN if nothing is labelled, and `va` is the mean of the labelled ones.
 
     Raises:
         InputError: A prediction is not finite, or the shapes differ.
@@ -192,14 +196,14 @@ def va_score(pred: ArrayLike, target: ArrayLike) -> dict[str, float]:
 
 
 def expr_score(prob: ArrayLike, target: ArrayLike) -> dict[str, float]:
-    """P_EXPR: the mean F1 of the eight classes, the class with the highest probability predicted.
+    """Compute P_EXPR, the mean F1 of the eight classes, the class with the highest probability predicted.
 
     Args:
         prob: (n, 8) probabilities (or any scores).
         target: (n,) codes 0..7; -1 is missing.
 
     Returns:
-        `expr` and each class; NaN where nothing is labelled.
+        `expr` and each class; NaN if nothing is labelled.
 
     Raises:
         InputError: A prediction is not finite, or the shapes differ.
@@ -208,15 +212,15 @@ def expr_score(prob: ArrayLike, target: ArrayLike) -> dict[str, float]:
 
 
 def au_score(prob: ArrayLike, target: ArrayLike, thresholds: float | Sequence[float] = 0.5) -> dict[str, float]:
-    """P_AU: the mean F1 of the AUs, each on its own labelled rows.
+    """Compute P_AU, the mean F1 of the AUs, each on the rows that are labelled for it.
 
     Args:
         prob: (n, 12) probabilities.
         target: (n, 12) labels 0 or 1; NaN or -1 is missing.
-        thresholds: An AU is predicted where its probability reaches this; one number or twelve.
+        thresholds: An AU is predicted if its probability reaches this; one number or twelve.
 
     Returns:
-        `au` and each AU; NaN where nothing is labelled, and `au` is the mean of the labelled ones.
+        `au` and each AU; NaN if nothing is labelled, and `au` is the mean of the labelled ones.
 
     Raises:
         InputError: A prediction is not finite, or the shapes differ.
@@ -228,7 +232,7 @@ def _score(
     task: str, pred: ArrayLike, target: ArrayLike, thresholds: float | Sequence[float] = 0.5
 ) -> dict[str, float]:
     total = sums(task, list(np.asarray(pred).T), list(np.asarray(target).T), thresholds=thresholds)[0]
-    seen = labelled(task, total) > 0
-    each = np.where(seen, values(task, total), np.nan)
-    score = float(each[seen].mean()) if seen.any() else float("nan")
-    return {task: score, **dict(zip(COLUMNS[task], map(float, each), strict=True))}
+    is_labelled = labelled(task, total) > 0
+    columns = np.where(is_labelled, values(task, total), np.nan)
+    score = float(columns[is_labelled].mean()) if is_labelled.any() else float("nan")
+    return {task: score, **dict(zip(COLUMNS[task], map(float, columns), strict=True))}

@@ -20,7 +20,7 @@ from triaffect.metrics import measures
 from triaffect.metrics.matching import Table, aligned, common_tasks, locate, read_index, read_predictions
 from triaffect.metrics.measures import au_score, expr_score, va_score
 from triaffect.metrics.postprocess import PLAIN, Floats, Post, fit, run
-from triaffect.metrics.scores import Comparison, Scores, paired_bootstrap, score
+from triaffect.metrics.scores import Comparison, Scores, compare, score
 from triaffect.metrics.smoothing import frames_of, smooth
 from triaffect.text import format_number, text_table
 
@@ -143,7 +143,7 @@ def tune(predictions: Table, index: Table, *, split: str | None = None, folds: i
             coverage = _coverage(off, fold, folds)
     options: dict[str, Any] = {"tasks": tasks, "seed": seed}
     raw, honest, fitted = (score(each, labels, **options) for each in (table, crossed, in_sample))
-    gain = paired_bootstrap(crossed, table, labels, **options)
+    gain = compare(crossed, table, labels, **options)
     return Tuned(post, raw, honest, fitted, gain, calibration, coverage, folds)
 
 

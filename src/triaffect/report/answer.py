@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from triaffect.labels import TASK_NAMES, TASKS
-from triaffect.metrics.tables import text_table
+from triaffect.text import text_table
 
 Model = Mapping[str, Any]
 
@@ -148,7 +148,7 @@ def _floors(models: Mapping[str, Model]) -> str:
         for model in models.values()
         if model["kind"] in ("single", "multi", "heads")
         for task in model["tasks"]
-        if model["scores"]["intervals"].get(task, [_value(model, task)])[0] <= model["scores"]["floor"][task]
+        if model["scores"]["intervals"].get(task, [_value(model, task)])[0] <= model["scores"]["baseline"][task]
     ]
     if not unclear:
         return "Every model stands clearly above the floor of trivial predictors on each of its tasks."
@@ -176,7 +176,7 @@ def plain_table(results: Mapping[str, Any]) -> str:
     floors: dict[str, float] = {}
     for model in results["models"]:
         scores = model["scores"]
-        floors |= {task: scores["floor"][task] for task in model["tasks"]}
+        floors |= {task: scores["baseline"][task] for task in model["tasks"]}
         # A total of fewer tasks compares with nothing.
         held = {*model["tasks"], *(["total"] if len(model["tasks"]) == len(tasks) else [])}
         spans = {name: "[{:.3f}, {:.3f}]".format(*span) for name, span in scores["intervals"].items()}

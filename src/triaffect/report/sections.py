@@ -68,7 +68,7 @@ def scores(study: Study) -> Section:
             found = model["scores"]
             # A total of fewer tasks compares with nothing.
             own = found["tasks"] | ({"total": found["total"]} if study.complete(model) else {})
-            interval, floor = found["intervals"].get(name), found["floor"].get(name)
+            interval, floor = found["intervals"].get(name), found["baseline"].get(name)
             entries.append((own[name], interval, floor) if name in own else (None, None, None))
         columns.append(_cells(entries, _range(entries)))
         floors.append(next((floor for _, _, floor in entries if floor is not None), None))
@@ -77,7 +77,7 @@ def scores(study: Study) -> Section:
         for model, cells in zip(study.models, zip(*columns, strict=True), strict=True)
     ]
     some = max((model["scores"] for model in study.models), key=lambda found: len(found["tasks"]))
-    trivial = [f"{TASK_NAMES[task]}: {words}" for task, words in some["trivial"].items()]
+    trivial = [f"{TASK_NAMES[task]}: {words}" for task, words in some["baseline_prediction"].items()]
     about = {"videos": some["videos"], "intervals": bool(some["intervals"])}
     return {"head": [task_name(name) for name in names], "rows": rows, "floors": floors, "trivial": trivial} | about
 

@@ -15,7 +15,7 @@ from triaffect.data.predictions import load_predictions, save_predictions
 from triaffect.io import InputError, atomic_path, write_text
 from triaffect.labels import TASKS
 from triaffect.metrics.fusion import DEFAULT_LAMBDAS, fuse, tune_fusion
-from triaffect.metrics.scores import Comparison, Scores, paired_bootstrap, score
+from triaffect.metrics.scores import Comparison, Scores, compare, score
 from triaffect.report.study_folder import epochs_to
 from triaffect.study.recipe import Fusion, StudyPlan
 
@@ -166,7 +166,7 @@ def evaluate(
     scored = {model["name"]: model["tasks"] for model in models}
     comparisons = []
     for a, b in _pairs(plan, scored):
-        comparison: Comparison | None = attempt(f"{a} against {b}", paired_bootstrap, tables[a], tables[b], index)
+        comparison: Comparison | None = attempt(f"{a} against {b}", compare, tables[a], tables[b], index)
         if comparison is not None:
             measures = {}
             for name in (name for name in (*TASKS, "total") if name in comparison.difference):
@@ -237,7 +237,12 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
         for name in (*TASKS, "total"):
             low, high = scores["intervals"].get(name, (None, None))
             value = scores["total"] if name == "total" else scores["tasks"].get(name)
-            row |= {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_floor": scores["floor"].get(name)}
+            row |= {
+                name: value,
+                f"{name}_low": low,
+                f"{name}_high": high,
+                f"{name}_baseline": scores["baseline"].get(name),
+            }
         rows.append(row | {key: model[key] for key in COST})
     with atomic_path(folder / "results.csv") as tmp_path:
         pl.DataFrame(rows, infer_schema_length=None).write_csv(tmp_path)

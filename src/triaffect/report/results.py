@@ -1,0 +1,235 @@
+"""The results of a study as typed data: the one schema of `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from triaffect.labels import TASKS
+from triaffect.metrics.scores import Scores
+
+COST_KEYS = ("parameters", "epochs", "epochs_to_90", "seconds_per_epoch", "images_per_second", "energy_joules")
+
+
+class _Record:
+    """A dataclass that is read from plain data; unknown keys are ignored, missing ones get their default."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` returned."""
+        names = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{key: value for key, value in data.items() if key in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, for JSON."""
+        return asdict(self)  # type: ignore[call-overload]
+
+
+@dataclass
+class ModelResult(_Record):
+    """One model of a study.
+
+    Attributes:
+        name: Its name.
+        kind: `single`, `multi`, `heads` (on frozen features), `joined` (models of different tasks) or `fusion`.
+        tasks: The tasks that it predicts.
+        scores: Its scores.
+        predictions: Its predictions file, relative to the study folder.
+        run: Its run folder, relative to the study folder; None for joined systems and fusions.
+        members: The models that a joined system or a fusion consists of.
+        lambdas: Task -> λ of a fusion.
+        parameters: Number of parameters.
+        epochs: Epochs trained.
+        epochs_to_90: First epoch with 90 % of the best validation score.
+        seconds_per_epoch: Median.
+        images_per_second: Median.
+        energy_joules: Energy of the whole training.
+    """
+
+    name: str
+    kind: str
+    tasks: list[str]
+    scores: Scores
+    predictions: str | None = None
+    run: str | None = None
+    members: list[str] | None = None
+    lambdas: dict[str, float] | None = None
+    parameters: int | None = None
+    epochs: int | None = None
+    epochs_to_90: int | None = None
+    seconds_per_epoch: float | None = None
+    images_per_second: float | None = None
+    energy_joules: float | None = None
+
+    def score(self, name: str) -> float | None:
+        """Return the score of a task, or the total."""
+        return self.scores.value(name)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelResult:
+        """Read what `to_dict` returned."""
+        return super().from_dict({**data, "scores": Scores.from_dict(data["scores"])})
+
+
+@dataclass
+class Difference(_Record):
+    """Difference of two models in one score, its 95 % interval and p-value (None with a single video)."""
+
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+@dataclass
+class ComparisonResult(_Record):
+    """Paired comparison of two models: a task or `total` -> a minus b."""
+
+    a: str
+    b: str
+    measures: dict[str, Difference]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ComparisonResult:
+        """Read what `to_dict` returned."""
+        measures = {name: Difference.from_dict(row) for name, row in data["measures"].items()}
+        return super().from_dict({**data, "measures": measures})
+
+
+@dataclass
+class TuningResult(_Record):
+    """λ tuned on all videos, see `metrics.fusion.Tuning`.
+
+    Attributes:
+        name: The fusion.
+        single: Its single-task models.
+        multi: Its multi-task model.
+        lambdas: Task -> λ to use.
+        folds: Folds of videos.
+        curves: Rows of task, lambda and score.
+        scores: Rows of task, single, multi, paper, cross_fitted and in_sample.
+    """
+
+    name: str
+    single: list[str]
+    multi: str
+    lambdas: dict[str, float]
+    folds: int
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class HalvesResult(_Record):
+    """One task of a fusion on one half of the videos, with the λ (`share`) that is tuned on the other half."""
+
+    name: str
+    task: str
+    tuned_on: str
+    scored_on: str
+    share: float
+    single: float
+    multi: float
+    tuned: float
+
+
+@dataclass
+class Trial(_Record):
+    """One trial of a search: the values that it tries and its score, None if it failed."""
+
+    number: int
+    values: dict[str, Any]
+    score: float | None
+    state: str = ""
+
+
+@dataclass
+class SearchResult(_Record):
+    """A hyper-parameter search."""
+
+    trials: list[Trial]
+    best: Trial | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SearchResult:
+        """Read what `to_dict` returned."""
+        best = data.get("best")
+        return cls([Trial.from_dict(trial) for trial in data["trials"]], best and Trial.from_dict(best))
+
+
+@dataclass
+class Failure(_Record):
+    """A model that could not be made, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass
+class StudyResults(_Record):
+    """Everything in `results.json`.
+
+    Attributes:
+        title: Title of the study.
+        question: What it asks.
+        answer: The answer, in sentences.
+        models: Models with their scores.
+        comparisons: Paired tests.
+        tuning: λ of every fusion.
+        halves: Fusions tuned on one half of the videos and scored on the other.
+        search: The hyper-parameter search.
+        failures: What failed.
+        paper: The paper's figures: source, dataset, note and rows.
+        same_data: Whether the index is the paper's data set.
+        study: The study file.
+        index: The index file.
+        images: The image root or packed file.
+        split: The split that the models are evaluated on.
+        seconds: Time of the whole study.
+        commands: Shell commands that repeat it.
+        environment: Machine and versions.
+        triaffect: Version of triaffect.
+    """
+
+    title: str = ""
+    question: str = ""
+    answer: list[str] = field(default_factory=list)
+    models: list[ModelResult] = field(default_factory=list)
+    comparisons: list[ComparisonResult] = field(default_factory=list)
+    tuning: list[TuningResult] = field(default_factory=list)
+    halves: list[HalvesResult] = field(default_factory=list)
+    search: SearchResult | None = None
+    failures: list[Failure] = field(default_factory=list)
+    paper: dict[str, Any] | None = None
+    same_data: bool = False
+    study: str = ""
+    index: str = ""
+    images: str = ""
+    split: str | None = None
+    seconds: float | None = None
+    commands: list[str] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+    triaffect: str = ""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> StudyResults:
+        """Read what `to_dict` returned, also after JSON.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is something else.
+        """
+        results = super().from_dict(data)
+        results.models = [ModelResult.from_dict(model) for model in data["models"]]
+        kinds: dict[str, type[_Record]] = {
+            "comparisons": ComparisonResult, "tuning": TuningResult, "halves": HalvesResult, "failures": Failure
+        }  # fmt: skip
+        for name, kind in kinds.items():
+            setattr(results, name, [kind.from_dict(row) for row in data.get(name) or []])
+        results.search = SearchResult.from_dict(data["search"]) if data.get("search") else None
+        return results
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that any model predicts."""
+        return [task for task in TASKS if any(task in model.scores.tasks for model in self.models)]
