@@ -79,6 +79,8 @@ def test_openvino_through_the_verb(folder, written, tmp_path, capsys, frames):
     metadata = import_openvino().Core().read_model(out).get_rt_info(["triaffect"]).astype(str)
     assert json.loads(metadata)["labels"]["va"] == ["valence", "arousal"]
     assert largest_difference(open_backend(out), open_backend(written.files[0], "onnx")) < 0.03
+    for backend, file in (("openvino", out), ("openvino", written.files[0]), ("onnx", written.files[0])):
+        assert open_backend(file, backend).provenance["config"]["training"]["seed"] == 2
 
 
 def test_int8_shows_its_effect_on_the_scores(folder, written, tmp_path, capsys, frames):

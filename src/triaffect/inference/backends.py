@@ -293,7 +293,12 @@ def _open_openvino(file: Path, threads: int, precision: str | None = None) -> Ne
 
     shape = [side.get_length() if side.is_static else None for side in model.inputs[0].partial_shape]
     outputs = [output.get_any_name() for output in model.outputs]
-    return _network(file, f"openvino {precision}", threads, shape, outputs, run)
+    network = _network(file, f"openvino {precision}", threads, shape, outputs, run)
+    source = import_openvino().Core().read_model(file)
+    key = ["triaffect"] if file.suffix == ".xml" else ["framework", "triaffect"]
+    if source.has_rt_info(key):
+        network.provenance = json.loads(source.get_rt_info(key).astype(str)).get("provenance", {})
+    return network
 
 
 def compile_openvino(file: Path, threads: int, precision: str) -> Any:
