@@ -72,10 +72,10 @@ def test_score_reads_abaw_text_on_both_sides(files, capsys):
         (["score", "single.parquet", "index.parquet", "--split", "test"], "'test'"),
         (["score", "single.parquet", "index.parquet", "--by", "sex"], "'sex'"),
         (["fuse", "single.parquet"], "nothing to fuse it with"),
-        (["fuse", "va.parquet", "va.parquet", "multi.parquet"], "holds va, as"),
+        (["fuse", "va.parquet", "va.parquet", "multi.parquet"], "has va, as"),
         (["fuse", "single.parquet", "multi.parquet", "--weights", "1"], "give 2 numbers"),
-        (["fuse", "single.parquet", "multi.parquet", "--lambda_va", "2"], "λ of va"),
-        (["fuse", "single.parquet", "multi.parquet", "--lambda_va", "1", "--tune", "index.parquet"], "not two"),
+        (["fuse", "single.parquet", "multi.parquet", "--lambda-va", "2"], "λ of va"),
+        (["fuse", "single.parquet", "multi.parquet", "--lambda-va", "1", "--tune", "index.parquet"], "not two"),
         (["show", "index.parquet"], "name it with --images"),
     ],
 )
@@ -99,7 +99,7 @@ def test_fuse_takes_each_task_from_its_file(files, capsys):
 
 
 def test_fuse_by_given_lambda(files):
-    assert main(["fuse", "single.parquet", "multi.parquet", "--out", "f.parquet", "--lambda_au", "0.25"]) == 0
+    assert main(["fuse", "single.parquet", "multi.parquet", "--out", "f.parquet", "--lambda-au", "0.25"]) == 0
     assert load_predictions("f.parquet").equals(fuse(files[0], files[1], {"au": 0.25}))
 
 

@@ -79,7 +79,7 @@ def test_weighted_mean_of_any_number(make):
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda s, m: fuse([only(s, "va"), only(s, "va", "au")], m), "predictions 2: holds va, as predictions 1 does"),
+        (lambda s, m: fuse([only(s, "va"), only(s, "va", "au")], m), "predictions 2: has va, as predictions 1 has"),
         (lambda s, m: fuse(s[3:], m), r"predictions 1: lacks 3 images of predictions 2 \(first v00/00000.jpg, "),
         (lambda s, m: fuse(s, m[3:]), "predictions 2: lacks 3 images of predictions 1"),
         (lambda s, m: fuse(s, m, {"va": 1.2}), "λ of va: 1.2"),
@@ -88,7 +88,7 @@ def test_weighted_mean_of_any_number(make):
         (lambda s, m: mean([s, m], [1]), "give 2 numbers"),
         (lambda s, m: mean([s, m], [1, -1]), "none negative"),
         (lambda s, m: mean([s, m], [0, 0]), "one above 0"),
-        (lambda s, m: mean([s, only(m, "va")]), "predictions 2: holds va where predictions 1 holds va.expr.au"),
+        (lambda s, m: mean([s, only(m, "va")]), "predictions 2: has the tasks va, predictions 1 has va.expr.au"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(pair, call, named):
@@ -105,7 +105,7 @@ def test_tuning_finds_a_known_optimum(make):
     lambdas, tuning = tune_fusion(*sides, index)
     assert lambdas["va"] == pytest.approx(0.2**2 / (0.1**2 + 0.2**2), abs=0.1)
     row = tuning.scores.row(by_predicate=pl.col("task") == "va", named=True)
-    assert row["cross_fitted"] > max(row["single"], row["multi"], row["fixed"])
+    assert row["cross_fitted"] > max(row["single"], row["multi"], row["paper"])
     assert row["in_sample"] >= row["cross_fitted"] - 1e-12
     # Where both sides are the same, every λ is as good, and neither side is preferred.
     assert (lambdas["expr"], lambdas["au"]) == (0.5, 0.5)
@@ -121,7 +121,7 @@ def test_tuned_scores_are_official_scores_of_the_fused(pair):
             row = tuning.curves.filter(pl.col("task") == task, (pl.col("lambda") - share).abs() < 1e-9)
             assert row["score"].item() == pytest.approx(expected, abs=1e-12)
     rows = {row["task"]: row for row in tuning.scores.to_dicts()}
-    for name, table in (("single", single), ("multi", multi), ("fixed", fuse(single, multi))):
+    for name, table in (("single", single), ("multi", multi), ("paper", fuse(single, multi))):
         tasks = score(table, index, resamples=0).tasks
         assert {task: row[name] for task, row in rows.items()} == pytest.approx(tasks, abs=1e-12)
     best = tuning.curves.group_by("task").agg(pl.col("score").max())

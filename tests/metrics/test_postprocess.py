@@ -15,10 +15,17 @@ from triaffect.data.index import provenance
 from triaffect.data.predictions import load_predictions, save_predictions
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS
-from triaffect.metrics.postprocess import _biases, _temperature, _threshold, apply, load_post
+from triaffect.metrics.bootstrap import number_sources
+from triaffect.metrics.postprocess import (
+    PostProcessing,
+    VaScaling,
+    best_biases,
+    best_temperature,
+    best_threshold,
+    smooth,
+)
 from triaffect.metrics.scores import score
-from triaffect.metrics.smoothing import smooth
-from triaffect.metrics.tuning import _numbered, calibration_error, tune
+from triaffect.metrics.tuning import calibration_error, tune
 
 
 def frames(n, videos, step=1):
@@ -85,9 +92,9 @@ def test_a_threshold_is_the_best_of_all():
     y = (rng.random(3000) < 0.15).astype(float)
     p = np.clip(0.12 + 0.1 * y + rng.normal(0, 0.06, 3000), 0, 1)
     best = max(f1_score(y, p >= cut) for cut in np.unique(p)[::5])
-    assert f1_score(y, p >= _threshold(p, y)) == pytest.approx(best, abs=0.005)
+    assert f1_score(y, p >= best_threshold(p, y)) == pytest.approx(best, abs=0.005)
     assert f1_score(y, p >= 0.5, zero_division=0) < 0.1
-    assert _threshold(p, np.zeros(3000)) == _threshold(p, np.full(3000, -1.0)) == 0.5
+    assert best_threshold(p, np.zeros(3000)) == best_threshold(p, np.full(3000, -1.0)) == 0.5
 
 
 def test_biases_recover_priors_that_were_taken_away():
@@ -98,11 +105,11 @@ def test_biases_recover_priors_that_were_taken_away():
     wrong = np.array([2.0, -1, 0.5, -2, 0, 1, 0, 1])
     best = f1_score(target, scores.argmax(1), average="macro")
     spoilt = f1_score(target, (scores + wrong).argmax(1), average="macro")
-    found = np.array(_biases(scores + wrong, target))
-    mended = f1_score(target, (scores + wrong + found).argmax(1), average="macro")
+    found = np.array(best_biases(scores + wrong, target))
+    corrected = f1_score(target, (scores + wrong + found).argmax(1), average="macro")
     assert spoilt < best - 0.15
-    assert mended >= best - 0.002  # the even priors are not quite the best for macro F1
-    assert _biases(np.zeros((0, 8)), np.zeros(0, int)) == [0.0] * 8
+    assert corrected >= best - 0.002  # the even priors are not quite the best for macro F1
+    assert best_biases(np.zeros((0, 8)), np.zeros(0, int)) == [0.0] * 8
 
 
 def test_the_temperature_is_the_one_that_spoilt_the_probabilities():
@@ -110,7 +117,7 @@ def test_the_temperature_is_the_one_that_spoilt_the_probabilities():
     scores = rng.normal(0, 2, (20_000, 8))
     truth = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     target = (truth.cumsum(1) > rng.random((20_000, 1))).argmax(1)
-    found = _temperature(scores * 3, target)
+    found = best_temperature(scores * 3, target)
     assert found == pytest.approx(3, rel=0.05)
 
     def p(t):
@@ -131,14 +138,14 @@ def test_matched_moments_give_the_correlation_and_intervals_hold_what_they_say()
     predictions, index = made(
         video, frame, {"valence": y[:, 0], "arousal": y[:, 1]}, {"valence": x[:, 0], "arousal": x[:, 1]}
     )
-    found = tune(predictions, index)
-    assert found.post["va"]["sigma"] == 0
+    tuned = tune(predictions, index)
+    assert tuned.post.va.sigma == 0
     best = np.mean([np.corrcoef(x[:, i], y[:, i])[0, 1] for i in range(2)])
-    assert found.cross_fitted.tasks["va"] == pytest.approx(best, abs=0.01)
-    assert found.raw.tasks["va"] < best - 0.3
-    assert found.gain.intervals["va"][0] > 0.2
-    assert found.coverage == pytest.approx((0.9, 0.9), abs=0.02)
-    assert score(apply(predictions, found.post), index).tasks["va"] == pytest.approx(found.in_sample.tasks["va"])
+    assert tuned.cross_fitted.tasks["va"] == pytest.approx(best, abs=0.01)
+    assert tuned.raw.tasks["va"] < best - 0.3
+    assert tuned.gain.intervals["va"][0] > 0.2
+    assert tuned.coverage == pytest.approx((0.9, 0.9), abs=0.02)
+    assert score(tuned.post.apply(predictions), index).tasks["va"] == pytest.approx(tuned.in_sample.tasks["va"])
 
 
 def test_smoothing_is_found_where_frames_are_noisy_and_left_alone_where_they_are_not():
@@ -153,11 +160,11 @@ def test_smoothing_is_found_where_frames_are_noisy_and_left_alone_where_they_are
         predictions, index = made(
             video, frame, {"valence": y[:, 0], "arousal": y[:, 1]}, {"valence": x[:, 0], "arousal": x[:, 1]}
         )
-        found = tune(predictions, index)
-        widths.append(found.post["va"]["sigma"])
+        tuned = tune(predictions, index)
+        widths.append(tuned.post.va.sigma)
     assert widths[0] <= 2
     assert 4 <= widths[1] <= 16
-    assert found.cross_fitted.tasks["va"] > found.raw.tasks["va"] + 0.1
+    assert tuned.cross_fitted.tasks["va"] > tuned.raw.tasks["va"] + 0.1
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -171,30 +178,31 @@ def test_on_noise_the_cross_fitted_gain_is_zero(seed):
     predictions = dict(zip(PREDICTION_COLUMNS["expr"], (noise / noise.sum(1, keepdims=True)).T, strict=True))
     predictions |= {"valence": rng.uniform(-1, 1, n), "arousal": rng.uniform(-1, 1, n)}
     predictions |= {name: rng.uniform(0.5, 1, n) for name in ACTION_UNITS}  # always saying yes is best on noise
-    found = tune(*made(video, frame, labels, predictions))
+    tuned = tune(*made(video, frame, labels, predictions))
     for task in ("va", "expr", "au", "total"):
-        low, high = found.gain.intervals[task]
+        low, high = tuned.gain.intervals[task]
         assert low <= 0 <= high + 0.001, task
 
 
 def test_both_persons_of_a_video_stay_together():
-    numbered, videos = _numbered(pl.DataFrame({"video": [f"a{i}{end}" for i in range(9) for end in ("", "_right")]}))
-    unit = dict(numbered.iter_rows())
-    assert videos == 9
+    names = pl.Series("video", [f"a{i}{end}" for i in range(9) for end in ("", "_right")])
+    units, sources = number_sources(names)
+    unit = dict(zip(names, units, strict=True))
+    assert sources == 9
     assert all(unit[f"a{i}"] == unit[f"a{i}_right"] for i in range(9))
     assert sorted(set(unit.values())) == list(range(9))
 
 
 def test_missing_labels_and_tasks_are_left_alone(make):
     predictions, index = make(seed=3)
-    found = tune(predictions, index)
-    assert set(found.post) == {"va", "expr", "au"}
-    assert found.cross_fitted.frames == found.raw.frames
+    tuned = tune(predictions, index)
+    assert set(tuned.post.tasks) == {"va", "expr", "au"}
+    assert tuned.cross_fitted.frames == tuned.raw.frames
     only = tune(predictions.select("image", "valence", "arousal"), index)
-    assert set(only.post) == {"va"}
-    done = apply(predictions, only.post)
+    assert set(only.post.tasks) == {"va"}
+    done = only.post.apply(predictions)
     assert done.drop("valence", "arousal").equals(predictions.drop("valence", "arousal"))
-    assert "gain" in found.table()
+    assert "gain" in tuned.table()
     one = index.filter(pl.col("video") == "v00")
     with pytest.raises(InputError, match="two"):
         tune(predictions, one)
@@ -203,10 +211,10 @@ def test_missing_labels_and_tasks_are_left_alone(make):
 def test_an_analysis_is_smoothed_by_file_face_and_frame():
     rng = np.random.default_rng(0)
     va = rng.uniform(-1, 1, (40, 2))
-    post = {"va": {"sigma": 2.0, "scale": [1.0, 1.0], "shift": [0.0, 0.0], "interval": [0.1, 0.1]}}
+    post = PostProcessing(va=VaScaling(sigma=2.0))
     key = {"file": ["clip.mp4"] * 40, "face": [0, 1] * 20, "frame": np.repeat(np.arange(20) * 2, 2)}
     table = pl.DataFrame({**key, "valence": va[:, 0], "arousal": va[:, 1]})
-    found = apply(table, post)
+    found = post.apply(table)
     expected = slow_smooth(va, np.array(key["face"]), key["frame"], 2.0)
     np.testing.assert_allclose(found.select("valence", "arousal").to_numpy(), expected, atol=1e-9)
 
@@ -218,14 +226,14 @@ def test_tune_fuse_and_submit_through_files(make, tmp_path, capsys):
     post = tmp_path / "post.json"
     assert main(["tune", str(tmp_path / "p.parquet"), str(tmp_path / "index.parquet"), "--out", str(post)]) == 0
     assert "cross-fitted" in capsys.readouterr().out
-    known = load_post(post)
-    assert known["made"]["scores"]["raw"]["total"] == pytest.approx(score(predictions, index).total)
+    post_processing = PostProcessing.load(post)
+    assert post_processing.source["scores"]["raw"]["total"] == pytest.approx(score(predictions, index).total)
     out = tmp_path / "fused.parquet"
     same = [str(tmp_path / "p.parquet")] * 2
     assert main(["fuse", *same, "--weights", "1", "1", "--out", str(out), "--post", str(post)]) == 0
-    expected = apply(predictions, known)
+    expected = post_processing.apply(predictions)
     np.testing.assert_allclose(load_predictions(out)["AU1"], expected["AU1"], atol=1e-12)
-    assert provenance(out)["post"]["au"] == known["au"]
+    assert provenance(out)["post"]["au"]["thresholds"] == list(post_processing.au.thresholds)
     text = tmp_path / "submission.txt"
     words = ["submit", *same[:1], str(tmp_path / "index.parquet"), "--out", str(text)]
     assert main([*words, "--post", str(post)]) == 0
@@ -249,5 +257,5 @@ def test_a_broken_post_file_is_refused_in_one_line(make, tmp_path, capsys, text)
 def test_a_bad_width_is_refused(tmp_path):
     post = {"va": {"sigma": -1, "scale": [1, 1], "shift": [0, 0], "interval": [0, 0]}}
     (tmp_path / "post.json").write_text(json.dumps(post))
-    with pytest.raises(InputError, match=r"va\.sigma"):
-        load_post(tmp_path / "post.json")
+    with pytest.raises(InputError, match=r"post\.json: va\.sigma"):
+        PostProcessing.load(tmp_path / "post.json")

@@ -17,48 +17,65 @@ def fuse(
     seed: int = 0,
     post: str | None = None,
 ) -> None:
-    """Fuses single-task with multi-task predictions, λ·single + (1-λ)·multi, or averages any number of models.
+    """Fuse single-task with multi-task predictions, λ·single + (1-λ)·multi, or average any number of models.
 
     Args:
-        files: Predictions: single-task files, each task in one of them, and the multi-task file last.
+        files: Predictions files: single-task files with different tasks, then the multi-task file.
         out: The predictions file to write.
-        weights: Take the weighted mean of the files instead, one weight a file.
-        lambda_va: λ of valence-arousal; the first paper's 0.4 where left out.
-        lambda_expr: λ of expression; 0.6 where left out.
-        lambda_au: λ of action units; 0.6 where left out.
-        tune: An index (or annotations) to tune λ on.
+        weights: Average the files instead, with one weight per file.
+        lambda_va: λ of valence-arousal; 0.4 by default, as in Chang et al. 2022.
+        lambda_expr: λ of expression; 0.6 by default.
+        lambda_au: λ of action units; 0.6 by default.
+        tune: An index (or annotations) to choose λ on.
         split: With tune, only this split of it.
-        seed: With tune, of the folds.
+        seed: With tune, the seed of the folds.
         post: Post-processing to apply to the result, from `triaffect tune`.
     """
+    from triaffect.data.index import provenance
+    from triaffect.data.predictions import save_predictions
+    from triaffect.labels import TASK_NAMES
     from triaffect.metrics.fusion import fuse_files
-    from triaffect.metrics.postprocess import apply_file, load_post
+    from triaffect.metrics.postprocess import PostProcessing
+    from triaffect.text import plural
 
-    known = load_post(post) if post else None
-
-    given = {"va": lambda_va, "expr": lambda_expr, "au": lambda_au}
-    lambdas = {task: share for task, share in given.items() if share is not None}
-    print(fuse_files(files, out, weights=weights, lambdas=lambdas, tune=tune, split=split, seed=seed))
-    if known:
-        apply_file(out, known)
+    post_processing = PostProcessing.load(post) if post else None
+    options = {"va": lambda_va, "expr": lambda_expr, "au": lambda_au}
+    lambdas = {task: value for task, value in options.items() if value is not None}
+    fused = fuse_files(files, weights=weights, lambdas=lambdas, tune=tune, split=split, seed=seed)
+    details: dict[str, Any] = {"sources": {file: provenance(file) for file in files}}
+    details |= {"weights": list(weights)} if weights is not None else {"lambdas": fused.lambdas}
+    if fused.tuning:
+        details |= {"tuned_on": tune, "split": split, "folds": fused.tuning.folds, "seed": seed}
+        print(f"{fused.tuning.table()}\n")
+    save_predictions(fused.predictions, out, {"fusion": details})
+    if post_processing:
+        post_processing.apply_to_file(out)
+    for task, shares in fused.weights.items():
+        print(f"{TASK_NAMES[task]}: {' + '.join(f'{share:.2f} {file}' for file, share in shares.items())}")
+    print(f"{out}: {plural(fused.predictions.height, 'image')}")
 
 
 def tune(
     predictions: str, index: str, out: str = "post.json", split: str | None = None, folds: int = 5, seed: int = 0
 ) -> None:
-    """Fits smoothing, V-A moments, class biases and AU thresholds, and says by cross-fitting what they are worth.
+    """Fit smoothing, scaling, class biases and AU thresholds on labelled videos, and report the cross-fitted gain.
 
     Args:
         predictions: A predictions file.
         index: Labels of those images: an index file, or annotations.
         out: The file to write, for --post of predict, fuse, analyze and submit.
         split: Only this split of the index.
-        folds: Into how many parts the videos are dealt, at most.
-        seed: Of the folds.
+        folds: Maximum number of folds of videos.
+        seed: Seed of the folds.
     """
-    from triaffect.metrics.tuning import tune_files
+    from dataclasses import replace
 
-    print(tune_files(predictions, index, out, split=split, folds=folds, seed=seed))
+    from triaffect.metrics.tuning import tune
+
+    tuned = tune(predictions, index, split=split, folds=folds, seed=seed)
+    source = {"predictions": predictions, "index": index, "split": split, "seed": seed, **tuned.summary()}
+    replace(tuned.post, source=source).save(out)
+    print(f"{tuned.table()}\n\n{out}: use it as --post of predict, fuse, analyze or submit")
 
 
 def score(
@@ -70,7 +87,7 @@ def score(
     resamples: int = 1000,
     seed: int = 0,
 ) -> None:
-    """Scores predictions by the official measures, with floors of trivial predictors and intervals over videos.
+    """Score predictions by the official measures, with trivial baselines and 95 % intervals over videos.
 
     Args:
         predictions: A predictions file, or an ABAW submission in text.
@@ -78,15 +95,15 @@ def score(
         split: Only this split of the index.
         json: Print JSON.
         by: Also score each group of this index column (sex, skin tone, video), with the worst group and the gap.
-        resamples: Resamples of the videos behind the 95 % intervals; 0 for none.
-        seed: Of the resamples.
+        resamples: Number of resamples of the videos for the 95 % intervals; 0 for no intervals.
+        seed: Seed of the resamples.
     """
     from json import dumps
 
     from triaffect.metrics.scores import score
 
-    found = score(predictions, index, split=split, by=by, resamples=resamples, seed=seed)
-    print(dumps(found.to_dict(), indent=1) if json else found.table())
+    scores = score(predictions, index, split=split, by=by, resamples=resamples, seed=seed)
+    print(dumps(scores.to_dict(), indent=1) if json else scores.table())
 
 
 def submit(
@@ -98,15 +115,15 @@ def submit(
     post: str | None = None,
     split: str | None = None,
 ) -> None:
-    """Writes predictions as an ABAW submission, in the order of the organisers' list.
+    """Write predictions as an ABAW submission, in the order of the organisers' list.
 
     Args:
         predictions: The predictions file.
         release_list: The organisers' list of images (or of videos, for the per-video tracks), or an index.
-        track: mtl, va, expr, au, or one text file a video: va-videos, expr-videos, au-videos.
+        track: mtl, va, expr, au; or one text file per video: va-videos, expr-videos, au-videos.
         out: The text file to write; the folder, for the per-video tracks.
-        thresholds: Of the AU probabilities, one or twelve; 0.5 where left out.
-        post: Post-processing to apply first, from `triaffect tune`; its AU thresholds come before `thresholds`.
+        thresholds: Thresholds of the AU probabilities, one or twelve; 0.5 by default.
+        post: Post-processing to apply first, from `triaffect tune`; `thresholds` apply after its own.
         split: The split of an index to write; by default its test split, or all of it if it has none.
     """
     from triaffect.data.submission import write_submission
@@ -114,8 +131,8 @@ def submit(
     table: Any = predictions
     if post:
         from triaffect.data.predictions import load_predictions
-        from triaffect.metrics.postprocess import apply
+        from triaffect.metrics.postprocess import PostProcessing
 
-        table = apply(load_predictions(predictions), post)
+        table = PostProcessing.load(post).apply(load_predictions(predictions))
     counts = write_submission(table, release_list, out, track, thresholds, split)
     print(f"{out}: {counts['rows']:,} rows of {counts['videos']:,} videos, {counts['filled']:,} of them filled")

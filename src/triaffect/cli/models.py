@@ -57,10 +57,10 @@ def predict(
     from triaffect.data.predictions import save_predictions
     from triaffect.inference.predict import open_predictor
     from triaffect.inference.predict import predict as run
-    from triaffect.metrics.postprocess import apply_file, load_post
+    from triaffect.metrics.postprocess import PostProcessing
     from triaffect.text import plural
 
-    post_processing = load_post(post) if post else None
+    post_processing = PostProcessing.load(post) if post else None
     rows = load_index(index, split)
     root = image_root(index, images)
     opened = open_predictor(model, backend, device)
@@ -68,7 +68,7 @@ def predict(
     source = {"model": model, "backend": opened.name, "index": index, "split": split, "fill": fill}
     save_predictions(table, out, {**source, "trained": getattr(opened, "provenance", {})})
     if post_processing:
-        apply_file(out, post_processing)
+        post_processing.apply_to_file(out)
     missing = rows["image"].n_unique() - len(table)
     print(
         f"{out}: {plural(len(table), 'image')}"

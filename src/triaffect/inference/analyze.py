@@ -22,7 +22,7 @@ from triaffect.inference.analyzer import Analyzer, read_photo
 from triaffect.inference.draw import annotate, write_annotated
 from triaffect.inference.video import Frame, VideoWriter, read_ahead, read_camera, read_video
 from triaffect.io import InputError, atomic_path
-from triaffect.metrics.postprocess import apply, load_post
+from triaffect.metrics.postprocess import PostProcessing
 from triaffect.text import printable
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic")
@@ -171,7 +171,7 @@ def analyze(
         raise InputError(f"--every {every} --fps {fps}: every must be at least 1, fps greater than 0")
     if out is None and (annotated or plots):
         raise InputError("--annotate and --plot write files: name a folder with --out")
-    post_processing = load_post(post) if post else None
+    post_processing = PostProcessing.load(post) if post else None
     folder = Path(out or ".")
     collected, failures = collect(inputs, [folder / "annotated", folder / "plots"] if out else [])
     result = Analysis(inputs=len(collected), failures=failures)
@@ -203,7 +203,7 @@ def analyze(
             if parts:
                 table = pl.concat(parts)
                 if post_processing:
-                    table = analyzer.name_expression(apply(table, post_processing))
+                    table = analyzer.name_expression(post_processing.apply(table))
                 result.tables.append(table)
                 if plots and not still and table.height:
                     _save_plot(table, item, folder)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.index import provenance, source_video
-from triaffect.data.predictions import Thresholds, save_predictions, tasks_of, threshold_row
+from triaffect.data.predictions import Thresholds, tasks_of, threshold_row
 from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS, TASK_NAMES, TASKS
 from triaffect.metrics import measures
+from triaffect.metrics.bootstrap import Sums, bootstrap, number_sources
 from triaffect.metrics.matching import Table, aligned, common_tasks, locate, read_index, read_predictions
 from triaffect.text import format_number, text_table
 
@@ -25,65 +24,64 @@ DEFAULT_LAMBDAS = {"va": 0.4, "expr": 0.6, "au": 0.6}
 """Chang et al. 2022, section 2: the weight of the single-task prediction."""
 
 RESAMPLES = 500
-"""Of the videos, for the standard error of the difference between two λ."""
+"""Resamples of the source videos, for the standard error of the difference between two λ."""
 
-SCORES = ("single", "multi", "fixed", "cross_fitted", "in_sample")
+SCORES = ("single", "multi", "paper", "cross_fitted", "in_sample")
 
 
 def fuse(single: Table | Sequence[Table], multi: Table, lambdas: Mapping[str, float] | None = None) -> pl.DataFrame:
-    """Fuses single-task with multi-task predictions, p = λ·single + (1-λ)·multi (Chang et al. 2022, section 2).
+    """Fuse single-task with multi-task predictions, p = λ·single + (1-λ)·multi (Chang et al. 2022, section 2).
 
     Args:
-        single: Predictions of single-task models, one table or several that hold a task each.
-        multi: Predictions of the multi-task model, of the same images.
-        lambdas: λ in [0, 1] of some tasks; the paper's 0.4 (va) and 0.6 (expr, au) for the rest.
+        single: Predictions of single-task models: one table, or several with different tasks.
+        multi: Predictions of the multi-task model for the same images.
+        lambdas: Task -> λ in [0, 1]; the paper's 0.4 (va) and 0.6 (expr, au) for other tasks.
 
     Returns:
-        Predictions of the tasks of either side, in the order of `multi`'s rows. A task that only one side holds is
-        that side's.
+        Predictions of the tasks of either side, in the row order of `multi`. A task that only one side has is copied.
 
     Raises:
-        InputError: A task stands in two single-task tables, the sides hold different images, or λ is out of range.
+        InputError: Two single-task tables have the same task, the sides have different images, or λ is out of range.
     """
     tables, names = _sides(single, multi)
-    return _blend(tables, names, _shares(tables, lambdas))
+    return _blend(tables, names, _weights(tables, lambdas))
 
 
 def mean(predictions: Sequence[Table], weights: Sequence[float] | None = None) -> pl.DataFrame:
-    """Weighted mean of the predictions of any number of models.
+    """Average the predictions of any number of models.
 
     Args:
-        predictions: Tables that hold the same tasks and images.
-        weights: One of each, not negative; they are divided by their sum. Equal where left out.
+        predictions: Tables with the same tasks and images.
+        weights: One weight per table, not negative; they are divided by their sum. Equal by default.
 
     Returns:
-        Predictions in the order of the last table's rows.
+        Predictions in the row order of the last table.
 
     Raises:
         InputError: The tables or the weights do not fit each other.
     """
     tables, names = [read_predictions(table) for table in predictions], _names(predictions)
-    given = np.ones(len(tables)) if weights is None else np.asarray(weights, float)
-    if not len(tables) or given.shape != (len(tables),) or not (given >= 0).all() or not 0 < given.sum() < np.inf:
-        raise InputError(f"weights: give {len(tables)} numbers, none negative and one above 0, one a predictions table")
+    values = np.ones(len(tables)) if weights is None else np.asarray(weights, float)
+    if not len(tables) or values.shape != (len(tables),) or not (values >= 0).all() or not 0 < values.sum() < np.inf:
+        raise InputError(f"weights: give {len(tables)} numbers, one per predictions table, none negative, one above 0")
     for table, name in zip(tables, names, strict=True):
         if tasks_of(table) != tasks_of(tables[0]):
-            here, there = ("+".join(tasks_of(each)) for each in (table, tables[0]))
-            raise InputError(f"{name}: holds {here} where {names[0]} holds {there}; a mean needs the same tasks")
-    return _blend(tables, names, {task: list(given / given.sum()) for task in tasks_of(tables[0])})
+            here, there = ("+".join(tasks_of(side)) for side in (table, tables[0]))
+            raise InputError(f"{name}: has the tasks {here}, {names[0]} has {there}; a mean needs the same tasks")
+    return _blend(tables, names, {task: list(values / values.sum()) for task in tasks_of(tables[0])})
 
 
 @dataclass
 class Tuning:
-    """What `tune_fusion` found.
+    """Result of `tune_fusion`.
 
     Attributes:
-        lambdas: Task -> λ chosen on all videos; the one to use from here on.
+        lambdas: Task -> λ chosen on all videos; the one to use.
         curves: Columns task, lambda, score: the official score at every λ of the grid.
-        scores: Columns task, single, multi, fixed, cross_fitted, in_sample: the official score of either side alone,
-            with the paper's λ, with λ chosen on the other folds of videos (null with fewer than two source videos),
-            and the highest at any λ on the very frames it is scored on (flattering).
-        folds: Folds used.
+        scores: Columns task, single, multi, paper, cross_fitted, in_sample: the official score of either side alone,
+            with the paper's λ, with λ chosen on the other folds of videos (null with fewer than two source videos), and
+            with the best λ on the same frames (too optimistic).
+        folds: Number of folds.
     """
 
     lambdas: dict[str, float]
@@ -92,18 +90,22 @@ class Tuning:
     folds: int
 
     def table(self) -> str:
-        """Aligned text for people."""
+        """Format the scores as text."""
         rows = [
-            [TASK_NAMES[row["task"]], *(format_number(row[name]) for name in SCORES)] for row in self.scores.to_dicts()
+            [
+                TASK_NAMES[row["task"]],
+                *(format_number(row[name]) for name in SCORES),
+                f"{self.lambdas[row['task']]:.2f}",
+            ]
+            for row in self.scores.to_dicts()
         ]
-        rows = [[*row, f"{self.lambdas[task]:.2f}"] for row, task in zip(rows, self.scores["task"], strict=True)]
         totals = [None if self.scores[name].null_count() else float(self.scores[name].sum()) for name in SCORES]
         rows.append(["total", *map(format_number, totals), ""])
         head = ["task", "single", "multi", "paper's λ", "tuned λ", "in-sample", "λ to use"]
         note = (
-            f"tuned λ: each of {self.folds} folds of videos scored with the λ chosen on the others: the one nearest\n"
-            "the equal mix whose score is within one standard error (over videos) of the best\n"
-            "in-sample: the best λ scored on the frames it was found on, which flatters"
+            f"tuned λ: each of {self.folds} folds of videos is scored with the λ chosen on the other folds: the λ\n"
+            "nearest to 0.5 whose score is within one standard error (over videos) of the best\n"
+            "in-sample: the best λ, scored on the frames that it was chosen on; too optimistic"
         )
         return f"{text_table(head, rows)}\n\n{note}"
 
@@ -119,168 +121,183 @@ def tune_fusion(
     thresholds: Thresholds = None,
     seed: int = 0,
 ) -> tuple[dict[str, float], Tuning]:
-    """Finds each task's λ on labelled videos and says honestly what it is worth.
+    """Choose each task's λ on labelled videos, and estimate without bias what it is worth.
 
-    Few videos do not decide between neighbouring λ, and the best on some is often a bad one on others. So the λ chosen
-    is the one nearest the equal mix among those within one standard error of the best (the rule of Breiman et al. 1984,
-    Classification and Regression Trees, sec. 3.4.3), the error being that of the difference to the best under a
-    bootstrap over videos. Many videos, or a clear optimum, leave little but the optimum within it.
+    Few videos cannot decide between neighbouring λ, and the best on some videos is often poor on others. So the chosen
+    λ is the one nearest to 0.5 among those within one standard error of the best (the rule of Breiman et al. 1984,
+    Classification and Regression Trees, sec. 3.4.3), where the error is that of the difference to the best in a
+    bootstrap over source videos.
 
-    The score to believe is cross-fitted: the videos are dealt into folds (both halves of a two-person video into the
-    same one), and each fold is fused with the λ chosen on the others.
+    The score to trust is cross-fitted: the source videos are divided into folds, and each fold is fused with the λ
+    chosen on the others.
 
     Args:
         single: As for `fuse`.
         multi: As for `fuse`.
         index: Labels, as for `score`.
         split: Only this split of the index.
-        grid: λ to try, each in [0, 1]; 0, 0.05, ... 1 where left out.
-        folds: At most so many folds, at least 2.
-        thresholds: Of AU probabilities, as for `score`.
-        seed: Of the folds and of the resamples of videos.
+        grid: λ to try, each in [0, 1]; 0, 0.05, ... 1 by default.
+        folds: Maximum number of folds, at least 2.
+        thresholds: Thresholds of AU probabilities, as for `score`.
+        seed: Seed of the folds and of the resamples.
 
     Returns:
-        λ of each task that both sides and the labels hold, and the `Tuning` with curves and scores.
+        λ of each task that both sides and the labels have, and the `Tuning` with curves and scores.
 
     Raises:
         InputError: As for `fuse` and `score`.
     """
-    (*singles, whole), _ = _sides(single, multi)
+    (*singles, multi_table), _ = _sides(single, multi)
     index, cuts = read_index(index, split), threshold_row(thresholds)
-    shares = np.arange(21) / 20 if grid is None else np.asarray(grid, float)
-    if folds < 2 or not shares.size or not ((shares >= 0) & (shares <= 1)).all():
+    lambda_grid = np.arange(21) / 20 if grid is None else np.asarray(grid, float)
+    if folds < 2 or not lambda_grid.size or not ((lambda_grid >= 0) & (lambda_grid <= 1)).all():
         raise InputError("tune: give at least 2 folds, and λ between 0 and 1")
-    video = pl.col("video").fill_null("")
-    sources = {name: source_video(name) for name in index.select(video.unique()).to_series()}
-    units = {name: i for i, name in enumerate(sorted(set(sources.values())))}
-    numbered = {name: units[source] for name, source in sources.items()}
-    index, videos = index.with_columns(unit=video.replace_strict(numbered, return_dtype=pl.Int64)), len(units)
-    folds = min(folds, videos)
-    fold = np.random.default_rng(seed).permutation(videos) % folds
-    holders = {task: table for table in singles for task in tasks_of(table) if task in tasks_of(whole)}
-    places = {id(table): locate(table, index) for table in (*singles, whole)}
+    units, sources = number_sources(index["video"])
+    index, folds = index.with_columns(units), min(folds, sources)
+    fold = np.random.default_rng(seed).permutation(sources) % folds
+    by_task = {task: table for table in singles for task in tasks_of(table) if task in tasks_of(multi_table)}
+    places = {id(table): locate(table, index) for table in (*singles, multi_table)}
     lambdas, curves, scores = {}, [], []
-    for task in common_tasks(tuple(holders), index):
-        one, target, unit = aligned(holders[task], places[id(holders[task])], index, task)
-        many, _, _ = aligned(whole, places[id(whole)], index, task)
-        lambdas[task], curve, row = _tune_task(task, one, many, target, unit, fold, shares, cuts, seed)
-        curves.append(pl.DataFrame({"task": [task] * len(shares), "lambda": shares, "score": curve}))
-        scores.append([task, *(row.get(name) for name in SCORES)])
+    for task in common_tasks(tuple(by_task), index):
+        one, target, unit = aligned(by_task[task], places[id(by_task[task])], index, task)
+        many, _, _ = aligned(multi_table, places[id(multi_table)], index, task)
+        task_tuning = _TaskTuning(task, one, many, target, unit, fold, lambda_grid, cuts, seed)
+        lambdas[task] = task_tuning.choose(np.full(sources, True))
+        curve = task_tuning.curve()
+        curves.append(pl.DataFrame({"task": [task] * len(curve), "lambda": lambda_grid, "score": curve}))
+        scores.append([task, *(task_tuning.scores().get(name) for name in SCORES)])
     schema = {"task": pl.String, **dict.fromkeys(SCORES, pl.Float64)}
     return lambdas, Tuning(lambdas, pl.concat(curves), pl.DataFrame(scores, schema, orient="row"), folds)
 
 
-def _tune_task(
-    task: str,
-    one: Columns,
-    many: Columns,
-    target: Columns,
-    video: NDArray,
-    fold: NDArray,
-    shares: NDArray,
-    cuts: NDArray,
-    seed: int,
-) -> tuple[float, NDArray[np.float64], dict[str, float | None]]:
-    """λ, the score at every λ, and the scores to tell; `fold` is that of each video."""
+@dataclass
+class _TaskTuning:
+    """One task's predictions of both sides and labels, (n,) columns each; `fold` is the fold of each source video."""
 
-    def sums(share: float | NDArray[np.float64], videos: int = 1) -> NDArray[np.float64]:
-        pred = [share * a + (1 - share) * b for a, b in zip(one, many, strict=True)]
-        return measures.sums(task, pred, target, video if videos > 1 else None, videos, cuts)
+    task: str
+    single: Columns
+    multi: Columns
+    target: Columns
+    unit: NDArray
+    fold: NDArray
+    grid: NDArray[np.float64]
+    cuts: NDArray[np.float64]
+    seed: int
 
-    each = np.stack([sums(share, len(fold)) for share in shares])  # (λ, videos, columns, ...)
-    seen = measures.labelled(task, each[0].sum(0)) > 0
+    def __post_init__(self) -> None:
+        # (sources, λ, columns, ...)
+        self.sums = np.stack([self._fused_sums(share, len(self.fold)) for share in self.grid], axis=1)
+        self.labelled = measures.labelled(self.task, self.sums[:, 0].sum(0)) > 0
 
-    def score(value: NDArray[np.float64]) -> NDArray[np.float64]:
-        return measures.values(task, value)[..., seen].mean(-1)
+    def _fused_sums(self, share: float | NDArray[np.float64], sources: int = 1) -> NDArray[np.float64]:
+        pred = [share * a + (1 - share) * b for a, b in zip(self.single, self.multi, strict=True)]
+        return measures.sums(self.task, pred, self.target, self.unit if sources > 1 else None, sources, self.cuts)
 
-    def choose(known: NDArray[np.bool_]) -> float:
-        curve, error = score(each[:, known].sum(1)), np.zeros(len(shares))
-        behind = curve.max() - curve
-        if (n := known.sum()) > 1:
-            draws = (
-                np.random.default_rng(seed).multinomial(n, known / n, RESAMPLES).astype(float)
-            )  # how often each video is drawn
-            samples = score(np.tensordot(draws, each, (1, 1)))  # (resamples, λ)
-            error = (samples - samples[:, [behind.argmin()]]).std(0)
-        near = np.flatnonzero(behind <= error + 1e-12)
-        return float(min(shares[near], key=lambda share: abs(share - 0.5)))
+    def _score(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return measures.values(self.task, sums)[..., self.labelled].mean(-1)
 
-    curve = score(each.sum(1))
-    told = {"single": 1.0, "multi": 0.0, "fixed": DEFAULT_LAMBDAS[task]}
-    row: dict[str, float | None] = {name: float(score(sums(share))[0]) for name, share in told.items()}
-    row["in_sample"] = float(curve.max())
-    if len(fold) > 1:
-        chosen = np.array([choose(fold != held) for held in range(fold.max() + 1)])
-        row["cross_fitted"] = float(score(sums(chosen[fold[video]]))[0])
-    return choose(np.full(len(fold), True)), curve, row
+    def curve(self) -> NDArray[np.float64]:
+        """Return the score at every λ of the grid."""
+        return self._score(self.sums.sum(0))
+
+    def choose(self, sources: NDArray[np.bool_]) -> float:
+        """Choose λ on some source videos: the nearest to 0.5 within one standard error of the best."""
+        curve = self._score(self.sums[sources].sum(0))
+        best, error = curve.argmax(), np.zeros(len(curve))
+
+        def measure(sums: Sums) -> Sums:
+            return {"score": self._score(sums["fused"])}
+
+        if sources.sum() > 1:
+            draws = bootstrap({"fused": self.sums}, measure, resamples=RESAMPLES, seed=self.seed, units=sources)
+            error = (draws["score"] - draws["score"][:, [best]]).std(0)
+        near = np.flatnonzero(curve[best] - curve <= error + 1e-12)
+        return float(min(self.grid[near], key=lambda share: abs(share - 0.5)))
+
+    def scores(self) -> dict[str, float]:
+        """Return the scores of `Tuning.scores`; `cross_fitted` needs two source videos."""
+        shares = {"single": 1.0, "multi": 0.0, "paper": DEFAULT_LAMBDAS[self.task]}
+        scores = {name: float(self._score(self._fused_sums(share))[0]) for name, share in shares.items()}
+        scores["in_sample"] = float(self.curve().max())
+        if len(self.fold) > 1:
+            chosen = np.array([self.choose(self.fold != number) for number in range(self.fold.max() + 1)])
+            scores["cross_fitted"] = float(self._score(self._fused_sums(chosen[self.fold[self.unit]]))[0])
+        return scores
+
+
+@dataclass
+class FusedFiles:
+    """Result of `fuse_files`.
+
+    Attributes:
+        predictions: The fused predictions.
+        weights: Task -> file -> its weight; files without the task are left out.
+        lambdas: Task -> λ; None for a weighted mean.
+        tuning: How λ was chosen, if it was tuned.
+    """
+
+    predictions: pl.DataFrame
+    weights: dict[str, dict[str, float]]
+    lambdas: dict[str, float] | None = None
+    tuning: Tuning | None = None
 
 
 def fuse_files(
     files: Sequence[str],
-    out: str | os.PathLike[str],
     *,
     weights: Sequence[float] | None = None,
     lambdas: Mapping[str, float] | None = None,
     tune: Table | None = None,
     split: str | None = None,
     seed: int = 0,
-) -> str:
-    """Fuses files into a file whose provenance names sources and weights, as the verb `fuse` does.
+) -> FusedFiles:
+    """Fuse predictions files by weights, by λ or by tuned λ.
 
     Args:
-        files: Single-task files, then the multi-task one; any with `weights`.
-        out: The predictions file to write.
-        weights: As for `mean`; takes the place of λ.
+        files: Single-task files, then the multi-task file; any files with `weights`.
+        weights: As for `mean`; instead of λ.
         lambdas: As for `fuse`.
         tune: Labels to tune λ on, as for `tune_fusion`.
-        split: Of `tune`.
-        seed: Of `tune`'s folds.
-
-    Returns:
-        What was done, for people.
+        split: Split of `tune`.
+        seed: Seed of `tune`.
 
     Raises:
-        InputError: As `fuse`, `mean` and `tune_fusion`, or the options exclude each other.
+        InputError: As `fuse`, `mean` and `tune_fusion`, or more than one way of fusing is given.
     """
     if (weights is not None) + bool(lambdas) + (tune is not None) > 1:
         raise InputError("give weights, λ or an index to tune on, not two of them")
     if len(files) < 2:
-        raise InputError(f"{files[0]}: nothing to fuse it with; name single-task files, then the multi-task one")
-    how: dict[str, Any] = {"sources": {str(file): provenance(file) for file in files}}
-    lines = []
+        raise InputError(f"{files[0]}: nothing to fuse it with; name single-task files, then the multi-task file")
     if weights is not None:
-        fused = mean(files, weights)
-        how["weights"] = list(weights)
-        lines.append("weighted mean: " + ", ".join(f"{w:g} {file}" for w, file in zip(weights, files, strict=True)))
-    else:
-        tables, names = _sides(files[:-1], files[-1])
-        if tune is not None:
-            lambdas, tuning = tune_fusion(tables[:-1], tables[-1], tune, split=split, seed=seed)
-            how |= {"tuned_on": str(tune), "split": split, "folds": tuning.folds, "seed": seed}
-            lines += [tuning.table(), ""]
-        shares = _shares(tables, lambdas)
-        how["lambdas"] = {task: 1.0 - (row[-1] or 0.0) for task, row in shares.items()}
-        fused = _blend(tables, names, shares)
-        for task, row in shares.items():
-            parts = [f"{share:.2f} {name}" for share, name in zip(row, names, strict=True) if share is not None]
-            lines.append(f"{TASK_NAMES[task]}: {' + '.join(parts)}")
-    save_predictions(fused, out, {"fusion": how})
-    return "\n".join([*lines, f"{os.fspath(out)}: {fused.height:,} images"])
+        predictions = mean(files, weights)
+        shares = {str(file): weight / sum(weights) for file, weight in zip(files, weights, strict=True)}
+        return FusedFiles(predictions, dict.fromkeys(tasks_of(predictions), shares))
+    tables, names = _sides(files[:-1], files[-1])
+    tuning = None
+    if tune is not None:
+        lambdas, tuning = tune_fusion(tables[:-1], tables[-1], tune, split=split, seed=seed)
+    rows = _weights(tables, lambdas)
+    by_file = {
+        task: {name: weight for name, weight in zip(names, row, strict=True) if weight is not None}
+        for task, row in rows.items()
+    }
+    used = {task: 1.0 - (row[-1] or 0.0) for task, row in rows.items()}
+    return FusedFiles(_blend(tables, names, rows), by_file, used, tuning)
 
 
-def _shares(tables: Sequence[pl.DataFrame], lambdas: Mapping[str, float] | None) -> dict[str, list[float | None]]:
-    """Task -> the weight of every table, None where it has no part in the task; the multi-task table is the last."""
+def _weights(tables: Sequence[pl.DataFrame], lambdas: Mapping[str, float] | None) -> dict[str, list[float | None]]:
+    """Return task -> the weight of every table, None for those without the task; the multi-task table is the last."""
     chosen = DEFAULT_LAMBDAS | dict(lambdas or {})
     for task, share in chosen.items():
         if task not in TASKS or not 0 <= share <= 1:
             raise InputError(f"λ of {task}: {share} is not between 0 and 1 for one of {', '.join(TASKS)}")
-    shares: dict[str, list[float | None]] = {}
+    weights: dict[str, list[float | None]] = {}
     for task in TASKS:
         *single, multi = (task in tasks_of(table) for table in tables)
         share = chosen[task] if multi and any(single) else float(any(single))
         if multi or any(single):
-            shares[task] = [*(share if holds else None for holds in single), 1 - share if multi else None]
-    return shares
+            weights[task] = [*(share if has_task else None for has_task in single), 1 - share if multi else None]
+    return weights
 
 
 def _names(tables: Sequence[Table]) -> list[str]:
@@ -288,35 +305,31 @@ def _names(tables: Sequence[Table]) -> list[str]:
 
 
 def _sides(single: Table | Sequence[Table], multi: Table) -> tuple[list[pl.DataFrame], list[str]]:
-    """Tables and their names, the multi-task one last."""
+    """Return the tables and their names, the multi-task table last."""
     singles = [single] if isinstance(single, pl.DataFrame | str | os.PathLike) else list(single)
     if not singles:
         raise InputError("fuse: give at least one single-task predictions table before the multi-task one")
     names = _names([*singles, multi])
     tables = [read_predictions(table) for table in (*singles, multi)]
     for task in TASKS:
-        holders = [name for name, table in zip(names[:-1], tables[:-1], strict=True) if task in tasks_of(table)]
-        if len(holders) > 1:
-            raise InputError(
-                f"{holders[1]}: holds {task}, as {holders[0]} does; take each task from one single-task file"
-            )
+        files = [name for name, table in zip(names[:-1], tables[:-1], strict=True) if task in tasks_of(table)]
+        if len(files) > 1:
+            raise InputError(f"{files[1]}: has {task}, as {files[0]} has; take each task from one single-task file")
     return tables, names
 
 
 def _blend(
     tables: Sequence[pl.DataFrame], names: Sequence[str], weights: Mapping[str, Sequence[float | None]]
 ) -> pl.DataFrame:
-    """Weighted sums by image, in the order of the last table; None leaves a table out of a task."""
+    """Sum up the weighted columns by image, in the order of the last table; None leaves a table out of a task."""
     out = tables[-1].select("image")
     joined = out
     for i, (table, name) in enumerate(zip(tables, names, strict=True)):
-        for lacking, holding, lacks, holds in ((table, out, name, names[-1]), (out, table, names[-1], name)):
-            absent = holding.join(lacking, on="image", how="anti")["image"]
-            if len(absent):
-                first = ", ".join(absent.head(3))
-                raise InputError(
-                    f"{lacks}: lacks {len(absent)} images of {holds} (first {first}); predict the same index"
-                )
+        for a, b, a_name, b_name in ((table, out, name, names[-1]), (out, table, names[-1], name)):
+            missing = b.join(a, on="image", how="anti")["image"]
+            if len(missing):
+                first = f"{len(missing)} images of {b_name} (first {', '.join(missing.head(3))})"
+                raise InputError(f"{a_name}: lacks {first}; predict the same index")
         numbered = table.rename({c: f"{c}:{i}" for c in table.columns if c != "image"})
         joined = joined.join(numbered, on="image", how="left", maintain_order="left")
     columns = [

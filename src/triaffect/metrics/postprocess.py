@@ -1,8 +1,9 @@
-"""What is done to predictions after the model, fitted on labelled videos without leaking.
+"""Post-processing of predictions: smoothing over frames, then one correction per task.
 
-A task's predictions are smoothed over neighbouring frames; then valence and arousal get the mean and spread of the
-labels, expression probabilities a temperature and a bias for each class, action units a threshold each. All of it is
-worked into the numbers (a threshold becomes .5), so whatever reads predictions reads these as well.
+Predictions are smoothed over neighbouring frames. Then valence and arousal get the mean and spread of the labels,
+expression probabilities a temperature and a bias per class, action units a threshold each. The result is again
+predictions (the threshold of an AU becomes 0.5), so everything that reads predictions reads these as well.
+`tuning.tune` fits it on labelled videos.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -19,86 +21,247 @@ from numpy.typing import NDArray
 
 from triaffect.data.index import provenance
 from triaffect.data.predictions import save_predictions, tasks_of
-from triaffect.io import InputError
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS
+from triaffect.io import InputError, write_text
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS, VA
 from triaffect.metrics.matching import read_predictions
-from triaffect.metrics.smoothing import frames_of, smooth
 
 Floats = NDArray[np.float64]
-Post = dict[str, Any]
-"""Task -> `sigma` (frames) and `scale`, `shift`, `interval` (2 each), or `temperature`, `bias` (8), or `thresholds`
-(12): what `tune` finds, `apply` does and `post.json` holds. Its key `made` says where it comes from."""
 
-TINY = 1e-6
-SIZES = {
-    "va": {"scale": 2, "shift": 2, "interval": 2},
-    "expr": {"temperature": 0, "bias": len(EXPRESSIONS)},
-    "au": {"thresholds": len(ACTION_UNITS)},
-}
-PLAIN: dict[str, Post] = {
-    "va": {"scale": [1.0] * 2, "shift": [0.0] * 2},
-    "expr": {"bias": [0.0] * len(EXPRESSIONS)},
-    "au": {"thresholds": [0.5] * len(ACTION_UNITS)},
-}
-"""A fit that changes no score."""
+EPSILON = 1e-6
+MAX_SIGMA = 1000
 
 
-# One task ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Correction:
+    """Post-processing of one task; `sigma` is the width of the smoothing in frames, 0 for none."""
+
+    sigma: float = 0.0
+    sizes: ClassVar[Mapping[str, int]] = {}
+    """Length of every field; 0 for a single number."""
+
+    @classmethod
+    def fit(cls, x: Floats, y: Floats) -> Self:
+        """Fit on (n, columns) smoothed predictions and (n, labels) labels, NaN or -1 where missing."""
+        raise NotImplementedError
+
+    def apply(self, x: Floats) -> Floats:
+        """Correct (n, columns) smoothed predictions."""
+        raise NotImplementedError
+
+    def without_effect(self) -> Self:
+        """Return a copy that changes no score of smoothed predictions; sigma and temperature stay."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls, data: Any, name: str) -> Self:
+        """Check and read plain data; `name` is what to call it in the InputError."""
+        values: dict[str, Any] = {}
+        for key, size in {"sigma": 0, **cls.sizes}.items():
+            try:
+                value = np.asarray(data[key], float)
+                is_valid = value.shape == ((size,) if size else ()) and np.isfinite(value).all()
+            except (KeyError, TypeError, ValueError):
+                is_valid = False
+            if is_valid and key == "sigma":
+                is_valid = 0 <= value <= MAX_SIGMA
+            if is_valid and key == "temperature":
+                is_valid = value > 0
+            if not is_valid:
+                raise InputError(f"{name}.{key}: must be {size or 1} valid number(s); run triaffect tune again")
+            values[key] = tuple(value.tolist()) if size else float(value)
+        return cls(**values)
 
 
-def fit(task: str, x: Floats, y: Floats) -> Post:
-    """What is fitted after smoothing; x (n, columns) predictions, y (n, labels) with NaN or -1 where missing."""
-    if task == "va":
-        return _match_moments(x, y)
-    if task == "au":
-        return {"thresholds": [_threshold(x[:, i], y[:, i]) for i in range(len(ACTION_UNITS))]}
-    known = y[:, 0] >= 0
-    x, target = np.log(x[known].clip(TINY)), y[known, 0].astype(int)
-    temperature = _temperature(x, target)
-    return {"temperature": temperature, "bias": _biases(x / temperature, target)}
+@dataclass(frozen=True)
+class VaScaling(Correction):
+    """Valence and arousal become `scale` · x + `shift`; 90 % of frames are within `interval` of the label."""
+
+    scale: tuple[float, ...] = (1.0, 1.0)
+    shift: tuple[float, ...] = (0.0, 0.0)
+    interval: tuple[float, ...] = (0.0, 0.0)
+    sizes: ClassVar[Mapping[str, int]] = {"scale": len(VA), "shift": len(VA), "interval": len(VA)}
+
+    @classmethod
+    def fit(cls, x: Floats, y: Floats) -> Self:
+        """Match mean and spread of the labels: the line with the highest CCC, which then is the correlation."""
+        scale, shift = np.ones(2), np.zeros(2)
+        for i in range(2):
+            p, t = x[~np.isnan(y[:, i]), i], y[~np.isnan(y[:, i]), i]
+            if len(t) > 1 and p.std() > EPSILON and t.std() > EPSILON:
+                scale[i] = t.std() / p.std()
+                shift[i] = t.mean() - scale[i] * p.mean()
+        return cls(scale=tuple(scale.tolist()), shift=tuple(shift.tolist()))
+
+    def apply(self, x: Floats) -> Floats:
+        """Scale and shift, then clip to [-1, 1]."""
+        return np.clip(x * np.array(self.scale) + np.array(self.shift), -1, 1)
+
+    def without_effect(self) -> Self:
+        """Return a copy with scale 1 and shift 0."""
+        return replace(self, scale=(1.0, 1.0), shift=(0.0, 0.0))
 
 
-def run(task: str, x: Floats, post: Mapping[str, Any]) -> Floats:
-    """Applies what `fit` found."""
-    if task == "va":
-        return np.clip(x * np.array(post["scale"]) + np.array(post["shift"]), -1, 1)
-    if task == "au":
-        return 1 / (1 + np.exp(_logit(np.array(post["thresholds"])) - _logit(x)))
-    scores = np.log(x.clip(TINY)) / post["temperature"] + np.array(post["bias"])
-    shares = np.exp(scores - scores.max(1, keepdims=True))
-    return shares / shares.sum(1, keepdims=True)
+@dataclass(frozen=True)
+class ExprCalibration(Correction):
+    """Log probabilities of the expressions are divided by `temperature`, then get a `bias` per class."""
+
+    temperature: float = 1.0
+    bias: tuple[float, ...] = (0.0,) * len(EXPRESSIONS)
+    sizes: ClassVar[Mapping[str, int]] = {"temperature": 0, "bias": len(EXPRESSIONS)}
+
+    @classmethod
+    def fit(cls, x: Floats, y: Floats) -> Self:
+        """Fit the temperature of the highest likelihood, then the biases of the highest macro F1."""
+        is_labelled = y[:, 0] >= 0
+        scores, target = np.log(x[is_labelled].clip(EPSILON)), y[is_labelled, 0].astype(int)
+        temperature = best_temperature(scores, target)
+        return cls(temperature=temperature, bias=tuple(best_biases(scores / temperature, target)))
+
+    def apply(self, x: Floats) -> Floats:
+        """Divide by the temperature, add the biases, and normalise."""
+        scores = np.log(x.clip(EPSILON)) / self.temperature + np.array(self.bias)
+        shares = np.exp(scores - scores.max(1, keepdims=True))
+        return shares / shares.sum(1, keepdims=True)
+
+    def without_effect(self) -> Self:
+        """Return a copy without biases."""
+        return replace(self, bias=(0.0,) * len(EXPRESSIONS))
+
+
+@dataclass(frozen=True)
+class AuThresholds(Correction):
+    """Probabilities of the action units are moved so that each of `thresholds` becomes 0.5."""
+
+    thresholds: tuple[float, ...] = (0.5,) * len(ACTION_UNITS)
+    sizes: ClassVar[Mapping[str, int]] = {"thresholds": len(ACTION_UNITS)}
+
+    @classmethod
+    def fit(cls, x: Floats, y: Floats) -> Self:
+        """Take the threshold of the highest F1 for each AU."""
+        return cls(thresholds=tuple(best_threshold(x[:, i], y[:, i]) for i in range(len(ACTION_UNITS))))
+
+    def apply(self, x: Floats) -> Floats:
+        """Shift the log odds."""
+        return 1 / (1 + np.exp(_logit(np.array(self.thresholds)) - _logit(x)))
+
+    def without_effect(self) -> Self:
+        """Return a copy with thresholds of 0.5."""
+        return replace(self, thresholds=(0.5,) * len(ACTION_UNITS))
+
+
+CORRECTIONS: dict[str, type[Correction]] = {"va": VaScaling, "expr": ExprCalibration, "au": AuThresholds}
+
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """Post-processing of some tasks; `triaffect tune` writes it as JSON.
+
+    Attributes:
+        va: That of valence and arousal; None leaves the task as it is.
+        expr: That of expressions.
+        au: That of action units.
+        source: Plain data on where it comes from: predictions, index, scores.
+    """
+
+    va: VaScaling | None = None
+    expr: ExprCalibration | None = None
+    au: AuThresholds | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> dict[str, Correction]:
+        """Task -> its correction."""
+        corrections = {"va": self.va, "expr": self.expr, "au": self.au}
+        return {task: correction for task, correction in corrections.items() if correction is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, for JSON."""
+        return {**{task: asdict(correction) for task, correction in self.tasks.items()}, "source": self.source}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON file."""
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PostProcessing:
+        """Read and check a file that `save` wrote.
+
+        Raises:
+            InputError: The file is missing, is not JSON, or contains something else.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as JSON ({error}); write it with triaffect tune") from None
+        tasks = [task for task in CORRECTIONS if isinstance(data, dict) and task in data]
+        if not tasks:
+            raise InputError(f"{path}: contains no task; write it with triaffect tune")
+        corrections: dict[str, Any] = {
+            task: CORRECTIONS[task].from_dict(data[task], f"{path}: {task}") for task in tasks
+        }
+        return cls(**corrections, source=data.get("source") or {})
+
+    def apply(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Apply it to predictions.
+
+        Args:
+            table: Predictions with the key `image`, whose path ends in video/frame number; or rows of an analysis with
+                `file`, `face` and `frame`. Rows of NaN stay as they are.
+
+        Returns:
+            The table with the columns of the common tasks replaced.
+        """
+        video, frame = frame_numbers(table)
+        for task, correction in self.tasks.items():
+            if task not in tasks_of(table):
+                continue
+            columns = PREDICTION_COLUMNS[task]
+            values = smooth(table.select(columns).to_numpy().astype(float), video, frame, correction.sigma)
+            corrected = correction.apply(values)
+            table = table.with_columns(
+                pl.Series(c, corrected[:, i]).cast(table.schema[c]) for i, c in enumerate(columns)
+            )
+        return table
+
+    def apply_to_file(self, path: str | os.PathLike[str]) -> None:
+        """Apply it to a predictions file, in place; the file's provenance says so."""
+        table = self.apply(read_predictions(path))
+        settings = {task: asdict(correction) for task, correction in self.tasks.items()}
+        save_predictions(table, path, {**provenance(path), "post": settings})
+
+
+# Fits -------------------------------------------------------------------------------------------------------------
 
 
 def _logit(p: Floats) -> Floats:
-    p = p.clip(TINY, 1 - TINY)
+    p = p.clip(EPSILON, 1 - EPSILON)
     return np.log(p / (1 - p))
 
 
-def _match_moments(x: Floats, y: Floats) -> Post:
-    """Mean and spread of the labels: the best that a line can do for the CCC, which then is the correlation."""
-    scale, shift = np.ones(2), np.zeros(2)
-    for i in range(2):
-        p, t = x[~np.isnan(y[:, i]), i], y[~np.isnan(y[:, i]), i]
-        if len(t) > 1 and p.std() > TINY and t.std() > TINY:
-            scale[i] = t.std() / p.std()
-            shift[i] = t.mean() - scale[i] * p.mean()
-    return {"scale": scale.tolist(), "shift": shift.tolist()}
+def best_threshold(p: Floats, y: Floats) -> float:
+    """Return the threshold with the highest F1, the nearest to 0.5 among equals.
 
-
-def _threshold(p: Floats, y: Floats) -> float:
-    """The probability from which on the AU is best said to be there (F1), .5 among equals."""
+    Args:
+        p: (n,) probabilities of an AU.
+        y: (n,) labels 0 or 1; -1 or NaN is missing.
+    """
     p, y = p[y >= 0], y[y >= 0]
     if not y.any() or y.all():
         return 0.5
     cuts = np.unique(np.append(np.quantile(p, np.linspace(0, 1, 201)), 0.5))
     place = np.searchsorted(cuts, p, "right") - 1  # of the highest cut that p reaches
-    hits, said = (np.bincount(place[place >= 0], w, len(cuts))[::-1].cumsum()[::-1] for w in (y[place >= 0], None))
-    f1 = 2 * hits / (said + y.sum())
+    hits, predicted = (np.bincount(place[place >= 0], w, len(cuts))[::-1].cumsum()[::-1] for w in (y[place >= 0], None))
+    f1 = 2 * hits / (predicted + y.sum())
     return float(min(cuts[f1 >= f1.max() - 1e-12], key=lambda cut: abs(cut - 0.5)))
 
 
-def _temperature(scores: Floats, target: NDArray) -> float:
-    """The T for which softmax(scores / T) is likeliest (Guo et al. 2017)."""
+def best_temperature(scores: Floats, target: NDArray) -> float:
+    """Return the T of the highest likelihood of softmax(scores / T) (Guo et al. 2017).
+
+    Args:
+        scores: (n, classes) log probabilities.
+        target: (n,) codes.
+    """
     if not len(target):
         return 1.0
 
@@ -114,8 +277,14 @@ def _temperature(scores: Floats, target: NDArray) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def _biases(scores: Floats, target: NDArray, rounds: int = 3) -> list[float]:
-    """What to add to each class's score for the best macro F1; one class after the other, exactly along each line."""
+def best_biases(scores: Floats, target: NDArray, rounds: int = 3) -> list[float]:
+    """Return what to add to each class's score for the highest macro F1, by exact line search class by class.
+
+    Args:
+        scores: (n, classes).
+        target: (n,) codes.
+        rounds: Maximum number of rounds over all classes.
+    """
     classes = scores.shape[1]
     bias, count = np.zeros(classes), np.bincount(target, minlength=classes)
     rows = np.arange(len(target))
@@ -125,25 +294,23 @@ def _biases(scores: Floats, target: NDArray, rounds: int = 3) -> list[float]:
             others = scores + bias
             others[:, c] = -np.inf
             rival = others.argmax(1)
-            need = others[rows, rival] - scores[:, c]  # the bias from which on the frame is said to be c
+            need = others[rows, rival] - scores[:, c]  # the bias from which on c is predicted for the frame
             order = np.argsort(need, kind="stable")
-            # After the first i frames have gone over to c: hits and sayings of every class.
+            # Hits and predictions of every class after the first i frames have changed to c.
             hits = np.zeros((len(target) + 1, classes))
-            said = np.zeros_like(hits)
-            said[0], hits[0] = np.bincount(rival, minlength=classes), np.bincount(rival[rival == target], None, classes)
-            moves = np.eye(classes)
-            left = moves[rival[order]]
-            said[1:] = said[0] - left.cumsum(0)
-            hits[1:] = hits[0] - (left * (rival == target)[order, None]).cumsum(0)
-            said[:, c] = np.arange(len(target) + 1)
+            predicted = np.zeros_like(hits)
+            predicted[0] = np.bincount(rival, minlength=classes)
+            hits[0] = np.bincount(rival[rival == target], None, classes)
+            rivals = np.eye(classes)[rival[order]]
+            predicted[1:] = predicted[0] - rivals.cumsum(0)
+            hits[1:] = hits[0] - (rivals * (rival == target)[order, None]).cumsum(0)
+            predicted[:, c] = np.arange(len(target) + 1)
             hits[1:, c], hits[0, c] = (target[order] == c).cumsum(), 0
-            f1 = (2 * hits / np.maximum(said + count, 1)).mean(1)
+            f1 = (2 * hits / np.maximum(predicted + count, 1)).mean(1)
             edges = np.concatenate([[need[order[0]] - 1], need[order], [need[order[-1]] + 1]])
             middle = (edges[:-1] + edges[1:]) / 2  # between two frames, away from ties
-            gap = edges[1:] > edges[:-1]
-            now = f1[np.searchsorted(need[order], bias[c], "right")]
-            best = np.where(gap, f1, -1)
-            if best.max() > now + 1e-9:
+            best = np.where(edges[1:] > edges[:-1], f1, -1)
+            if best.max() > f1[np.searchsorted(need[order], bias[c], "right")] + 1e-9:
                 near = np.flatnonzero(best >= best.max() - 1e-12)
                 bias[c] = middle[min(near, key=lambda i: abs(middle[i] - bias[c]))]
         if (bias == before).all():
@@ -151,61 +318,51 @@ def _biases(scores: Floats, target: NDArray, rounds: int = 3) -> list[float]:
     return (bias - bias.mean()).tolist()
 
 
-# Files ------------------------------------------------------------------------------------------------------------
+# Smoothing --------------------------------------------------------------------------------------------------------
 
 
-def load_post(path: str | os.PathLike[str]) -> Post:
-    """Reads and checks a `post.json`.
+def smooth(values: Floats, video: NDArray, frame: NDArray, sigma: float) -> Floats:
+    """Return the Gaussian mean over neighbouring frames of the same video, weighted by their distance in frames.
 
-    Raises:
-        InputError: It is missing, is not JSON, or holds something else.
-    """
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); write it with triaffect tune") from None
-    tasks = [task for task in SIZES if isinstance(found, dict) and task in found]
-    if not tasks:
-        raise InputError(f"{path}: holds no task; write it with triaffect tune")
-    for task in tasks:
-        for key, size in {"sigma": 0, **SIZES[task]}.items():
-            try:
-                value = np.asarray(found[task][key], float)
-                good = value.shape == ((size,) if size else ()) and np.isfinite(value).all()
-            except (KeyError, TypeError, ValueError):
-                good = False
-            if not good or (key == "sigma" and not 0 <= value <= 1000) or (key == "temperature" and value <= 0):
-                raise InputError(f"{path}: {task}.{key} is not {size or 1} fitting number(s); run triaffect tune again")
-    return found
-
-
-def apply(table: pl.DataFrame, post: Post | str | os.PathLike[str]) -> pl.DataFrame:
-    """Applies post-processing to predictions.
+    Missing values (a gap, the end of a video, NaN) have no weight. At a constant distance, away from the ends, this is
+    `scipy.ndimage.gaussian_filter1d`, with the same reach of 4 sigma.
 
     Args:
-        table: Predictions, keyed by `image` whose path ends in video/frame number; or rows of an analysis with `file`,
-            `face` and `frame`. Rows of NaN stay as they are.
-        post: From `tune` or `load_post`, or the file.
-
-    Returns:
-        The table with the columns of the tasks that both hold replaced.
-
-    Raises:
-        InputError: As `load_post`.
+        values: (n, columns).
+        video: (n,) integers.
+        frame: (n,) integers.
+        sigma: Standard deviation in frames; 0 changes nothing.
     """
-    known = post if isinstance(post, dict) else load_post(post)
-    video, frame = frames_of(table)
-    for task in (t for t in tasks_of(table) if t in known):
-        columns = PREDICTION_COLUMNS[task]
-        values = table.select(columns).to_numpy().astype(float)
-        found = run(task, smooth(values, video, frame, known[task]["sigma"]), known[task])
-        table = table.with_columns(pl.Series(c, found[:, i]).cast(table.schema[c]) for i, c in enumerate(columns))
-    return table
+    reach, out = int(4 * sigma + 0.5), np.array(values, float)
+    if not reach or len(out) < 2:
+        return out
+    order = np.lexsort((frame, video))
+    # One long line of all videos: distances beyond the reach are cut to just beyond it, also between videos.
+    step = np.minimum(np.diff(frame[order].astype(np.int64)), reach + 1)
+    step[np.diff(video[order]) != 0] = reach + 1
+    far = np.concatenate([[True], step > reach, [True]])
+    order, step = order[~(far[:-1] & far[1:])], np.concatenate([[reach + 1], step])[~(far[:-1] & far[1:])]
+    if not len(order):
+        return out
+    place = np.cumsum(step) - step[0]
+    bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    for column in out.T:
+        is_finite = np.isfinite(column[order])
+        total, weight = (
+            np.convolve(np.bincount(place, terms), bell)[reach:-reach][place]
+            for terms in (np.where(is_finite, column[order], 0), is_finite)
+        )
+        column[order] = np.where(is_finite, total / np.maximum(weight, 1e-300), column[order])
+    return out
 
 
-def apply_file(path: str | os.PathLike[str], post: Post | str | os.PathLike[str]) -> None:
-    """Applies post-processing to a predictions file, in place; its provenance says so."""
-    table, known = read_predictions(path), post if isinstance(post, dict) else load_post(post)
-    save_predictions(
-        apply(table, known), path, {**provenance(path), "post": {k: known[k] for k in known if k != "made"}}
-    )
+def frame_numbers(table: pl.DataFrame) -> tuple[NDArray, NDArray]:
+    """Return video and frame of each row: from `file`, `face` and `frame` of an analysis, or from the image's path."""
+    if {"file", "frame"} <= set(table.columns):
+        keys, frame = [pl.col(c) for c in ("file", "face") if c in table.columns], pl.col("frame")
+    else:
+        parts = pl.col("image").str.extract_groups(r"^(.*?)([0-9]{1,9})\.[^./]*$")
+        frame = parts.struct["2"].cast(pl.Int64)
+        keys = [pl.coalesce(parts.struct["1"], "image").alias("video")]
+    rows = table.select(pl.struct(keys).rank("dense").alias("video"), frame.fill_null(0).alias("frame"))
+    return rows["video"].to_numpy().astype(np.int64), rows["frame"].to_numpy()

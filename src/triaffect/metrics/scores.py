@@ -259,12 +259,16 @@ def compare(
     shared = common_tasks([task for task in tasks_of(tables[0]) if task in tasks_of(tables[1])], labels, tasks)
     first, second = (video_sums(table, labels, shared, cuts) for table in tables)
     labelled = _labelled(first.total())
-    point = _difference(_evaluate(_pair(first.total(), second.total(), 0), labelled))
-    pairs = _pair(first.by_source(), second.by_source(), 1)
+    point = _difference(*(_evaluate(side.total(), labelled) for side in (first, second)))
+    first_sums, second_sums = first.by_source(), second.by_source()
+    pairs = {task: np.stack([first_sums[task], second_sums[task]], 1) for task in shared}
+
+    def measure(sums: Sums) -> Sums:
+        scores = _evaluate(sums, labelled)
+        return _difference(*({name: value[:, side] for name, value in scores.items()} for side in (0, 1)))
+
     tested = first.sources > 1 and resamples > 0
-    samples = _difference(
-        bootstrap(pairs, lambda sums: _evaluate(sums, labelled), resamples=resamples * tested, seed=seed)
-    )
+    samples = bootstrap(pairs, measure, resamples=resamples * tested, seed=seed)
     p: dict[str, float | None] = {}
     for name, value in point.items():
         p[name] = 1.0 if value == 0 else None
@@ -275,14 +279,9 @@ def compare(
     return Comparison(difference, percentile_intervals(samples), p, _signature(first, cuts, resamples, seed))
 
 
-def _pair(a: Sums, b: Sums, axis: int) -> dict[str, NDArray[np.float64]]:
-    return {task: np.stack([a[task], b[task]], axis) for task in a}
-
-
-def _difference(values: Sums) -> dict[str, NDArray[np.float64]]:
-    """First minus second of the last axis, without rounding: rows in another order must not make a difference."""
-    differences = {name: value[..., 0] - value[..., 1] for name, value in values.items()}
-    return {name: np.where(abs(value) < 1e-12, 0, value) for name, value in differences.items()}
+def _difference(a: Sums, b: Sums) -> dict[str, NDArray[np.float64]]:
+    """First minus second, without rounding: rows in another order must not make a difference."""
+    return {name: np.where(abs(a[name] - b[name]) < 1e-12, 0, a[name] - b[name]) for name in a}
 
 
 def _labelled(total: Sums) -> dict[str, NDArray[np.bool_]]:

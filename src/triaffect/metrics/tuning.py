@@ -1,54 +1,63 @@
-"""Post-processing fitted on labelled videos, and what it is worth on videos that it was not fitted on."""
+"""Fitting post-processing on labelled videos, and estimating what it is worth on other videos."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.index import source_video
 from triaffect.data.predictions import tasks_of
-from triaffect.io import InputError, write_text
+from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS, TASK_NAMES, VA
 from triaffect.metrics import measures
+from triaffect.metrics.bootstrap import Sums, bootstrap, number_sources
 from triaffect.metrics.matching import Table, aligned, common_tasks, locate, read_index, read_predictions
 from triaffect.metrics.measures import au_score, expr_score, va_score
-from triaffect.metrics.postprocess import PLAIN, Floats, Post, fit, run
+from triaffect.metrics.postprocess import (
+    CORRECTIONS,
+    Correction,
+    ExprCalibration,
+    Floats,
+    PostProcessing,
+    VaScaling,
+    frame_numbers,
+    smooth,
+)
 from triaffect.metrics.scores import Comparison, Scores, compare, score
-from triaffect.metrics.smoothing import frames_of, smooth
 from triaffect.text import format_number, text_table
 
 SIGMAS = (0, 1, 2, 4, 8, 16, 32, 64)
-"""Widths of the Gaussian to try, in frames."""
+"""Widths of the smoothing to try, in frames."""
 
 COVERAGE = 0.9
-"""Share of frames that a V-A interval holds."""
+"""Share of frames whose label is within the interval of valence and arousal."""
 
-SCORES = {"va": va_score, "expr": expr_score, "au": au_score}
+RESAMPLES = 200
+"""Resamples of the source videos, for the standard error of a gain."""
+
+TASK_SCORES = {"va": va_score, "expr": expr_score, "au": au_score}
 
 
 @dataclass
 class Tuned:
-    """What `tune` found.
+    """Result of `tune`.
 
     Attributes:
-        post: Fitted on all videos; what to use from here on.
-        raw: Scores of the predictions as they came.
-        cross_fitted: Each fold of videos with what was fitted on the others: the honest figure.
-        in_sample: Fitted on the very frames that are scored, as papers print it; flattering.
-        gain: Cross-fitted minus raw, with intervals over videos.
+        post: Post-processing fitted on all videos; the one to use.
+        raw: Scores of the predictions before.
+        cross_fitted: Scores after, each fold of videos with what was fitted on the others; the scores to trust.
+        in_sample: Scores after, on the frames that it was fitted on, as papers print them; too optimistic.
+        gain: Cross-fitted minus raw, with intervals over source videos.
         calibration: Expected calibration error of the expressions before and after the temperature, cross-fitted.
-        coverage: Share of the frames of unseen videos that the interval of valence and of arousal holds.
-        folds: Folds used.
+        coverage: Share of frames of other videos within the interval of valence and of arousal.
+        folds: Number of folds.
     """
 
-    post: Post
+    post: PostProcessing
     raw: Scores
     cross_fitted: Scores
     in_sample: Scores
@@ -58,186 +67,167 @@ class Tuned:
     folds: int
 
     def table(self) -> str:
-        """Aligned text for people."""
+        """Format the scores as text."""
         rows = []
         for task in (*self.raw.tasks, "total"):
-            sides = (self.raw, self.cross_fitted, self.in_sample)
-            three = [format_number(side.total if task == "total" else side.tasks[task]) for side in sides]
+            values = [format_number(scores.value(task)) for scores in (self.raw, self.cross_fitted, self.in_sample)]
             low, high = self.gain.intervals[task]
             gain = f"{self.gain.difference[task]:+.3f} [{low:+.3f}, {high:+.3f}]"
-            width = f"{self.post[task]['sigma']:g}" if task in self.post else ""
-            rows.append([TASK_NAMES.get(task, task), *three, gain, width])
+            sigma = f"{self.post.tasks[task].sigma:g}" if task in self.post.tasks else ""
+            rows.append([TASK_NAMES.get(task, task), *values, gain, sigma])
         lines = [
             text_table(["task", "raw", "cross-fitted", "in-sample", "gain [95 %]", "sigma"], rows),
             "",
-            f"cross-fitted: each of {self.folds} folds of videos with what the others gave; gain: that minus raw",
-            "in-sample: fitted on the frames it is scored on, which flatters; sigma: smoothing, in frames",
+            f"cross-fitted: each of {self.folds} folds of videos with what was fitted on the others; gain: minus raw",
+            "in-sample: scored on the frames that it was fitted on; too optimistic; sigma: smoothing, in frames",
         ]
-        if self.calibration:
+        if self.calibration and self.post.expr:
             before, after = self.calibration
-            told = f"{self.post['expr']['temperature']:.2f}: expected calibration error {before:.3f} to {after:.3f}"
-            lines.append(f"temperature {told}, before the class biases")
-        if self.coverage:
-            pairs = zip(VA, self.post["va"]["interval"], self.coverage, strict=True)
-            held = ", ".join(f"{name} ± {half:.2f} (held {share:.0%})" for name, half, share in pairs)
-            lines.append(f"{COVERAGE:.0%} intervals: {held}")
+            error = f"expected calibration error {before:.3f} to {after:.3f}, before the class biases"
+            lines.append(f"temperature {self.post.expr.temperature:.2f}: {error}")
+        if self.coverage and self.post.va:
+            intervals = zip(VA, self.post.va.interval, self.coverage, strict=True)
+            words = ", ".join(f"{name} ± {half:.2f} (covers {share:.0%})" for name, half, share in intervals)
+            lines.append(f"{COVERAGE:.0%} intervals: {words}")
         return "\n".join(lines)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the scores and the gain as plain data."""
+        scores = {"raw": self.raw, "cross_fitted": self.cross_fitted, "in_sample": self.in_sample}
+        values = {name: {**side.tasks, "total": side.total} for name, side in scores.items()}
+        return {"folds": self.folds, "scores": values, "gain": vars(self.gain)}
 
 
 def tune(predictions: Table, index: Table, *, split: str | None = None, folds: int = 5, seed: int = 0) -> Tuned:
-    """Fits the post-processing of each task on labelled videos and says honestly what it is worth.
+    """Fit the post-processing of each task on labelled videos, and estimate without bias what it is worth.
 
-    The figure to believe is cross-fitted: source videos are dealt into folds, and each fold gets what the others gave.
+    The scores to trust are cross-fitted: the source videos are divided into folds, and each fold gets what was fitted
+    on the others.
 
     Args:
         predictions: As for `score`; frames without a label take part in the smoothing.
         index: Labels, as for `score`.
         split: Only this split of the index.
-        folds: At most so many folds, at least 2.
-        seed: Of the folds and the resamples.
-
-    Returns:
-        The fit, its three scores and the gain.
+        folds: Maximum number of folds, at least 2.
+        seed: Seed of the folds and the resamples.
 
     Raises:
         InputError: As `score`; or there are fewer than two source videos.
     """
     table, labels = read_predictions(predictions), read_index(index, split)
-    labels, videos = _numbered(labels)
-    if min(folds, videos) < 2:
-        raise InputError(f"tune: {videos} source videos in {folds} folds; cross-fitting needs two of both")
-    folds = min(folds, videos)
-    dealt = np.random.default_rng(seed).permutation(videos) % folds
+    units, sources = number_sources(labels["video"])
+    labels, folds = labels.with_columns(units), min(folds, sources)
+    if folds < 2:
+        raise InputError(f"tune: {sources} source videos in {folds} folds; cross-fitting needs two of both")
+    fold_of_source = np.random.default_rng(seed).permutation(sources) % folds
     tasks = common_tasks(tasks_of(table), labels)
-    places, (video, frame) = locate(table, labels), frames_of(table)
-    post: Post = {}
-    in_sample, crossed = table, table
+    places, (video, frame) = locate(table, labels), frame_numbers(table)
+    corrections: dict[str, Any] = {}
+    in_sample, cross_fitted = table, table
     calibration = coverage = None
     for task in tasks:
         columns = PREDICTION_COLUMNS[task]
         values = table.select(columns).to_numpy().astype(float)
-        # Row numbers of the labelled frames come through the same door as the predictions.
+        # The row numbers of the labelled frames, matched in the same way as predictions.
         numbered = table.with_columns(pl.Series(c, np.arange(table.height)) for c in columns)
         (rows, *_), target, unit = aligned(numbered, places, labels, task)
-        fold = dealt[unit]
-        y = np.stack(target, 1).astype(float)
+        fold, y = fold_of_source[unit], np.stack(target, 1).astype(float)
         smoothed = {sigma: smooth(values, video, frame, sigma) for sigma in SIGMAS}
-        post[task] = _choose(task, smoothed, rows, y, unit, seed)
-        others = [fold != held for held in range(folds)]
-        parts = [_choose(task, smoothed, rows[other], y[other], unit[other], seed) for other in others]
-        done = run(task, smoothed[post[task]["sigma"]], post[task])
-        in_sample = in_sample.with_columns(pl.Series(c, done[:, i]) for i, c in enumerate(columns))
-        unseen, warm = done.copy(), values.copy()
-        for held, part in enumerate(parts):
-            own = rows[fold == held]
-            unseen[own] = run(task, smoothed[part["sigma"]][own], part)
-            if task == "expr":
-                warm[own] = run(task, smoothed[part["sigma"]][own], {**part, **PLAIN[task]})
-        crossed = crossed.with_columns(pl.Series(c, unseen[:, i]) for i, c in enumerate(columns))
+        fitted = _fit(task, smoothed, rows, y, unit, seed)
+        after = fitted.apply(smoothed[int(fitted.sigma)])
+        in_sample = _with_values(in_sample, columns, after)
+        crossed, warm = after.copy(), values.copy()
+        for number in range(folds):
+            others, of_fold = fold != number, rows[fold == number]
+            part = _fit(task, smoothed, rows[others], y[others], unit[others], seed)
+            crossed[of_fold] = part.apply(smoothed[int(part.sigma)][of_fold])
+            if isinstance(part, ExprCalibration):
+                warm[of_fold] = part.without_effect().apply(smoothed[int(part.sigma)][of_fold])
+        cross_fitted = _with_values(cross_fitted, columns, crossed)
         if task == "expr":
-            known, codes = rows[y[:, 0] >= 0], y[y[:, 0] >= 0, 0].astype(int)
-            calibration = calibration_error(values[known], codes), calibration_error(warm[known], codes)
-        elif task == "va":
-            off = np.abs(unseen[rows] - y)
-            post[task]["interval"] = np.nanquantile(off, COVERAGE, axis=0).tolist()
-            coverage = _coverage(off, fold, folds)
+            labelled, codes = rows[y[:, 0] >= 0], y[y[:, 0] >= 0, 0].astype(int)
+            calibration = calibration_error(values[labelled], codes), calibration_error(warm[labelled], codes)
+        elif isinstance(fitted, VaScaling):
+            error = np.abs(crossed[rows] - y)
+            fitted = replace(fitted, interval=tuple(np.nanquantile(error, COVERAGE, axis=0).tolist()))
+            coverage = _coverage(error, fold, folds)
+        corrections[task] = fitted
     options: dict[str, Any] = {"tasks": tasks, "seed": seed}
-    raw, honest, fitted = (score(each, labels, **options) for each in (table, crossed, in_sample))
-    gain = compare(crossed, table, labels, **options)
-    return Tuned(post, raw, honest, fitted, gain, calibration, coverage, folds)
+    raw, honest, optimistic = (score(side, labels, **options) for side in (table, cross_fitted, in_sample))
+    gain = compare(cross_fitted, table, labels, **options)
+    return Tuned(PostProcessing(**corrections), raw, honest, optimistic, gain, calibration, coverage, folds)
 
 
-def _numbered(index: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """The index with the number of each frame's source video as `unit` (both persons of a video share it)."""
-    videos = index["video"].fill_null("").unique().to_list()
-    number = {source: i for i, source in enumerate(sorted({source_video(name) for name in videos}))}
-    unit = {name: number[source_video(name)] for name in videos}
-    numbered = pl.col("video").fill_null("").replace_strict(unit, return_dtype=pl.Int64)
-    return index.with_columns(unit=numbered), len(number)
+def _with_values(table: pl.DataFrame, columns: tuple[str, ...], values: Floats) -> pl.DataFrame:
+    return table.with_columns(pl.Series(c, values[:, i]) for i, c in enumerate(columns))
 
 
-def _choose(task: str, smoothed: Mapping[int, Floats], rows: NDArray, y: Floats, unit: NDArray, seed: int) -> Post:
-    """The best width and fit on these frames, each step only if it shows its worth on videos that it was not fitted on.
+def _fit(task: str, smoothed: Mapping[int, Floats], rows: NDArray, y: Floats, unit: NDArray, seed: int) -> Correction:
+    """Choose smoothing and correction on these frames.
 
-    A step stays when its cross-fitted gain exceeds two standard errors over videos, so that noise fits nothing.
+    Each of the two stays only if its cross-fitted gain exceeds two standard errors over source videos, so that nothing
+    is fitted to noise.
     """
-    target = y[:, 0].astype(int) if task == "expr" else y
+    kind, target = CORRECTIONS[task], y[:, 0].astype(int) if task == "expr" else y
 
-    def worth(sigma: int) -> float:
+    def rounded_score(sigma: int) -> float:
         x = smoothed[sigma][rows]
-        # Biases do not move the best width much, and cost more than everything else.
-        found = SCORES[task](x if task == "expr" else run(task, x, fit(task, x, y)), target)[task]
-        return -np.inf if np.isnan(found) else round(found, 9)
+        # Biases hardly move the best width, and cost more time than everything else.
+        x = x if task == "expr" else kind.fit(x, y).apply(x)
+        value = TASK_SCORES[task](x, target)[task]
+        return -np.inf if np.isnan(value) else round(value, 9)
 
-    sigma = max(smoothed, key=worth)
-    raw, x, half = smoothed[0][rows], smoothed[sigma][rows], unit % 2
-    crossed = x.copy()
+    best_sigma = max(smoothed, key=rounded_score)
+    raw, x, half = smoothed[0][rows], smoothed[best_sigma][rows], unit % 2
+    corrected = x.copy()
     for side in (0, 1):
-        crossed[half == side] = run(task, x[half == side], fit(task, x[half != side], y[half != side]))
-    kept, width, stays = raw, 0, False
-    for candidate, fitted in ((x, False), (crossed, True)):
-        if (fitted or sigma) and _gains(task, kept, candidate, y, unit, seed):
-            kept, width, stays = candidate, sigma, fitted
-    found = fit(task, smoothed[width][rows], y)
-    # A temperature moves no class, so it is always fitted.
-    return {"sigma": float(width), **(found if stays else {**found, **PLAIN[task]})}
+        corrected[half == side] = kind.fit(x[half != side], y[half != side]).apply(x[half == side])
+    accepted, sigma, is_corrected = raw, 0, False
+    if best_sigma and _is_better(task, accepted, x, y, unit, seed):
+        accepted, sigma = x, best_sigma
+    if _is_better(task, accepted, corrected, y, unit, seed):
+        sigma, is_corrected = best_sigma, True
+    correction = kind.fit(smoothed[sigma][rows], y)
+    # A temperature changes no predicted class, so it always stays.
+    return replace(correction if is_corrected else correction.without_effect(), sigma=float(sigma))
 
 
-def _gains(task: str, old: Floats, new: Floats, y: Floats, unit: NDArray, seed: int) -> bool:
-    """Whether the new predictions' score is ahead by over two standard errors of the difference over videos."""
-    names, video = np.unique(unit, return_inverse=True)
+def _is_better(task: str, old: Floats, new: Floats, y: Floats, unit: NDArray, seed: int) -> bool:
+    """Return whether new predictions score higher by more than two standard errors over source videos."""
+    names, source = np.unique(unit, return_inverse=True)
     if len(names) < 2:
         return False
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), 200)
-    weights = np.vstack([np.ones(len(names)), draws])
-    each = []
-    for x in (old, new):
-        sums = measures.sums(task, list(x.T), list(y.T), video, len(names))
-        seen = measures.labelled(task, sums.sum(0)) > 0
-        drawn = (weights @ sums.reshape(len(names), -1)).reshape(-1, *sums.shape[1:])
-        each.append(measures.values(task, drawn)[:, seen].mean(1))
-    gain = each[1] - each[0]
-    return bool(gain[0] > 2 * gain[1:].std())
+    sides = [measures.sums(task, list(x.T), list(y.T), source, len(names)) for x in (old, new)]
+    sums = np.stack(sides, 1)
+    labelled = measures.labelled(task, sides[1].sum(0)) > 0
+
+    def gain(sums: Sums) -> Sums:
+        scores = measures.values(task, sums["sides"])[..., labelled].mean(-1)
+        return {"gain": scores[..., 1] - scores[..., 0]}
+
+    draws = bootstrap({"sides": sums}, gain, resamples=RESAMPLES, seed=seed)["gain"]
+    return bool(gain({"sides": sums.sum(0)})["gain"] > 2 * draws.std())
 
 
-def _coverage(off: Floats, fold: NDArray, folds: int) -> tuple[float, ...]:
-    """Share of frames within the other folds' interval."""
-    held = np.full(off.shape, np.nan)
-    for each in range(folds):
-        own = fold == each
-        if own.any() and (~own).any():
-            held[own] = off[own] <= np.nanquantile(off[~own], COVERAGE, axis=0)
-    held[np.isnan(off)] = np.nan
-    return tuple(np.nanmean(held, 0).tolist())
+def _coverage(error: Floats, fold: NDArray, folds: int) -> tuple[float, ...]:
+    """Return the share of frames within the interval of the other folds, for valence and arousal."""
+    covered = np.full(error.shape, np.nan)
+    for number in range(folds):
+        of_fold = fold == number
+        if of_fold.any() and (~of_fold).any():
+            covered[of_fold] = error[of_fold] <= np.nanquantile(error[~of_fold], COVERAGE, axis=0)
+    covered[np.isnan(error)] = np.nan
+    return tuple(np.nanmean(covered, 0).tolist())
 
 
 def calibration_error(probability: Floats, target: NDArray, bins: int = 15) -> float:
-    """Expected calibration error of the likeliest class (Guo et al. 2017): |accuracy - confidence|, mean over frames.
+    """Return the expected calibration error of the most probable class (Guo et al. 2017).
 
     Args:
         probability: (n, classes).
         target: (n,) codes, none missing.
-        bins: Of equal width.
+        bins: Number of bins of equal width.
     """
-    confidence, right = probability.max(1), probability.argmax(1) == target
+    confidence, is_right = probability.max(1), probability.argmax(1) == target
     place = np.minimum((confidence * bins).astype(int), bins - 1)
-    return float(np.abs(np.bincount(place, right - confidence, bins)).sum() / max(1, len(target)))
-
-
-def tune_files(
-    predictions: str,
-    index: str,
-    out: str | os.PathLike[str],
-    *,
-    split: str | None = None,
-    folds: int = 5,
-    seed: int = 0,
-) -> str:
-    """`tune` on files; writes `post.json` and returns what was found, for people."""
-    found = tune(predictions, index, split=split, folds=folds, seed=seed)
-    made = {"predictions": str(predictions), "index": str(index), "split": split, "folds": found.folds, "seed": seed}
-    figures = {"raw": found.raw, "cross_fitted": found.cross_fitted, "in_sample": found.in_sample}
-    scores = {name: {**each.tasks, "total": each.total} for name, each in figures.items()}
-    whole = {**found.post, "made": {**made, "scores": scores, "gain": vars(found.gain)}}
-    write_text(out, json.dumps(whole, indent=1) + "\n")
-    return f"{found.table()}\n\n{os.fspath(out)}: give it to predict, fuse, analyze or submit as --post"
+    return float(np.abs(np.bincount(place, is_right - confidence, bins)).sum() / max(1, len(target)))

@@ -62,7 +62,7 @@ def combine(plan: StudyPlan, folder: Path, attempt: Attempt) -> dict[str, Any]:
         pair = (*fusion.single, fusion.multi)
         if pair not in tunings:
             lambdas, tuning = tune_fusion(single, multi, index)
-            scores = tuning.scores.rename({"fixed": "paper", "cross_fitted": "tuned"}).to_dicts()
+            scores = tuning.scores.to_dicts()
             about = {"name": name, "single": fusion.single, "multi": fusion.multi, "lambdas": lambdas}
             tunings[pair] = about | {"folds": tuning.folds, "curves": tuning.curves.to_dicts(), "scores": scores}
         chosen[name] = lambdas = dict(tunings[pair]["lambdas"])
