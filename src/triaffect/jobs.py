@@ -60,6 +60,7 @@ def run_all(
     workers: int = 1,
     gpus: Sequence[str] = (),
     retries: int = 1,
+    threads: int | None = None,
 ) -> Generator[Outcome[Item, Result]]:
     """Run independent pieces of work here or in processes, and yield each outcome as soon as it is known.
 
@@ -73,13 +74,15 @@ def run_all(
         workers: Number of processes; with 1, and at most one GPU, the work runs in this process.
         gpus: CUDA names of the GPUs to share out, one to a process.
         retries: How often to try an item again whose process died (killed, or out of memory).
+        threads: Number of threads per process; if given, one worker has its own process too. By default, the threads of
+            the machine are shared out.
     """
     waiting = deque((item, retries) for item in items)
-    if workers <= 1 and len(gpus) <= 1:
+    if workers <= 1 and len(gpus) <= 1 and threads is None:
         for item, _ in waiting:
             yield _run_here(function, item)
         return
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = threads or max(1, (os.cpu_count() or 1) // workers)
     pool = [_Worker(threads, gpus[i % len(gpus)] if gpus else None) for i in range(min(workers, len(waiting)))]
     idle, running = pool.copy(), dict[Future[Result], tuple[_Worker, Item, int]]()
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from triaffect.render.actions import SHAPES
+from triaffect.render.actions import MOVEMENTS
 
 COLUMNS, ROWS = 25, 27
 
@@ -56,10 +56,10 @@ def parts() -> dict:
     quads = np.concatenate([s[1] + start for s, start in zip(sheets, starts, strict=False)])
     material = np.repeat(np.arange(len(sheets)), [len(s[1]) for s in sheets])
 
-    stems = sorted({s for shapes in SHAPES.values() for s in shapes})
-    whole = {"jawOpen", "jawLeft", "jawRight", "mouthClose", "mouthFunnel", "mouthLeft", "mouthRight", "mouthPucker"}
-    whole |= {s for s in stems if s.startswith(("mouthRoll", "mouthShrug"))}
-    shape_names = [n for s in stems for n in ([s] if s in whole else [f"{s}_L", f"{s}_R"])]
+    stems = sorted({s for effects in MOVEMENTS.values() for s in effects["shapes"]})
+    central = {"jawOpen", "jawLeft", "jawRight", "mouthClose", "mouthFunnel", "mouthLeft", "mouthRight", "mouthPucker"}
+    central |= {s for s in stems if s.startswith(("mouthRoll", "mouthShrug"))}
+    shape_names = [n for s in stems for n in ([s] if s in central else [f"{s}_L", f"{s}_R"])]
     shape_names += [f"eyeLook{way}_{side}" for way in ("Up", "Down", "In", "Out") for side in "LR"]
     shapes = np.zeros((len(shape_names), *points.shape), np.float32)
     for row in range(len(shape_names)):

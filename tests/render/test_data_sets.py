@@ -25,9 +25,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {os.fspath(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
-def command(tiny, out, *more):
+def command(tiny, out, *options):
     size = ["--videos", "4", "--frames", "5", "--size", "32", "--seed", "7", "--seconds", "0.5"]
-    return ["render", "--model", str(tiny), "--out", str(out), *size, *more]
+    return ["render", "--model", str(tiny), "--out", str(out), *size, *options]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_reader_finds_everything(clean):
         assert ((intensity >= Ranges().visible) == (joined[au] == 1).fill_null(False)).all()
 
 
-def test_both_layouts_say_the_same(clean):
+def test_both_layouts_have_the_same_labels(clean):
     per_video, one_file = build_index(clean), build_index(clean, format="mtl")
     keys = ["image"]
     assert per_video.sort(keys).drop("split").equals(one_file.sort(keys).drop("split"))
@@ -101,11 +101,11 @@ def test_a_stopped_run_is_finished_and_nothing_is_drawn_twice(tiny, clean, tmp_p
     (out / "cropped_aligned/face0001/00003.jpg").unlink()
     (out / ".parts/face0002.parquet").unlink()
     shutil.rmtree(out / "cropped_aligned/face0002")
-    kept = out / "cropped_aligned/face0000/00001.jpg"
-    os.utime(kept, (1, 1))
+    finished = out / "cropped_aligned/face0000/00001.jpg"
+    os.utime(finished, (1, 1))
     assert main(command(tiny, out)) == 0
     assert contents(out) == contents(clean)
-    assert kept.stat().st_mtime == 1
+    assert finished.stat().st_mtime == 1
 
 
 def test_another_seed_in_the_same_folder_is_refused(tiny, clean, capsys):
@@ -126,8 +126,8 @@ def test_the_faults_of_the_real_set(faulty):
     assert len({frozenset(v) for v in videos.values()}) > 1
     truth = pl.read_parquet(faulty / "truth.parquet")
     assert truth.group_by("video").len()["len"].n_unique() > 1
-    lost = truth.filter(~pl.col("exists"))
-    assert lost.height
+    missing = truth.filter(~pl.col("exists"))
+    assert missing.height
     for image, exists in truth.select("image", "exists").iter_rows():
         assert (faulty / "cropped_aligned" / image).exists() == exists
     index = build_index(faulty)
@@ -153,7 +153,7 @@ def test_senseless_plans_are_refused(change, says, tiny, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_no_model_is_told_before_anything_is_written(tmp_path, monkeypatch, capsys):
+def test_a_missing_model_is_an_error_before_anything_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("TRIAFFECT_ICT", raising=False)
     assert main(["render", "--out", str(tmp_path / "out")]) == 2
     assert "ICT-VGL/ICT-FaceKit" in capsys.readouterr().err
@@ -184,7 +184,7 @@ def test_without_embree_the_verb_says_what_to_install(tiny, tmp_path, capsys, mo
     assert "pip install 'triaffect[render]'" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_model_is_told_before_any_worker_starts(tmp_path, capsys):
+def test_a_folder_without_a_model_is_an_error_before_any_worker_starts(tmp_path, capsys):
     assert main(["render", "--model", str(tmp_path), "--out", str(tmp_path / "faces")]) == 2
     assert "generic_neutral_mesh.obj" in capsys.readouterr().err
     assert not (tmp_path / "faces").exists()

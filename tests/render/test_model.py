@@ -7,7 +7,7 @@ import pytest
 
 from triaffect.cli.main import main
 from triaffect.io import InputError
-from triaffect.render.actions import SHAPES, Actions
+from triaffect.render.actions import MOVEMENTS, Actions
 from triaffect.render.model import EYE_LEFT, EYE_RIGHT, SKIN, load_model
 
 
@@ -61,8 +61,8 @@ def test_shapes_add_up(model):
 
 
 def test_each_half_of_a_face_has_its_own_identity(model):
-    one = model.identity(np.float32([1, 0, 0, 0]), np.zeros(4))
-    moved = np.abs(one - model.neutral).sum(1)
+    face = model.identity(np.float32([1, 0, 0, 0]), np.zeros(4))
+    moved = np.abs(face - model.neutral).sum(1)
     full = np.abs(model.modes[0]).sum(1)
     left, right = model.neutral[:, 0] > 5, model.neutral[:, 0] < -5
     np.testing.assert_allclose(moved[left], full[left], rtol=0.05)
@@ -83,11 +83,11 @@ def test_normals_against_a_plain_loop(model):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda p: None, "no face model named"),
+        (lambda p: None, "no face model"),
         (lambda p: p / "none.npz", "no such file"),
-        (lambda p: (p / "a.npz").write_bytes(b"nonsense") and p / "a.npz", "no packed face model"),
+        (lambda p: (p / "a.npz").write_bytes(b"nonsense") and p / "a.npz", "not a packed face model"),
         (lambda p: np.savez(p / "b.npz", N=np.zeros((3, 3))) or p / "b.npz", "lacks F, M"),
-        (lambda p: np.savez(p / "c.npz", N=np.array([{}], object)) or p / "c.npz", "no packed face model"),
+        (lambda p: np.savez(p / "c.npz", N=np.array([{}], object)) or p / "c.npz", "not a packed face model"),
         (lambda p: p, "generic_neutral_mesh.obj"),
     ],
 )
@@ -126,5 +126,5 @@ def test_sides_move_apart_from_each_other(model):
 @pytest.mark.skipif("TRIAFFECT_ICT" not in os.environ, reason="needs ICT-FaceKit, named in TRIAFFECT_ICT")
 def test_the_real_model_has_every_shape():
     model = load_model()
-    assert Actions(model).rows.keys() == SHAPES.keys()
+    assert Actions(model).rows.keys() == MOVEMENTS.keys()
     assert model.triangles.max() < len(model.neutral) < 20_000

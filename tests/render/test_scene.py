@@ -51,7 +51,7 @@ def test_rotation_turns_the_way_it_says():
 def test_the_crop_is_aligned_as_a_detector_would(studio, person):
     marks = person.base[studio.model.landmarks]
     five = np.stack([marks[36:42].mean(0), marks[42:48].mean(0), marks[30], marks[48], marks[54]])
-    view = _frame(marks, scene(studio, zoom=1.0, turn=(0.2, 0.05, 0.3)), 112)
+    view = _frame(marks, scene(studio, zoom=1.0, head_pose=(0.2, 0.05, 0.3)), 112)
     assert np.abs(view.project(five) - TEMPLATE).max() < 9
     half = _frame(marks, scene(studio, zoom=0.5), 112)
     full = _frame(marks, scene(studio, zoom=1.0), 112)
@@ -61,7 +61,7 @@ def test_the_crop_is_aligned_as_a_detector_would(studio, person):
 
 def test_rays_go_through_the_pixels_they_are_for(studio, person):
     marks = person.base[studio.model.landmarks]
-    view = _frame(marks, scene(studio, turn=(0.3, -0.1, 0.2), tilt=0.1), 64)
+    view = _frame(marks, scene(studio, head_pose=(0.3, -0.1, 0.2), tilt=0.1), 64)
     eye, rays = view.rays()
     for row, column in ((10, 50), (40, 21)):
         point = eye + 70 * rays[row * 64 + column]

@@ -5,14 +5,14 @@ import pytest
 
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 from triaffect.render.ranges import Ranges
-from triaffect.render.story import PROTOTYPES, VA_MEANS, occurrence, tell
+from triaffect.render.story import PROTOTYPES, VA_MEANS, make_story, occurrence
 
 VISIBLE = Ranges().visible
 
 
 @pytest.fixture(scope="module")
 def stories():
-    return [tell(np.random.default_rng(seed), Ranges(), 60, 0.15) for seed in range(150)]
+    return [make_story(np.random.default_rng(seed), Ranges(), 60, 0.15) for seed in range(150)]
 
 
 def gather(stories, name):
@@ -77,17 +77,17 @@ def test_nothing_is_starved(stories):
 
 
 def test_same_seed_same_story():
-    one, other = (tell(np.random.default_rng(5), Ranges(), 30, 0.1) for _ in range(2))
-    np.testing.assert_array_equal(one.intensity, other.intensity)
-    np.testing.assert_array_equal(one.turn, other.turn)
-    assert not np.array_equal(one.intensity, tell(np.random.default_rng(6), Ranges(), 30, 0.1).intensity)
+    first, second = (make_story(np.random.default_rng(5), Ranges(), 30, 0.1) for _ in range(2))
+    np.testing.assert_array_equal(first.intensity, second.intensity)
+    np.testing.assert_array_equal(first.head_pose, second.head_pose)
+    assert not np.array_equal(first.intensity, make_story(np.random.default_rng(6), Ranges(), 30, 0.1).intensity)
 
 
 def test_ranges_are_obeyed():
     calm = Ranges(talking=0, blinks=0, stray=0, expressions=1, single=0, yaw=0, sway=0, gaze=0)
     for seed in range(10):
-        story = tell(np.random.default_rng(seed), calm, 40, 0.2)
+        story = make_story(np.random.default_rng(seed), calm, 40, 0.2)
         assert story.actions["AU45"].max() == 0
-        assert (story.turn[:, 0] == 0).all()
+        assert (story.head_pose[:, 0] == 0).all()
         assert (story.gaze == 0).all()
         assert (story.expression != EXPRESSIONS.index("Other")).all()

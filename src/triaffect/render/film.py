@@ -1,16 +1,16 @@
-"""Filming one video: a person, a story, a room and a camera, frame by frame."""
+"""One video: a person, a story, a room and a camera, frame by frame."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from triaffect.labels import ACTION_UNITS
-from triaffect.render.actions import SHAPES, Actions
+from triaffect.render.actions import Actions
 from triaffect.render.model import FaceModel, Floats, f32
 from triaffect.render.paint import Atlas
 from triaffect.render.person import Person, make_person
@@ -18,17 +18,17 @@ from triaffect.render.props import make_background
 from triaffect.render.ranges import Ranges
 from triaffect.render.renderer import Renderer
 from triaffect.render.scene import Light, Scene
-from triaffect.render.story import Story, tell
+from triaffect.render.story import Story, make_story
 
 
 @dataclass
 class Video:
-    """A filmed video, its pictures still to be drawn.
+    """A video whose pictures are yet to be drawn.
 
     Attributes:
         person: Who is in it.
         story: What the face does, and its labels.
-        occluded: (N,) whether something stands before the face.
+        occluded: (N,) whether something is in front of the face.
         scenes: N scenes.
     """
 
@@ -39,7 +39,7 @@ class Video:
 
 
 class Studio:
-    """Makes videos with one face model; set up once a process (about 3 s)."""
+    """Makes videos with one face model; set up once per process (about 3 s)."""
 
     def __init__(self, model: FaceModel, ranges: Ranges | None = None) -> None:
         self.model = model
@@ -51,38 +51,38 @@ class Studio:
     def film(
         self, person_seed: np.random.SeedSequence, seed: np.random.SeedSequence, frames: int, seconds: float
     ) -> Video:
-        """Makes up a video.
+        """Make up a video.
 
         Args:
-            person_seed: Decides the person.
-            seed: Decides everything else.
+            person_seed: Seed of the person.
+            seed: Seed of everything else.
             frames: Number of frames.
             seconds: Time between two frames.
         """
         person = make_person(self.model, self.atlas, np.random.default_rng(person_seed), self.ranges)
         rng = np.random.default_rng(seed)
-        story = tell(rng, self.ranges, frames, seconds)
-        look = self._look(rng)
+        story = make_story(rng, self.ranges, frames, seconds)
+        camera = self._camera(rng)
         occluder, occluded = self._occluder(rng, frames)
         drift = np.cumsum(rng.normal(0, 0.25, (frames, 3)), 0)
         scenes = []
         for t in range(frames):
             weights, furrows = self.pose(person, story, t)
-            jitter = rng.normal(0, [self.ranges.shift, self.ranges.shift, self.ranges.tilt * 0.4, 0.012])
+            jitter = rng.normal(0, [self.ranges.shift, self.ranges.shift, self.ranges.tilt * 0.4, 0.012]).tolist()
             scenes.append(
-                Scene(
+                replace(
+                    camera,
                     weights=weights,
                     furrows=furrows,
-                    turn=tuple(float(v) for v in story.turn[t]),  # type: ignore[arg-type]
-                    gaze=(float(story.gaze[t, 0]), float(story.gaze[t, 1])),
-                    tilt=look["tilt"] + float(jitter[2]),
-                    zoom=look["zoom"] * (1 + float(jitter[3])),
-                    shift=(look["shift"][0] + float(jitter[0]) * 0.7, look["shift"][1] + float(jitter[1]) * 0.7),
-                    background=_panned(look["room"], drift[t]),
+                    head_pose=tuple(story.head_pose[t].tolist()),
+                    gaze=tuple(story.gaze[t].tolist()),
+                    tilt=camera.tilt + jitter[2],
+                    zoom=camera.zoom * (1 + jitter[3]),
+                    shift=(camera.shift[0] + jitter[0] * 0.7, camera.shift[1] + jitter[1] * 0.7),
+                    background=_panned(camera.background, drift[t]),
                     occluder=occluder if occluded[t] else None,
-                    blur=float(look["blur"] * rng.uniform(0.7, 1.3)),
-                    motion=(float(look["motion"] * rng.uniform(0, 1)), float(rng.uniform(0, np.pi))),
-                    **{name: look[name] for name in FIXED},
+                    blur=float(camera.blur * rng.uniform(0.7, 1.3)),
+                    motion=(float(camera.motion[0] * rng.uniform(0, 1)), float(rng.uniform(0, np.pi))),
                 )
             )
         return Video(person, story, occluded, scenes)
@@ -97,16 +97,15 @@ class Studio:
                     row = ACTION_UNITS.index(name)
                     strength, side = person.strength[row], person.sides[row]
                 sides[name] = (float(level[t] * strength * side[0]), float(level[t] * strength * side[1]))
-        assert sides.keys() <= SHAPES.keys()
-        return self.actions.pose(sides, (float(story.gaze[t, 0]), float(story.gaze[t, 1])), person.furrow)
+        return self.actions.pose(sides, tuple(story.gaze[t].tolist()), person.furrow)
 
     def pictures(self, video: Video, seed: np.random.SeedSequence, size: int) -> Iterator[NDArray[np.uint8]]:
-        """Draws the frames, (size, size, 3) RGB each."""
+        """Draw the frames, each (size, size, 3) RGB."""
         for scene, child in zip(video.scenes, seed.spawn(len(video.scenes)), strict=True):
             yield self.renderer.draw(video.person, scene, np.random.default_rng(child), size)
 
-    def _look(self, rng: np.random.Generator) -> dict[str, Any]:
-        """What stays the same through a video: light, room, camera, codec."""
+    def _camera(self, rng: np.random.Generator) -> Scene:
+        """What is the same in all frames of a video: light, room, camera, codec."""
         r = self.ranges
         warmth = rng.normal(0, 0.12)
         tint = f32([1 + warmth, 1, 1 - warmth])
@@ -117,25 +116,26 @@ class Studio:
             lights.append(_light(rng.uniform(-2.2, 2.2), rng.uniform(-0.3, 1.0), other, rng.uniform(*r.hard)))
         fill = rng.uniform(*r.fill)
         above = f32(rng.uniform(0.85, 1.1, 3)) * fill
-        return {
-            "lights": lights,
-            "ambient": f32([above, above * rng.uniform(0.3, 0.9)]),
-            "exposure": float(rng.uniform(*r.exposure)),
-            "distance": float(rng.uniform(*r.distance)),
-            "zoom": float(rng.uniform(*r.zoom)),
-            "tilt": float(rng.normal(0, r.tilt)),
-            "shift": tuple(rng.normal(0, r.shift, 2)),
-            "room": make_background(
+        return Scene(
+            weights=np.zeros(len(self.model.names), np.float32),
+            lights=lights,
+            ambient=f32([above, above * rng.uniform(0.3, 0.9)]),
+            exposure=float(rng.uniform(*r.exposure)),
+            distance=float(rng.uniform(*r.distance)),
+            zoom=float(rng.uniform(*r.zoom)),
+            tilt=float(rng.normal(0, r.tilt)),
+            shift=tuple(rng.normal(0, r.shift, 2)),
+            background=make_background(
                 rng, str(rng.choice(["plain", "gradient", "noise", "shapes"], p=[0.2, 0.2, 0.2, 0.4]))
             ),
-            "blur": float(rng.uniform(*r.blur)),
-            "motion": float(rng.uniform(1.5, 5.0)) if rng.random() < r.motion else 0.0,
-            "low": float(rng.uniform(*r.low_size)) if rng.random() < r.low else 0.0,
-            "noise": float(rng.uniform(*r.noise)),
-            "white": f32(1 + rng.uniform(-r.white, r.white, 3)),
-            "grey": bool(rng.random() < r.grey),
-            "quality": int(rng.uniform(*r.quality)),
-        }
+            blur=float(rng.uniform(*r.blur)),
+            motion=(float(rng.uniform(1.5, 5.0)) if rng.random() < r.motion else 0.0, 0.0),
+            low=float(rng.uniform(*r.low_size)) if rng.random() < r.low else 0.0,
+            noise=float(rng.uniform(*r.noise)),
+            white=f32(1 + rng.uniform(-r.white, r.white, 3)),
+            grey=bool(rng.random() < r.grey),
+            quality=int(rng.uniform(*r.quality)),
+        )
 
     def _occluder(self, rng: np.random.Generator, frames: int) -> tuple[dict[str, Any] | None, NDArray[np.bool_]]:
         occluded = np.zeros(frames, bool)
@@ -155,16 +155,13 @@ class Studio:
         }, occluded
 
 
-FIXED = ("lights", "ambient", "exposure", "distance", "low", "noise", "white", "grey", "quality")
-
-
 def _light(side: float, height: float, colour: Floats, softness: float) -> Light:
     direction = f32([np.sin(side), height, np.cos(side)])
     return Light(direction / np.linalg.norm(direction), f32(colour), float(softness))
 
 
 def _panned(room: Floats, offset: Floats) -> Floats:
-    """A window of the room that drifts a little, as a hand-held camera does."""
+    """A window of the room that drifts a little, as with a hand-held camera."""
     size = int(len(room) * 0.75)
     top, left = (int(np.clip((len(room) - size) / 2 + o, 0, len(room) - size)) for o in offset[:2])
     return np.ascontiguousarray(room[top : top + size, left : left + size])

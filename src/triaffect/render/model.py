@@ -1,14 +1,14 @@
-"""The parametric face: ICT-FaceKit's neutral mesh, identity modes and expression shapes, cut down to what is seen.
+"""The parametric face: ICT-FaceKit's neutral mesh, identity modes and expression shapes, visible triangles only.
 
-The model itself is not part of this package; `docs/rendering.md` says where to get it. It is read from its folder of
-OBJ files or from the packed form, one `.npz` without pickles, that `pack_model` writes.
+The model is not part of this package; `docs/rendering.md` says where to get it. It is read from its folder of OBJ files
+or from the packed file (one `.npz` without pickles) that `pack_model` writes.
 """
 
 from __future__ import annotations
 
 import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -29,9 +29,9 @@ def f32(values: Any) -> Floats:
     return np.asarray(values, np.float32)
 
 
-WHERE = (
-    "get ICT-FaceKit (MIT) from the repository ICT-VGL/ICT-FaceKit on GitHub and give its folder FaceXModel, "
-    "or a file made of it by `triaffect render --pack`, as --model or in the variable TRIAFFECT_ICT"
+HOW_TO_GET = (
+    "get ICT-FaceKit (MIT) from the repository ICT-VGL/ICT-FaceKit on GitHub and pass its folder FaceXModel, "
+    "or a file made from it by `triaffect render --pack`, as --model or in the variable TRIAFFECT_ICT"
 )
 
 PACKED = ("N", "F", "M", "mats", "E", "names", "I", "U", "FT")
@@ -54,7 +54,7 @@ PARTS = {
     "M_ScleraLeft": EYE_LEFT,
     "M_ScleraRight": EYE_RIGHT,
 }
-"""Materials that are drawn; tear film, blend and shadow meshes, lash cards and the inner iris ball are not."""
+"""Materials that are drawn; tear film, blend and shadow meshes, lashes and the inner iris are not."""
 
 
 @dataclass
@@ -66,11 +66,11 @@ class FaceModel:
     Attributes:
         neutral: (V, 3) vertices.
         triangles: (T, 3) vertex numbers.
-        part: (T,) what a triangle is: `SKIN`, `MOUTH`, `TEETH`, `EYE_LEFT` or `EYE_RIGHT`.
-        uv: (T, 3, 2) texture coordinates of each corner; the face is the unit square, the back of the head the next.
+        part: (T,) part of the face: `SKIN`, `MOUTH`, `TEETH`, `EYE_LEFT` or `EYE_RIGHT`.
+        uv: (T, 3, 2) texture coordinates of each corner: the face in the unit square, the back of the head in the next.
         shapes: (S, V, 3) expression offsets.
         names: The S names of the expression shapes, `browDown_L` and so on.
-        modes: (K, V, 3) identity offsets, each for one standard deviation.
+        modes: (K, V, 3) identity offsets per standard deviation.
         landmarks: (68,) vertex numbers in Multi-PIE order.
     """
 
@@ -96,7 +96,7 @@ class FaceModel:
         return sparse.csr_matrix((ones, (corners, faces)), shape=(len(self.neutral), len(self.triangles)))
 
     def identity(self, left: Floats, right: Floats) -> Floats:
-        """The neutral face of one person.
+        """Return the neutral face of one person.
 
         Args:
             left: (k,) weights of the first k identity modes for the left half, in standard deviations.
@@ -108,11 +108,11 @@ class FaceModel:
         k = len(left)
         side = 1 / (1 + np.exp(-self.neutral[:, :1] / 1.5))
         offsets = np.stack([left, right]).astype(np.float32) @ self.modes[:k].reshape(k, -1)
-        one, other = offsets.reshape(2, -1, 3)
-        return f32(self.neutral + one * side + other * (1 - side))
+        left_offset, right_offset = offsets.reshape(2, -1, 3)
+        return f32(self.neutral + left_offset * side + right_offset * (1 - side))
 
     def express(self, base: Floats, weights: Floats) -> Floats:
-        """Adds expression shapes to a person's neutral face.
+        """Add expression shapes to a person's neutral face.
 
         Args:
             base: (V, 3) vertices of `identity`.
@@ -133,7 +133,7 @@ class FaceModel:
 
 
 def trace(vertices: Floats, triangles: NDArray[np.int32]) -> Any:
-    """An Embree scene of one mesh, to be asked with `.run(origins, directions, output=1)`; about 1 µs a triangle."""
+    """Build an Embree scene of one mesh, for `.run(origins, directions, output=1)`; about 1 µs per triangle."""
     from embreex import rtcore, rtcore_scene
     from embreex.mesh_construction import TriangleMesh
 
@@ -149,17 +149,17 @@ _device: Any = None
 
 
 def load_model(path: str | os.PathLike[str] | None = None) -> FaceModel:
-    """Reads the face model and keeps the triangles that a camera before the face can see.
+    """Read the face model and keep the triangles that a camera in front of the face can see.
 
     Args:
-        path: ICT-FaceKit's folder of OBJ files or a packed `.npz`; the variable TRIAFFECT_ICT where None.
+        path: ICT-FaceKit's folder of OBJ files or a packed `.npz`; by default the variable TRIAFFECT_ICT.
 
     Raises:
-        InputError: No path is given, or it holds no face model.
+        InputError: There is no path, or no face model at it.
     """
     path = path or os.environ.get("TRIAFFECT_ICT")
     if not path:
-        raise InputError(f"no face model named; {WHERE}")
+        raise InputError(f"no face model; {HOW_TO_GET}")
     data = _read_obj(Path(path)) if Path(path).is_dir() else _read_npz(Path(path))
     part_of = np.array([PARTS.get(str(name), -1) for name in data["mats"]], np.int8)
     part = part_of[data["M"]]
@@ -175,26 +175,26 @@ def load_model(path: str | os.PathLike[str] | None = None) -> FaceModel:
         landmarks=np.asarray(data.get("L", LANDMARKS), np.int64),
     )
     if model.landmarks.max() >= len(model.neutral):
-        raise InputError(f"{path}: {len(model.neutral)} vertices are fewer than ICT-FaceKit's; {WHERE}")
+        raise InputError(f"{path}: {len(model.neutral)} vertices are fewer than ICT-FaceKit's; {HOW_TO_GET}")
     return _trimmed(model)
 
 
 def pack_model(folder: str | os.PathLike[str] | None, out: str | os.PathLike[str]) -> Path:
-    """Packs ICT-FaceKit's folder of OBJ files into one `.npz` (about 17 MB) that loads much faster.
+    """Pack ICT-FaceKit's folder of OBJ files into one `.npz` (about 17 MB) that loads much faster.
 
     Args:
-        folder: The folder; the variable TRIAFFECT_ICT where None.
+        folder: The folder; by default the variable TRIAFFECT_ICT.
         out: The file to write.
 
     Returns:
         `out`.
 
     Raises:
-        InputError: The folder is missing or holds no whole model.
+        InputError: The folder does not exist or has no complete model.
     """
     folder = folder or os.environ.get("TRIAFFECT_ICT")
     if not folder or not Path(folder).is_dir():
-        raise InputError(f"{folder or '--model'}: is no folder of OBJ files; {WHERE}")
+        raise InputError(f"{folder or '--model'}: not a folder of OBJ files; {HOW_TO_GET}")
     data = _read_obj(Path(folder))
     half = {"E": data["E"].astype(np.float16), "I": data["I"].astype(np.float16)}
     with atomic_path(out) as tmp_path, tmp_path.open("wb") as file:
@@ -204,22 +204,22 @@ def pack_model(folder: str | os.PathLike[str] | None, out: str | os.PathLike[str
 
 def _read_npz(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path}: no such file or folder; {WHERE}")
+        raise InputError(f"{path}: no such file or folder; {HOW_TO_GET}")
     try:
         with np.load(path, allow_pickle=False) as file:
             data = {name: file[name] for name in file.files}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no packed face model ({error}); {WHERE}") from None
-    if lacking := [name for name in PACKED if name not in data]:
-        raise InputError(f"{path}: lacks {', '.join(lacking)}; {WHERE}")
+        raise InputError(f"{path}: not a packed face model ({error}); {HOW_TO_GET}") from None
+    if missing := [name for name in PACKED if name not in data]:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; {HOW_TO_GET}")
     return data
 
 
 def _read_obj(folder: Path) -> dict[str, Any]:
     neutral = folder / "generic_neutral_mesh.obj"
     if not neutral.is_file():
-        raise InputError(f"{folder}: has no generic_neutral_mesh.obj; {WHERE}")
-    # A mesh library would split vertices at materials and texture seams; shapes need the file's own order.
+        raise InputError(f"{folder}: has no generic_neutral_mesh.obj; {HOW_TO_GET}")
+    # A mesh library would split vertices at materials and texture seams; the shapes need the order of the file.
     vertices, textures, faces, corners, material, materials = [], [], [], [], [], []
     for line in neutral.read_text(encoding="utf-8").splitlines():
         kind, *fields = line.split() or [""]
@@ -249,7 +249,7 @@ def _read_obj(folder: Path) -> dict[str, Any]:
     identities = sorted(folder.glob("identity*.obj"))
     others = [path for path in sorted(folder.glob("*.obj")) if path not in identities and path != neutral]
     if not identities or not others:
-        raise InputError(f"{folder}: has no identity or expression shapes beside the neutral mesh; {WHERE}")
+        raise InputError(f"{folder}: has no identity or expression shapes next to the neutral mesh; {HOW_TO_GET}")
     return {
         "N": points,
         "F": np.array(faces),
@@ -264,16 +264,16 @@ def _read_obj(folder: Path) -> dict[str, Any]:
 
 
 def _trimmed(model: FaceModel) -> FaceModel:
-    """Drops triangles that no camera in front of the face sees (half of them), since each costs time in every frame."""
+    """Drop the triangles that no camera in front of the face sees (half of them); each costs time in every frame."""
     rng = np.random.default_rng(0)
-    seen = np.zeros(len(model.triangles), bool)
+    visible = np.zeros(len(model.triangles), bool)
     shape = model.columns
     sneer = {f"{name}_{side}": 1.0 for name in ("mouthUpperUp", "mouthLowerDown", "mouthSmile") for side in "LR"}
     poses: tuple[dict[str, float], ...] = ({"eyeBlink_L": 1, "eyeBlink_R": 1}, {}, {"jawOpen": 0.5, **sneer}, sneer)
-    for opened in poses:
+    for pose in poses:
         weights = np.zeros(len(model.names), np.float32)
-        for name in opened.keys() & shape.keys():
-            weights[shape[name]] = opened[name]
+        for name in pose.keys() & shape.keys():
+            weights[shape[name]] = pose[name]
         vertices = model.express(model.neutral, weights)
         scene = trace(vertices, model.triangles)
         low, high = vertices.min(0), vertices.max(0)
@@ -282,22 +282,22 @@ def _trimmed(model: FaceModel) -> FaceModel:
         away = np.stack([np.sin(turn) * np.cos(tilt), np.sin(tilt), np.cos(turn) * np.cos(tilt)], 1)
         origins = f32(aims + 60 * away)
         hit = scene.run(origins, f32(-away), output=1)["primID"]
-        seen[hit[hit >= 0]] = True
-    # With their neighbours, since samples miss small triangles.
+        visible[hit[hit >= 0]] = True
+    # With their neighbours, because the samples miss small triangles.
     near = np.zeros(len(model.neutral), bool)
-    near[model.triangles[seen]] = True
-    kept = np.flatnonzero(near[model.triangles].any(1))
-    # Landmarks stay even where no kept triangle has them.
-    used = np.union1d(model.triangles[kept], model.landmarks)
+    near[model.triangles[visible]] = True
+    rows = np.flatnonzero(near[model.triangles].any(1))
+    # Landmarks stay even if no visible triangle has them.
+    used = np.union1d(model.triangles[rows], model.landmarks)
     renumber = np.full(len(model.neutral), -1, np.int64)
     renumber[used] = np.arange(len(used))
-    return FaceModel(
+    return replace(
+        model,
         neutral=model.neutral[used],
-        triangles=renumber[model.triangles[kept]].astype(np.int32),
-        part=model.part[kept],
-        uv=model.uv[kept],
+        triangles=renumber[model.triangles[rows]].astype(np.int32),
+        part=model.part[rows],
+        uv=model.uv[rows],
         shapes=np.ascontiguousarray(model.shapes[:, used], np.float32),
-        names=model.names,
         modes=np.ascontiguousarray(model.modes[:, used], np.float32),
         landmarks=renumber[model.landmarks],
     )

@@ -1,7 +1,7 @@
-"""Where paint goes on the mesh: the atlas of the skin, and the furrows that action units draw.
+"""The atlas of the skin (where each texel lies on the mesh) and the furrows that action units draw.
 
-Everything lives in texture space, two square tiles side by side (face, back of the head), and is placed by where a
-texel sits on the neutral mesh, so that it moves with the skin. The tables' coordinates are the neutral mesh's own.
+Everything is in texture space, two square tiles side by side (face, back of the head), and is placed by the position of
+a texel on the neutral mesh, so that it moves with the skin.
 """
 
 from __future__ import annotations
@@ -9,82 +9,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 from scipy.interpolate import make_interp_spline
 
 from triaffect.render.model import SKIN, FaceModel, Floats, f32, trace
 
 TILE = 512
-"""Texels along a tile: about 30 to the model's unit, near one a pixel of a 224 px face."""
+"""Texels along a tile: about 30 per model unit, near one per pixel of a 224 px face."""
 
-# Furrow name -> polylines of (|x|, y) on the neutral mesh, half width, depth. Every one is drawn on both sides.
-FURROWS: dict[str, tuple[list[list[tuple[float, float]]], float, float]] = {
-    # The crease of the upper lid, there at rest
-    "lid_crease": ([[(1.95, 3.75), (2.6, 4.35), (3.4, 4.5), (4.2, 4.2), (4.75, 3.75)]], 0.07, 0.2),
-    # AU1: short lines in the middle of the forehead, raised at the midline
-    "forehead_middle": (
-        [
-            [(0, 8.0), (1.2, 8.05), (2.4, 7.75)],
-            [(0, 8.95), (1.3, 9.0), (2.7, 8.6)],
-            [(0, 9.85), (1.2, 9.9), (2.4, 9.6)],
-        ],
-        0.15,
-        0.22,
-    ),
-    # AU2: arcs over the outer half of the brows
-    "forehead_side": (
-        [[(2.2, 7.8), (3.4, 7.9), (4.6, 7.4), (5.4, 6.7)], [(2.4, 8.7), (3.7, 8.75), (4.9, 8.15), (5.6, 7.5)]],
-        0.15,
-        0.2,
-    ),
-    # AU4: upright lines between the brows and a lying one at the root of the nose
-    "glabella": ([[(0.62, 4.7), (0.5, 5.5), (0.68, 6.5)], [(0.0, 4.35), (0.75, 4.25)]], 0.15, 0.3),
-    # AU6: crow's feet, and the furrow under the eye pushed up by the cheek
-    "crows_feet": (
-        [[(5.1, 3.85), (6.0, 4.5)], [(5.15, 3.4), (6.3, 3.55)], [(5.0, 3.0), (6.0, 2.5)], [(5.0, 2.6), (5.7, 1.9)]],
-        0.12,
-        0.2,
-    ),
-    "under_eye": ([[(1.75, 2.6), (2.5, 1.95), (3.4, 1.7), (4.2, 1.9)]], 0.16, 0.22),
-    # AU7: the lower lid tightens into a roll close to the lashes
-    "lower_lid": ([[(1.95, 2.95), (2.6, 2.62), (3.4, 2.55), (4.3, 2.92)]], 0.09, 0.2),
-    # AU9 (unlabelled): across the bridge of the nose
-    "nose_root": ([[(0.0, 3.2), (0.8, 3.0)], [(0.25, 2.5), (1.0, 2.0)]], 0.13, 0.2),
-    # AU10: the upper part of the nasolabial furrow, beside the wing of the nose
-    "wing": ([[(1.25, 0.75), (1.75, 0.1), (2.15, -0.9), (2.55, -1.8)]], 0.18, 0.34),
-    # AU12: the whole nasolabial furrow down to the corner, and the dimple beside it
-    "nasolabial": ([[(1.6, 0.2), (2.3, -0.9), (3.05, -2.1), (3.45, -3.3), (3.4, -4.0)]], 0.2, 0.36),
-    "corner": ([[(2.75, -3.2), (2.95, -3.55), (2.8, -3.9)]], 0.12, 0.22),
-    # AU15: from the corners down, and the pouch under them
-    "marionette": ([[(2.65, -3.65), (2.95, -4.4), (2.95, -5.3)]], 0.17, 0.34),
-    # AU17 (unlabelled, with AU15 and AU24): the fold between lower lip and chin
-    "chin_fold": ([[(0.0, -5.25), (0.9, -5.2), (1.7, -4.95)]], 0.2, 0.3),
-    # AU23: fine upright lines in the skin round the tightened lips
-    "lip_lines": (
-        [
-            *([(x, -1.75), (x * 1.02, -2.35)] for x in (0.55, 1.05, 1.55)),
-            *([(x, -4.55), (x * 1.05, -5.1)] for x in (0.3, 0.8, 1.3)),
-        ],
-        0.09,
-        0.16,
-    ),
-    # AU24: the skin over and under the pressed lips bulges; the folds that bound it
-    "press_fold": (
-        [[(0.3, -2.2), (1.2, -2.3), (2.2, -2.85), (2.75, -3.5)], [(0.0, -4.75), (1.3, -4.6), (2.3, -4.0)]],
-        0.13,
-        0.24,
-    ),
-}
+FURROWS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("furrows.yaml").read_text("utf-8"))
+"""Furrow -> its `lines`, `width` and `depth`."""
 
 
 @dataclass
 class Furrow:
-    """One furrow of one side: rows and columns of the atlas, and what it adds there.
+    """One furrow on one side: where it is in the atlas, and what it adds there.
 
     Attributes:
-        at: The slices of the atlas that it touches.
+        at: Rows and columns of the atlas.
         relief: (h, w, 4) gradient of the height (three axes of the neutral head), and darkening in [0, 1].
     """
 
@@ -93,10 +40,10 @@ class Furrow:
 
 
 class Atlas:
-    """Where each texel lies on the neutral mesh, and the masks that painting needs; made once a model (about 1 s).
+    """Where each texel lies on the neutral mesh, and the masks for painting; made once per model (about 1 s).
 
     Attributes:
-        place: (TILE, 2 TILE, 3) neutral position of each texel; uncovered texels take their nearest one's.
+        place: (TILE, 2 TILE, 3) neutral position of each texel; uncovered texels have that of the nearest covered one.
         lip: (TILE, 2 TILE) signed distance to the border of the red lips in model units, positive inside.
         furrows: Name -> the furrow's left and right part (the person's left, x > 0).
     """
@@ -110,7 +57,7 @@ class Atlas:
         self.face[:, :TILE] = 1
         self.landmarks = self._landmarks()
         self.lip = self._lip()
-        self.furrows = {name: self._furrow(*furrow) for name, furrow in FURROWS.items()}
+        self.furrows = {name: self._furrow(**furrow) for name, furrow in FURROWS.items()}
 
     def _places(self) -> Floats:
         skin = self.model.part == SKIN
@@ -120,17 +67,17 @@ class Atlas:
         column, row = np.meshgrid(np.arange(2 * TILE) + 0.5, TILE - 0.5 - np.arange(TILE))
         origins = f32(np.stack([column.ravel(), row.ravel(), np.full(column.size, 5.0)], 1))
         hit = scene.run(origins, np.broadcast_to(f32([0, 0, -1]), origins.shape).copy(), output=1)
-        found = np.flatnonzero(hit["primID"] >= 0)
-        corners = self.model.neutral[self.model.triangles[skin][hit["primID"][found]]]
-        u, v = hit["u"][found, None], hit["v"][found, None]
+        covered = np.flatnonzero(hit["primID"] >= 0)
+        corners = self.model.neutral[self.model.triangles[skin][hit["primID"][covered]]]
+        u, v = hit["u"][covered, None], hit["v"][covered, None]
         place = np.zeros((column.size, 3), np.float32)
-        place[found] = (1 - u - v) * corners[:, 0] + u * corners[:, 1] + v * corners[:, 2]
+        place[covered] = (1 - u - v) * corners[:, 0] + u * corners[:, 1] + v * corners[:, 2]
         empty = np.ones(column.size, np.uint8)
-        empty[found] = 0
+        empty[covered] = 0
         empty = empty.reshape(column.shape)
         _, nearest = cv2.distanceTransformWithLabels(empty, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
         source = np.zeros(nearest.max() + 1, np.int64)
-        source[nearest.ravel()[found]] = found
+        source[nearest.ravel()[covered]] = covered
         return place[source[nearest.ravel()]].reshape(*column.shape, 3)
 
     def _landmarks(self) -> Floats:
@@ -153,12 +100,12 @@ class Atlas:
 
     @cached_property
     def scale(self) -> float:
-        """Texels to the model's unit around the mouth and eyes."""
+        """Texels per model unit around the mouth and eyes."""
         eyes = self.landmarks[45] - self.landmarks[36]
         true = self.model.neutral[self.model.landmarks[45]] - self.model.neutral[self.model.landmarks[36]]
         return float(np.linalg.norm(eyes) / np.linalg.norm(true))
 
-    def _furrow(self, lines: list[list[tuple[float, float]]], width: float, depth: float) -> tuple[Furrow, Furrow]:
+    def _furrow(self, lines: list[list[list[float]]], width: float, depth: float) -> tuple[Furrow, Furrow]:
         parts = []
         for side in (1, -1):
             # Texels of the front of the face near the lines, on this side.
@@ -177,7 +124,7 @@ class Atlas:
             for line in lines:
                 away, along = _to_line(flat, smooth(np.array(line, np.float32), 24))
                 distance = np.linalg.norm(away, axis=2)
-                # The ends run out softly; the lip above a furrow bulges a little (a wider, weaker ridge).
+                # The ends fade out; the skin above a furrow bulges a little (a wider, weaker ridge).
                 fade = (
                     np.clip(np.minimum(along, 1 - along) * 4 + 0.25, 0, 1)
                     if line[0][0] > 0.05
@@ -194,7 +141,7 @@ class Atlas:
 
 
 def smooth(points: Floats, count: int) -> Floats:
-    """A curve through the points, (count, 2); natural cubic by chord length, straight where there are two."""
+    """A curve through the points, (count, 2): a quadratic spline by chord length, straight through two points."""
     steps = np.r_[0, np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))]
     at = np.linspace(0, steps[-1], count)
     return f32(make_interp_spline(steps, points, k=min(len(points) - 1, 2))(at))

@@ -1,4 +1,4 @@
-"""One made-up person: identity, skin, hair, eyes and the texture that holds them."""
+"""One invented person: identity, skin, hair, eyes, and the texture."""
 
 from __future__ import annotations
 
@@ -9,45 +9,35 @@ import numpy as np
 from triaffect.render.model import EYE_LEFT, EYE_RIGHT, SKIN, FaceModel, Floats, f32
 from triaffect.render.paint import Atlas
 from triaffect.render.ranges import Ranges
-from triaffect.render.skin import hair_cover, linear, paint, step
+from triaffect.render.skin import hair_cover, linear, paint, srgb, step
 
 SKIN_GROUPS = 6
-"""The side file names a person's skin by the sixth of the tone range, 1 (lightest) to 6 (darkest)."""
+"""truth.parquet gives a person's skin as the sixth of the tone range, 1 (lightest) to 6 (darkest)."""
 
-HAIR = np.array(
-    [
-        (18, 15, 14),
-        (35, 25, 20),
-        (62, 42, 30),
-        (96, 66, 42),
-        (150, 112, 68),
-        (196, 164, 112),
-        (128, 62, 32),
-        (150, 148, 146),
-    ]
-)
-IRIS = np.array([(58, 34, 20), (84, 54, 30), (104, 82, 44), (88, 104, 70), (92, 122, 142), (112, 128, 136)])
+HAIR = srgb("120f0e 231914 3e2a1e 60422a 967044 c4a470 803e20 969492")
+IRIS = srgb("3a2214 54361e 68522c 586846 5c7a8e 708088")
 
 
 @dataclass
 class Person:
-    """All that stays the same over a person's videos.
+    """Everything that stays the same over a person's videos.
 
     Attributes:
         base: (V, 3) neutral vertices, hair included.
         albedo: (TILE, 2 TILE, 3) linear RGB.
         gloss: (TILE, 2 TILE) strength of the highlight.
         relief: (TILE, 2 TILE, 4) gradient of the height and darkening at rest.
-        eyes: Centre (2, 3) of the left and right eyeball.
+        eyes: (2, 3) centres of the left and right eyeball.
         iris: Linear RGB.
         sclera: Linear RGB.
         iris_size: Cosine of the angle between the eye's axis and the rim of the iris.
         hair_colour: Linear RGB.
-        long_hair: Width of the hair beside the face in model units, 0 for none.
-        glasses: Whether the person wears them, and their colour, size and tint.
+        long_hair: Width of the hair at the sides of the face in model units, 0 for none.
+        glasses: Their size, colour and tint, None without.
         tone: Skin tone, 0 to 1.
         furrow: Depth of furrows at full contraction.
-        strength: (12,) by action unit, and `side` (12, 2) for left and right.
+        strength: (12,) how far each action unit moves the face.
+        sides: (12, 2) the same for the left and the right half.
     """
 
     base: Floats
@@ -55,7 +45,6 @@ class Person:
     gloss: Floats
     relief: Floats
     eyes: Floats
-    radius: float
     iris: Floats
     sclera: Floats
     iris_size: float
@@ -74,12 +63,12 @@ class Person:
 
 
 def make_person(model: FaceModel, atlas: Atlas, rng: np.random.Generator, ranges: Ranges | None = None) -> Person:
-    """Draws a person.
+    """Make up a person.
 
     Args:
         model: The face model.
         atlas: Its atlas.
-        rng: Decides everything; the same state gives the same person.
+        rng: Source of randomness; the same state gives the same person.
         ranges: What people may look like.
     """
     ranges = ranges or Ranges()
@@ -107,9 +96,7 @@ def make_person(model: FaceModel, atlas: Atlas, rng: np.random.Generator, ranges
     base = base + normals * (inside * skin_vertices * volume * wave)[:, None]
 
     albedo, gloss, relief = paint(atlas, rng, ranges, tone, hair_srgb, kind, line)
-    centres, radii = zip(
-        *(_ball(base[np.unique(model.triangles[model.part == p])]) for p in (EYE_LEFT, EYE_RIGHT)), strict=True
-    )
+    eyeballs = (base[np.unique(model.triangles[model.part == part])] for part in (EYE_LEFT, EYE_RIGHT))
     brown = rng.random() < 0.35 + 0.8 * tone
     iris_srgb = IRIS[rng.integers(2 if brown else len(IRIS))] * rng.uniform(0.8, 1.15)
     glasses = None
@@ -127,8 +114,7 @@ def make_person(model: FaceModel, atlas: Atlas, rng: np.random.Generator, ranges
         albedo=albedo,
         gloss=gloss,
         relief=relief,
-        eyes=f32(centres),
-        radius=float(np.mean(radii)),
+        eyes=f32([_centre(points) for points in eyeballs]),
         iris=linear(iris_srgb),
         sclera=linear(np.array([218, 210, 206]) * rng.uniform(0.88, 1.0)),
         iris_size=float(np.cos(np.radians(rng.uniform(25.5, 29.5)))),
@@ -143,7 +129,7 @@ def make_person(model: FaceModel, atlas: Atlas, rng: np.random.Generator, ranges
 
 
 def _close_lips(model: FaceModel, base: Floats) -> Floats:
-    """Takes back what the identity modes opened the lips by, with a little of the jaw's shape."""
+    """Close the lips again where the identity modes opened them, with a little of the jaw's shape."""
     if "jawOpen" not in model.columns:
         return base
     jaw = model.shapes[model.columns["jawOpen"]]
@@ -155,9 +141,7 @@ def _close_lips(model: FaceModel, base: Floats) -> Floats:
     return base + jaw * f32(np.clip(-(gap(base) + 0.02) / opening if opening else 0, -0.2, 0.15))
 
 
-def _ball(points: Floats) -> tuple[Floats, float]:
-    """Centre and radius of the sphere nearest to the points (linear least squares)."""
+def _centre(points: Floats) -> Floats:
+    """Centre of the sphere nearest to the points (linear least squares)."""
     system = np.c_[2 * points, np.ones(len(points))]
-    solution = np.linalg.lstsq(system, (points**2).sum(1), rcond=None)[0]
-    centre = solution[:3]
-    return centre, float(np.sqrt(max(solution[3] + centre @ centre, 1e-6)))
+    return f32(np.linalg.lstsq(system, (points**2).sum(1), rcond=None)[0][:3])

@@ -1,4 +1,4 @@
-"""Every range that rendered people, stories and pictures are drawn from, in one place."""
+"""The ranges of rendered people, stories and pictures."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class Ranges:
-    """What rendered faces may look like, do, and be filmed with.
+    """What rendered faces look like, what they do, and how they are filmed.
 
-    A pair is the lowest and the highest value, drawn evenly; "chance" is a probability; "spread" a standard deviation.
-    Lengths are in the model's units (about a centimetre), angles in radians.
+    A pair is the lowest and the highest value of a uniform distribution, "chance" is a probability, "spread" a standard
+    deviation. Lengths are in the model's units (about a centimetre), angles in radians.
 
     Attributes:
-        modes: How many identity modes are used.
+        modes: Number of identity modes.
         identity: Spread of the identity weights (1 is the model's own).
         asymmetry: Spread between the weights of the left and right half, as a part of `identity`.
         tone: Skin tone, from 0 (lightest) to 1 (darkest).
@@ -28,11 +28,11 @@ class Ranges:
         lipstick: Chance of painted lips (faces without beard or stubble).
         bald: Chance of no hair on the head.
         covering: Chance of a cap or scarf in place of hair.
-        long_hair: Chance that hair hangs beside the face.
+        long_hair: Chance of hair at the sides of the face.
         glasses: Chance of glasses.
-        brow: Thickness of the brows, 1 the usual.
-        strength: How far an action unit moves a person's face, 1 the table's own.
-        lopsided: Largest part by which one side moves less than the other.
+        brow: Thickness of the brows; 1 is usual.
+        strength: How far an action unit moves a person's face; 1 is the weight in movements.yaml.
+        lopsided: Largest fraction by which one side moves less than the other.
 
         rest: Seconds of a neutral face between two episodes.
         onset: Seconds from rest to the apex.
@@ -41,32 +41,32 @@ class Ranges:
         peak: Intensity of an action unit at its apex.
         visible: Intensity from which an action unit or an expression is labelled; under a fifth of it, it is labelled
             absent; between the two the label is missing.
-        expressions: Chance that an episode is one of the six prototypes (happiness twice as often as each other).
-        single: Chance that an episode is one action unit alone; what is left are odd combinations.
-        talking: Chance that a video has speech (lips and jaw move over whatever the face shows).
-        stray: Chance that an episode carries a movement that no label names (pucker, jaw sideways, and so on).
-        blinks: Blinks a second.
+        expressions: Chance that an episode is one of the six prototypes (happiness twice as often as the others).
+        single: Chance that an episode is a single action unit; the rest are random combinations.
+        talking: Chance that a video has speech (lips and jaw move in addition to the expression).
+        stray: Chance that an episode has a movement without a label (pucker, jaw sideways and so on).
+        blinks: Blinks per second.
         va_person: Spread of a person's own offset in valence and arousal.
         va_episode: Spread of an episode's offset in valence and arousal at full intensity.
 
         yaw: Spread of a video's mean yaw.
         pitch: Spread of a video's mean pitch.
         roll: Spread of a video's mean roll.
-        sway: Spread of the head's movement about its mean pose within a video.
-        gaze: Spread of the eyes' yaw against the head; pitch has half of it.
+        sway: Spread of the head's movement around its mean pose within a video.
+        gaze: Spread of the eyes' yaw relative to the head; pitch has half of it.
         distance: Camera to head.
-        zoom: Size of the face against the aligned template of 112 px crops (eyes 35 px apart).
+        zoom: Size of the face relative to the aligned template of 112 px crops (eyes 35 px apart).
         shift: Spread of the crop's offset, as a part of its side.
         tilt: Spread of the crop's rotation.
         fill: Light from all around, as a part of the key light.
         hard: Half-angle of the key light; small is a hard shadow.
         exposure: Brightness after metering on the face.
-        occluder: Chance that a hand or a bar stands before the face in part of a video.
+        occluder: Chance that a hand or a bar is in front of the face in part of a video.
         blur: Blur in pixels of the crop (spread of the Gaussian).
         motion: Chance of motion blur in a video.
         low: Chance that the face was smaller in the video than the crop is.
         low_size: Its size then, as a part of the crop.
-        noise: Sensor noise in grey levels.
+        noise: Sensor noise in grey levels (standard deviation).
         white: Largest error of the white balance, as a part.
         grey: Chance of a video without colour.
         quality: JPEG quality.

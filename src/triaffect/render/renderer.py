@@ -1,6 +1,6 @@
-"""Drawing one picture: rays from the camera onto the face, what they hit, and the light there.
+"""Draw one picture: rays from the camera to the face, what they hit, and the light there.
 
-Everything is traced and lit in the head's own axes; only camera and lights turn.
+Everything is traced and lit in the axes of the head; only camera and lights turn.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ class View:
 
 @dataclass
 class Surface:
-    """What the rays hit: n of the side² pixels.
+    """What the rays of n of the side² pixels hit.
 
     Attributes:
         pixel: (n,) pixel numbers, row by row.
         triangle: (n,) triangle hit.
-        share: (n, 3) weights of its corners.
-        part: (n,) what it is part of.
-        at: (n, 3) where.
+        share: (n, 3) barycentric weights of its corners.
+        part: (n,) part of the face (`SKIN` and so on).
+        at: (n, 3) point hit.
         view: (n, 3) unit vector to the camera.
         normal: (n, 3) unit normal.
-        open: (n,) part of the surroundings that reaches it.
+        open: (n,) share of the surrounding light that reaches it.
         albedo: (n, 3) linear RGB.
         gloss: (n,) strength of the highlight.
     """
@@ -86,7 +86,7 @@ class Surface:
 
 
 class Renderer:
-    """Draws people of one face model."""
+    """Draws persons of one face model."""
 
     def __init__(self, model: FaceModel, atlas: Atlas) -> None:
         self.model = model
@@ -96,14 +96,14 @@ class Renderer:
     def draw(
         self, person: Person, scene: Scene, rng: np.random.Generator, size: int = 112, supersample: int = 2
     ) -> NDArray[np.uint8]:
-        """Draws one picture.
+        """Draw one picture.
 
         Args:
-            person: Who.
-            scene: How.
-            rng: Grain: shadow samples and sensor noise.
+            person: Who is in it.
+            scene: Pose, light and camera.
+            rng: Source of shadow samples and sensor noise.
             size: Side in pixels.
-            supersample: Rays along a pixel's side.
+            supersample: Rays along the side of a pixel.
 
         Returns:
             (size, size, 3) RGB.
@@ -124,7 +124,7 @@ class Renderer:
             outline = view.project(_curtain(marks, person.long_hair))
             hang_hair(picture, outline, person.hair_colour, int(person.long_hair * 1e6))
         skin = surface.part == SKIN
-        # A camera meters on the face, though not wholly: dark skin stays darker.
+        # The camera meters on the face, but only in part: dark skin stays darker.
         meter = float(np.median(colour[skin])) if skin.any() else 0.2
         gain = scene.exposure * (0.25 / max(meter, 1e-3)) ** 0.5
         flat = picture.reshape(-1, 3)
@@ -132,7 +132,7 @@ class Renderer:
         flat[_gaps(surface.pixel, side)] = INSIDE
         flat[surface.pixel] = colour * gain
         if person.glasses:
-            _wear(picture, person.glasses, marks, view, scene.turn[0])
+            _wear(picture, person.glasses, marks, view, scene.head_pose[0])
         if scene.occluder:
             draw_occluder(picture, scene.occluder, np.median(surface.albedo[skin], axis=0) * 1.1)
         return develop(picture, scene, size, rng)
@@ -172,8 +172,8 @@ class Renderer:
                     relief[furrow.at] += np.float32(depth) * furrow.relief
 
         def look_up(texture: Floats) -> Floats:
-            found = cv2.remap(texture, column.reshape(side, side), row.reshape(side, side), cv2.INTER_LINEAR)
-            return found.reshape(side * side, -1)[surface.pixel[mine]]
+            sampled = cv2.remap(texture, column.reshape(side, side), row.reshape(side, side), cv2.INTER_LINEAR)
+            return sampled.reshape(side * side, -1)[surface.pixel[mine]]
 
         bumps = look_up(relief)
         surface.albedo[mine] = look_up(person.albedo) * (1 - np.clip(bumps[:, 3:] * f32([0.42, 0.5, 0.52]), 0, 0.75))
@@ -196,7 +196,7 @@ class Renderer:
         eyes = np.flatnonzero(surface.part >= EYE_LEFT)
         mask = np.zeros(side * side, np.float32)
         mask[surface.pixel[eyes]] = 1
-        # Lids and lashes shade the rim of the eyeball, from above most.
+        # Lids and lashes shade the rim of the eyeball, most of all from above.
         reach = max(side // 36, 1)
         near = cv2.blur(mask.reshape(side, side), (2 * reach + 1, 2 * reach + 1), borderType=cv2.BORDER_CONSTANT)
         above = np.roll(near, reach, axis=0).ravel()[surface.pixel[eyes]]
@@ -221,18 +221,18 @@ class Renderer:
     def _light(
         self, surface: Surface, scene: Scene, head: Floats, mesh: Any, side: int, rng: np.random.Generator
     ) -> Floats:
-        """(n, 3) linear RGB that leaves the surface to the camera."""
+        """(n, 3) linear RGB from the surface to the camera."""
         normal, eyes = surface.normal, surface.part >= EYE_LEFT
         sky = (0.5 + 0.5 * normal @ (head.T @ f32([0, 1, 0])))[:, None]
         colour = scene.ambient[1] + (scene.ambient[0] - scene.ambient[1]) * sky
         colour *= surface.albedo * surface.open[:, None]
-        # Light that enters skin leaves it redder a little way off: the terminator is warm and soft.
+        # Light that enters skin leaves it redder nearby: the edge of a shadow is warm and soft.
         wrap = np.where(eyes[:, None], np.float32(0.3), f32([0.32, 0.16, 0.12]))
         bleed = f32([0.1, 0.03, 0.02])
         for number, light in enumerate(scene.lights):
             toward = f32(head.T @ light.direction)
             facing = normal @ toward
-            # Two lights throw traced shadows; more are dim enough to go without.
+            # Only two lights cast traced shadows; the others are dim.
             lit = _shadow(mesh, surface, toward, light.softness, side, rng) if number < 2 else surface.open
             diffuse = np.clip((facing[:, None] + wrap) / (1 + wrap), 0, None) * surface.albedo
             diffuse *= (bleed + (1 - bleed) * lit[:, None]) * (0.35 + 0.65 * surface.open)[:, None]
@@ -265,8 +265,8 @@ def _flatten(points: Floats, head: Floats, distance: float) -> Floats:
 
 
 def _frame(marks: Floats, scene: Scene, side: int) -> View:
-    """The crop that a detector's five points would give, with what the scene makes of its zoom, tilt and shift."""
-    head = rotation(*scene.turn)
+    """The crop that a detector's five points give, with the scene's zoom, tilt and shift."""
+    head = rotation(*scene.head_pose)
     five = np.stack([marks[36:42].mean(0), marks[42:48].mean(0), marks[30], marks[48], marks[54]])
     matrix = similarity(_flatten(five, head, scene.distance), TEMPLATE * (side / 112))
     cosine, sine = scene.zoom * np.cos(scene.tilt), scene.zoom * np.sin(scene.tilt)
@@ -278,19 +278,19 @@ def _frame(marks: Floats, scene: Scene, side: int) -> View:
 
 
 def _gaps(pixel: NDArray[Any], side: int) -> NDArray[np.bool_]:
-    """(side²,) pixels that see through the head: not hit, and cut off from the picture's corners."""
-    seen = np.zeros((side, side), np.uint8)
-    seen.ravel()[pixel] = 2
+    """(side²,) pixels inside the head that no ray hits (not connected to the corners of the picture)."""
+    reached = np.zeros((side, side), np.uint8)
+    reached.ravel()[pixel] = 2
     for corner in ((0, 0), (side - 1, 0), (0, side - 1), (side - 1, side - 1)):
-        if seen[corner[1], corner[0]] == 0:
-            cv2.floodFill(seen, None, corner, 1)
-    return np.asarray(seen.ravel() == 0)
+        if reached[corner[1], corner[0]] == 0:
+            cv2.floodFill(reached, None, corner, 1)
+    return np.asarray(reached.ravel() == 0)
 
 
 def _shadow(
     mesh: Any, surface: Surface, toward: Floats, softness: float, side: int, rng: np.random.Generator
 ) -> Floats:
-    """(n,) part of a light that reaches each hit: one jittered ray for every fourth pixel, then smoothed."""
+    """(n,) share of a light that reaches each point: one jittered ray for every fourth pixel, then smoothed."""
     row, column = np.divmod(surface.pixel, side)
     few = np.flatnonzero((row % 2 == 0) & (column % 2 == 0))
     start = f32(surface.at[few] + 0.12 * surface.normal[few] + 0.05 * toward)
@@ -309,7 +309,7 @@ def _shadow(
 
 
 def _openness(model: FaceModel) -> Floats:
-    """(V,) part of the sky that each vertex sees on the neutral face (ambient occlusion, 48 rays each)."""
+    """(V,) share of the sky that each vertex sees on the neutral face (ambient occlusion, 48 rays each)."""
     rng = np.random.default_rng(1)
     mesh = trace(model.neutral, model.triangles)
     normal = model.normals(model.neutral)
@@ -333,14 +333,14 @@ def _curtain(marks: Floats, width: float) -> Floats:
 
 
 def _wear(picture: Floats, style: dict[str, float], marks: Floats, view: View, yaw: float) -> None:
-    """Fits glasses to a face and draws them."""
+    """Fit glasses to a face and draw them."""
     around = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     bend = [np.sign(w) * np.abs(w) ** (2 / style["round"]) for w in (np.cos(around), np.sin(around))]
     front = max(marks[27, 2], marks[[37, 38, 43, 44], 2].max() + 0.6) + 0.25
     rims, middles = [], [marks[36:42].mean(0), marks[42:48].mean(0)]
     for middle in middles:
         x = middle[0] * 1.02 + style["width"] * bend[0]
-        # Lenses bend a little towards the temples.
+        # Lenses curve a little towards the temples.
         rims.append(np.stack([x, middle[1] - 0.15 + style["height"] * bend[1], front - 0.03 * np.abs(x) ** 1.6], 1))
     inner = [rims[0][np.argmax(rims[0][:, 0])], rims[1][np.argmin(rims[1][:, 0])]]
     bridge = np.stack([inner[0], (inner[0] + inner[1]) / 2 + [0, 0.3, 0.25], inner[1]])

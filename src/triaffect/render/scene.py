@@ -1,4 +1,4 @@
-"""What one picture is made of but the person: pose, light, camera; and what the camera does to the light it gets."""
+"""Pose, light and camera of one picture, and what the camera does to the light."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ class Light:
 
 @dataclass
 class Scene:
-    """Everything about one picture but the person.
+    """Everything about one picture except the person.
 
     Attributes:
         weights: (S,) expression-shape weights.
         furrows: Furrow name -> depth for the left and the right side.
-        turn: Yaw, pitch and roll of the head in radians.
+        head_pose: Yaw, pitch and roll of the head in radians.
         gaze: Yaw and pitch of the eyes against the head in radians.
         distance: Camera to head in model units.
         zoom: Size of the face against the aligned template.
         shift: Offset of the crop as a part of its side.
-        tilt: Rotation of the crop in radians, as left by a detector.
+        tilt: Rotation of the crop in radians, as a detector leaves it.
         lights: One to three.
         ambient: Linear RGB from above and from below, (2, 3).
         exposure: Brightness factor after metering on the face.
         background: (h, w, 3) linear RGB, any size.
-        occluder: None or what `draw_occluder` understands.
+        occluder: Arguments of `draw_occluder`, or None.
         blur: Standard deviation in pixels of a 112 px crop.
         motion: Length and angle of motion blur, in pixels and radians.
         low: Size of the face in the video before the crop was scaled up, as a part of the crop, or 0.
         noise: Standard deviation of sensor noise in grey levels.
         white: Per-channel gain.
-        grey: Whether the camera sees no colour.
+        grey: Whether the picture is without colour.
         quality: JPEG quality.
     """
 
     weights: Floats
     furrows: dict[str, tuple[float, float]] = field(default_factory=dict)
-    turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    head_pose: tuple[float, float, float] = (0.0, 0.0, 0.0)
     gaze: tuple[float, float] = (0.0, 0.0)
     distance: float = 80.0
     zoom: float = 0.85
@@ -86,20 +86,20 @@ def rotation(yaw: float, pitch: float, roll: float) -> Floats:
 
 
 def develop(picture: Floats, scene: Scene, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """What camera and codec make of the light: tone curve, smallness, blur, grain.
+    """Apply the camera to the light: tone curve, low resolution, blur, noise.
 
     Args:
         picture: (s, s, 3) linear RGB, s a multiple of `size`.
-        scene: The camera's faults.
+        scene: Its camera settings.
         size: Side of the result.
-        rng: Grain.
+        rng: Source of the noise.
 
     Returns:
         (size, size, 3) RGB.
     """
     small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) * scene.white
     small = np.clip(small, 0, 4)
-    # A gentle shoulder keeps highlights from clipping hard.
+    # A soft shoulder keeps highlights from clipping.
     small = np.where(small > 0.7, 0.7 + 0.3 * np.tanh((small - 0.7) / 0.45), small)
     encoded = f32(small ** (1 / 2.2) * 255)
     if scene.grey:

@@ -1,4 +1,4 @@
-"""The texture of one person: skin, blemishes, beard, lips, brows, lashes, hair or what covers it, and clothes."""
+"""The texture of one person: skin, blemishes, beard, lips, brows, lashes, hair or head covering, clothes."""
 
 from __future__ import annotations
 
@@ -6,46 +6,42 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from triaffect.render.model import Floats, f32
 from triaffect.render.paint import TILE, Atlas, noise, smooth
 from triaffect.render.ranges import Ranges
 
-# sRGB of skin from the lightest to the darkest of people, evenly spaced in `tone`.
-TONES = np.array(
-    [
-        (243, 214, 198),
-        (234, 194, 171),
-        (220, 172, 143),
-        (198, 149, 118),
-        (168, 120, 91),
-        (134, 94, 71),
-        (101, 70, 54),
-        (72, 51, 42),
-    ]
-)
+
+def srgb(colours: str) -> NDArray[np.int64]:
+    """(n, 3) sRGB values, 0 to 255, of hexadecimal colours."""
+    return np.array([list(bytes.fromhex(colour)) for colour in colours.split()])
 
 
-def linear(srgb: Floats) -> Floats:
-    """SRGB in 0..255 to linear light in [0, 1]."""
-    return f32((np.asarray(srgb, np.float32) / 255) ** 2.2)
+TONES = srgb("f3d6c6 eac2ab dcac8f c69576 a8785b 865e47 654636 48332a")
+"""Skin from the lightest to the darkest, evenly spaced in `tone`."""
+
+
+def linear(colour: Floats) -> Floats:
+    """Convert sRGB, 0 to 255, to linear light in [0, 1]."""
+    return f32((np.asarray(colour, np.float32) / 255) ** 2.2)
 
 
 def between(table: Floats, at: float) -> Floats:
-    """Blends the rows of a table, `at` in [0, 1] from the first to the last."""
+    """Interpolate the rows of a table; `at` is 0 at the first row and 1 at the last."""
     place = at * (len(table) - 1)
     low = min(int(place), len(table) - 2)
     return f32(table[low] + (table[low + 1] - table[low]) * (place - low))
 
 
 def step(value: Floats, low: float, high: float) -> Floats:
-    """0 below `low`, 1 above `high`, smooth between (either way round)."""
+    """0 below `low`, 1 above `high`, smooth between; `low` may be the larger one."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return f32(t * t * (3 - 2 * t))
 
 
 def hair_cover(place: Floats, line: Floats) -> Floats:
-    """How far inside the hairline a place of the neutral head is, in model units (negative: bare skin).
+    """Distance inside the hairline in model units, negative on bare skin.
 
     Args:
         place: (..., 3) neutral positions.
@@ -57,7 +53,7 @@ def hair_cover(place: Floats, line: Floats) -> Floats:
         [-9, -1.5, 1.8, 3.2, 4.6, 6.6, 8.6, 9.6],
         [-6, -3.0, 0.6 + line[2], 4.2 + line[2], 6.6 + line[1], 8.6 + line[1] + line[0], 9.5 + line[0], 9.8 + line[0]],
     )
-    # Over the ear the hair runs out slowly, on the ear there is none.
+    # Above the ear the hair thins out; on the ear there is none.
     ear = (x > 6.2) & (z > -2.5) & (z < 3.0)
     return np.where(ear, np.minimum(y - height, (y - 4.7) * 0.6), y - height).astype(np.float32)
 
@@ -65,12 +61,12 @@ def hair_cover(place: Floats, line: Floats) -> Floats:
 def paint(
     atlas: Atlas, rng: np.random.Generator, ranges: Ranges, tone: float, hair: Floats, kind: str, line: Floats
 ) -> tuple[Floats, Floats, Floats]:
-    """Paints a person.
+    """Paint a person.
 
     Args:
         atlas: The model's atlas.
-        rng: Decides what is left open.
-        ranges: What it is drawn from.
+        rng: Source of randomness.
+        ranges: Limits of what is drawn.
         tone: Skin tone, 0 to 1.
         hair: sRGB of the hair, 0 to 255.
         kind: "hair", "bald" or "covering".
@@ -112,11 +108,11 @@ class _Canvas:
         self.relief = f32(np.stack([*bumps, pores * self.grain, np.zeros_like(self.grain)], 2))
 
     def tint(self, colour: Sequence[float] | Floats, weight: Floats) -> None:
-        """Multiplies by a colour where `weight` is 1."""
+        """Multiply by a colour where `weight` is 1."""
         self.albedo *= 1 - weight[..., None] * (1 - f32(colour))
 
     def cover(self, colour: Floats, weight: Floats) -> None:
-        """Replaces by a colour where `weight` is 1."""
+        """Replace by a colour where `weight` is 1."""
         self.albedo += weight[..., None] * (f32(colour) - self.albedo)
 
     def spot(self, x: float, y: float, width: float, height: float) -> Floats:
@@ -124,7 +120,7 @@ class _Canvas:
         return f32(np.exp(-(((self.x - x) / width) ** 2) - ((self.y - y) / height) ** 2) * self.front)
 
     def complexion(self, blood: float, tone: float, freckles: float) -> None:
-        """Red cheeks, nose and chin, shade round the eyes, freckles and moles."""
+        """Red cheeks, nose and chin, shade around the eyes, freckles and moles."""
         rng = self.rng
         flush = (
             0.55 * self.spot(3.9, 0.2, 1.9, 1.5)
@@ -144,7 +140,7 @@ class _Canvas:
             self.tint((0.45, 0.35, 0.32), mole / np.float32(255) * rng.uniform(0.3, 0.9))
 
     def beard(self, colour: Floats, ranges: Ranges) -> bool:
-        """Beard or stubble, under a line from the sideburns over the cheek to the moustache; True if there is none."""
+        """Beard or stubble below a line from the sideburns over the cheek to the moustache; True if there is none."""
         grown = self.rng.random()
         if grown > ranges.beard + ranges.stubble:
             return True
@@ -160,7 +156,7 @@ class _Canvas:
         return False
 
     def lips(self, blood: float, painted: bool) -> None:
-        """Rosier and darker than the skin, striped, with a border that is soft by under a millimetre."""
+        """Lips: redder and darker than the skin, striped, with a soft border."""
         rng, lip, face = self.rng, self.atlas.lip, self.atlas.face
         where = step(lip, -0.06, 0.08) * face
         colour = self.skin * f32([0.82, 0.5, 0.52]) * rng.uniform(0.85, 1.1) + f32([0.05, 0.0, 0.01]) * blood
@@ -174,7 +170,7 @@ class _Canvas:
         self.gloss += where * rng.uniform(0.1, 1.2)
 
     def wrinkles(self, age: float) -> None:
-        """Furrows at rest; everybody has the crease of the lid, few the lines of pressed lips."""
+        """Furrows at rest; everybody has the crease of the lid, few have the lines of pressed lips."""
         for name, pair in self.atlas.furrows.items():
             depth = age * self.rng.uniform() * (0.3 if name in ("press_fold", "lip_lines", "lower_lid") else 1)
             if name == "lid_crease":
@@ -206,13 +202,13 @@ class _Canvas:
 
 
 def _brows(atlas: Atlas, rng: np.random.Generator, thickness: float) -> Floats:
-    """Brow hairs as strokes: upright at the inner end, lying outwards along the arch, thinning to the tail."""
+    """Brow hairs as strokes: upright at the inner end, then along the arch, thinner at the outer end."""
     drawing = np.zeros((TILE, 2 * TILE), np.uint8)
     unit = atlas.scale
     drop = rng.uniform(0.0, 0.35)
     arch = rng.normal(0, 0.12)
-    for inner_first, outwards in ((atlas.landmarks[17:22][::-1], -1), (atlas.landmarks[22:27], 1)):
-        curve = smooth(inner_first, 100)
+    for points, outwards in ((atlas.landmarks[17:22][::-1], -1), (atlas.landmarks[22:27], 1)):
+        curve = smooth(points, 100)
         curve[:, 1] += unit * (drop - arch * np.sin(np.linspace(0, np.pi, 100)))
         for _ in range(int(330 * thickness**0.5)):
             s = rng.beta(1.1, 1.25)
