@@ -1,4 +1,4 @@
-"""A made-up study folder, as `triaffect study` leaves one: smooth videos of drawn faces, predictions that know some."""
+"""A made-up study folder as `triaffect study` writes it: smooth videos of drawn faces, predictions of some skill."""
 
 from __future__ import annotations
 
@@ -139,13 +139,14 @@ def make_study(
     for i, ((name, table), kind) in enumerate(zip(files.items(), kinds, strict=True)):
         path = f"predictions/{name.replace(' ', '-').replace(chr(39), '')}.parquet"
         save_predictions(table, study / path, {"model": name})
-        found = score(table, val, resamples=resamples)
-        model = {"name": name, "kind": kind, "tasks": list(found.tasks), "scores": found.to_dict(), "predictions": path}
+        scores = score(table, val, resamples=resamples)
+        about = {"name": name, "kind": kind, "tasks": list(scores.tasks), "predictions": path}
+        model = {**about, "scores": scores.to_dict()}
         trained = kind in ("single", "multi")
         if trained:
             run = study / "runs" / name
-            curves(run, found.tasks, 20 if kind == "single" else 26, i)
-            (run / "config.yaml").write_text(f"model:\n  backbone: resnet18\n  tasks: {list(found.tasks)}\n")
+            curves(run, scores.tasks, 20 if kind == "single" else 26, i)
+            (run / "config.yaml").write_text(f"model:\n  backbone: resnet18\n  tasks: {list(scores.tasks)}\n")
         model |= {
             "run": f"runs/{name}" if trained else None,
             "parameters": 11_180_000 + 6_000 * i if trained else None,
@@ -170,16 +171,17 @@ def make_study(
                 measures[name] = {"difference": found.difference[name], "low": low, "high": high, "p": found.p[name]}
             comparisons.append({"a": a, "b": b, "measures": measures})
 
-    told = {row["task"]: row for row in tuning.scores.to_dicts()}
-    scores = [
-        {"task": task, "paper": row["fixed"], "tuned": row["cross_fitted"]}
-        | {name: row[name] for name in ("single", "multi", "in_sample")}
-        for task, row in told.items()
-    ]
+    tuned = tuning.scores.to_dicts()
     halves = [
-        {"name": "fusion", "task": task, "single": row["single"], "multi": row["multi"], "tuned": row["cross_fitted"]}
-        | {"lambda": lambdas[task], "tuned_on": f"{half} half", "scored_on": f"{other} half"}
-        for task, row in told.items()
+        {
+            "name": "fusion",
+            "task": row["task"],
+            "single": row["single"],
+            "multi": row["multi"],
+            "tuned": row["cross_fitted"],
+        }
+        | {"share": lambdas[row["task"]], "tuned_on": f"{half} half", "scored_on": f"{other} half"}
+        for row in tuned
         for half, other in (("first", "second"), ("second", "first"))
     ]
     (study / "study.yaml").write_text("title: Single-task, multi-task, fused\nruns: [va, expr, au, multi]\n")
@@ -220,8 +222,8 @@ def make_study(
         "same_data": False,
         "models": models,
         "tuning": [
-            {"name": "fused", "single": "single-task", "multi": "multi", "lambdas": lambdas, "folds": tuning.folds}
-            | {"curves": tuning.curves.to_dicts(), "scores": scores}
+            {"name": "fused", "single": ["single-task"], "multi": "multi", "lambdas": lambdas, "folds": tuning.folds}
+            | {"curves": tuning.curves.to_dicts(), "scores": tuned}
         ],
         "halves": halves,
         "comparisons": comparisons,

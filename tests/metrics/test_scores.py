@@ -386,7 +386,7 @@ def test_bad_options_are_refused_by_name(make, options, named):
 
 def test_scoring_never_loads_torch():
     code = (
-        "import sys, triaffect.metrics.scores, triaffect.metrics.fusion, triaffect.report.plots;"
+        "import sys, triaffect.metrics.scores, triaffect.metrics.fusion, triaffect.report.figures;"
         "print([m for m in ('torch', 'torchvision', 'timm', 'lightning', 'matplotlib.pyplot') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,10 +20,10 @@ from made_study import make_study
 from triaffect.cli.main import main
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
-from triaffect.report import exhibits, figures, sections
-from triaffect.report.inline import svg, thumbnail
+from triaffect.report import image_sections, panels, sections
 from triaffect.report.report import TITLES, write_report
-from triaffect.report.study_folder import Study, epochs_to, extremes, typical_videos
+from triaffect.report.study_folder import StudyFolder, epochs_to, extreme_frames, typical_videos
+from triaffect.report.style import svg, thumbnail
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -119,12 +119,12 @@ def test_every_section_is_there_in_order_and_in_the_contents(page):
 def test_sections_without_data_are_left_out(change):
     lean = change(comparisons=[], halves=[], failures=[], paper=None)
     page = Page(write_report(lean).read_text())
-    assert page.sections == ["scores", "cost", "va", "expr", "au", "making"]
+    assert page.sections == ["scores", "cost", "va", "expr", "au", "reproduction"]
     text = (lean / "report.html").read_text()
-    assert "index 'gone' is not there any more" in text.replace("&#39;", "'")
+    assert "index 'gone' is missing" in text.replace("&#39;", "'")
     assert "metrics.csv cannot be read" in text
     page = Page(write_report(change(models=[], comparisons=[], halves=[], paper=None)).read_text())
-    assert page.sections == ["failures", "making"]
+    assert page.sections == ["failures", "reproduction"]
 
 
 def test_the_page_is_the_same_elsewhere_and_needs_no_torch(study, text):
@@ -200,8 +200,8 @@ def test_scores_stand_as_they_were_found(page, study):
 
 def test_the_papers_figures_need_the_papers_data(change, text, study):
     assert "only on the same data" not in text
-    assert "of s-Aff-Wild2. This study was made on other data" in text
-    rows = Page(write_report(change(same_data=True)).read_text()).tables["The paper's figures and ours"]
+    assert "on s-Aff-Wild2. This study uses other data" in text
+    rows = Page(write_report(change(same_data=True)).read_text()).tables["The paper's scores and ours"]
     assert [cell.strip() for cell in rows[1]][1:] == ["0.100", "0.200", "0.300", "0.600"]
     assert len(rows) == 2 + len(json.loads((study / "results.json").read_text())["models"])
 
@@ -255,11 +255,11 @@ def error_of(row) -> tuple[float, int]:
 
 
 def test_worst_and_best_frames(study):
-    shown = Study.read(study).shown()
+    shown = StudyFolder.read(study).best_predictions()
     rows = [row | dict(zip(("is", "tasks"), error_of(row), strict=True)) for row in shown.to_dicts()]
     assert shown["error"].to_list() == pytest.approx([row["is"] for row in rows])
     seen = [row for row in rows if row["exists"] and not row["filled"] and row["tasks"] == 3]
-    worst, best = extremes(shown)
+    worst, best = extreme_frames(shown)
     for side, sign in ((worst, -1), (best, 1)):
         taken: list[str] = []
         for row in sorted(seen, key=lambda row: (sign * row["is"], row["image"])):
@@ -268,20 +268,20 @@ def test_worst_and_best_frames(study):
                 taken.append(row["image"])
         assert side["image"].to_list() == taken
     one = shown.filter(pl.col("video") == shown["video"][0])
-    assert extremes(one)[0].height == 10  # a single video gives all of them
+    assert extreme_frames(one)[0].height == 10  # a single video gives all of them
 
 
 def test_a_planted_mistake_is_the_worst(study):
-    found = Study.read(study)
-    shown = found.shown()
-    image = shown.filter(pl.col("judged") == 3, pl.col("exists"))["image"][5]
+    found = StudyFolder.read(study)
+    shown = found.best_predictions()
+    image = shown.filter(pl.col("labelled_tasks") == 3, pl.col("exists"))["image"][5]
     planted = shown.with_columns(error=pl.when(pl.col("image") == image).then(1.0).otherwise("error"))
-    assert extremes(planted)[0]["image"][0] == image
-    assert image not in extremes(planted.with_columns(filled=pl.col("image") == image))[0]["image"]
+    assert extreme_frames(planted)[0]["image"][0] == image
+    assert image not in extreme_frames(planted.with_columns(filled=pl.col("image") == image))[0]["image"]
 
 
 def test_videos_from_the_best_to_the_worst(study):
-    shown = Study.read(study).shown()
+    shown = StudyFolder.read(study).best_predictions()
     means = dict(shown.group_by("video").agg(pl.col("error").mean()).iter_rows())
     videos = typical_videos(shown)
     assert len(videos) == 4
@@ -311,16 +311,16 @@ def test_epochs_to_90_agree_with_the_runs(page, study):
 
 
 def test_who_is_looked_at_closely(study):
-    found = Study.read(study)
-    score = {model["name"]: model["scores"]["tasks"].get("expr") for model in found.models}
+    found = StudyFolder.read(study)
+    score = {model.name: model.score("expr") for model in found.models}
     names = [name for name in score if score[name] is not None and name != "expr"]  # which stands in single-task
-    assert [model["name"] for model in found.leading("expr", 9)] == sorted(names, key=score.__getitem__, reverse=True)
+    assert [model.name for model in found.leading("expr", 9)] == sorted(names, key=score.__getitem__, reverse=True)
     assert len(found.leading("expr")) == 3
-    assert {model["name"] for model in found.best().values()} == {"fused, tuned λ"}
-    found.models = [model for model in found.models if model["kind"] == "single"]
-    assert {task: model["name"] for task, model in found.best().items()} == {"va": "va", "expr": "expr", "au": "au"}
-    assert [model["name"] for model in found.leading("va")] == ["va"]
-    each = found.shown().select("predicted_valence", "predicted_neutral", "predicted_AU26")
+    assert {model.name for model in found.best().values()} == {"fused, tuned λ"}
+    found.results.models = [model for model in found.models if model.kind == "single"]
+    assert {task: model.name for task, model in found.best().items()} == {"va": "va", "expr": "expr", "au": "au"}
+    assert [model.name for model in found.leading("va")] == ["va"]
+    each = found.best_predictions().select("predicted_valence", "predicted_neutral", "predicted_AU26")
     assert each.null_count().row(0) == (0, 0, 0)
     assert sections.scores(found)["head"] == ["Valence-arousal", "Expression", "Action units"]  # no totals to compare
 
@@ -330,14 +330,14 @@ def test_pairs_are_turned_to_the_one_ahead(change):
         "va": {"difference": -0.1, "low": -0.2, "high": 0.05, "p": 0.3},
         "total": {"difference": -0.3, "low": -0.4, "high": -0.2, "p": 0.002},
     }
-    part = sections.comparisons(Study.read(change(comparisons=[{"a": "one", "b": "two", "measures": measures}])))
+    part = sections.comparisons(StudyFolder.read(change(comparisons=[{"a": "one", "b": "two", "measures": measures}])))
     (row,) = part["rows"]
     assert (row["a"], row["b"]) == ("two", "one")
     va, total = row["cells"]
-    assert (va["value"], va["low"], va["high"], va["real"], va["p"]) == (0.1, -0.05, 0.2, False, 0.3)
-    assert (total["value"], total["low"], total["high"], total["real"]) == (0.3, 0.2, 0.4, True)
-    assert va["place"]["floor"] == 50  # zero stands in the middle
-    assert (part["count"], part["real"]) == (2, 1)
+    assert (va["value"], va["low"], va["high"], va["significant"], va["p"]) == (0.1, -0.05, 0.2, False, 0.3)
+    assert (total["value"], total["low"], total["high"], total["significant"]) == (0.3, 0.2, 0.4, True)
+    assert va["place"]["reference"] == 50  # zero stands in the middle
+    assert (part["count"], part["significant"]) == (2, 1)
 
 
 def test_paths_of_the_folder_the_study_ran_in(study, tmp_path, monkeypatch):
@@ -347,40 +347,40 @@ def test_paths_of_the_folder_the_study_ran_in(study, tmp_path, monkeypatch):
     (study.parent / "other").mkdir()
     (study.parent / "other" / "results.json").write_text(json.dumps(results))
     monkeypatch.chdir(tmp_path)
-    found = Study.read(study.parent / "other")
+    found = StudyFolder.read(study.parent / "other")
     assert found.index.height == 36 * 24
-    assert found.images.samefile(study.parent / "images")
+    assert found.image(found.labels["exists"].arg_max()).startswith(b"\xff\xd8")
 
 
 def test_missing_predictions_leave_a_note(study, tmp_path, change):
-    found = Study.read(change(index=str(study.parent / "index.parquet")))
-    assert found.shown() is None
-    assert exhibits.timelines(found) is None
-    assert exhibits.images(found) is None
-    assert any("what needs these predictions is left out" in note for note in found.notes)
-    found.models[0]["predictions"] = "../../secret.parquet"
-    found._beside.clear()
-    assert found.beside(found.models[0]) is None
+    found = StudyFolder.read(change(index=str(study.parent / "index.parquet")))
+    assert found.best_predictions() is None
+    assert image_sections.timelines(found) is None
+    assert image_sections.frames(found) is None
+    assert any("sections that need these predictions are left out" in note for note in found.notes)
+    found.models[0].predictions = "../../secret.parquet"
+    found._tables.clear()
+    assert found.predictions(found.models[0]) is None
 
 
 # Pictures ---------------------------------------------------------------------------------------------------------
 
 
 def test_svg_takes_the_pages_colours_and_letters():
-    text = svg(figures.confusion(np.eye(8) * 3), 'a "label" <b>')
+    text = svg(panels.confusion(np.eye(8) * 3), 'a "label" <b>')
     assert text.startswith('<svg viewBox="0 0 ')
     assert 'aria-label="a &#34;label&#34; &lt;b&gt;"' in text
     assert ">Happiness</text>" in text
     assert "var(--s1)" in text
     assert "font-family" not in text
     assert not re.search(r"(fill|stroke): #", text)
-    assert text == svg(figures.confusion(np.eye(8) * 3), 'a "label" <b>')
+    assert text == svg(panels.confusion(np.eye(8) * 3), 'a "label" <b>')
 
 
 def test_confusion_tells_shares_of_the_label():
     counts = np.diag(np.arange(1, 9))
     counts[0, 7] = 3
-    axes = figures.confusion(counts).axes[0]
+    axes = panels.confusion(counts).axes[0]
     assert [t.get_text() for t in axes.texts][:3] == ["25", "75", "100"]
     assert {(t.get_position(), t.get_text()) for t in axes.texts} >= {((0, 0), "25"), ((7, 0), "75")}
     assert len(axes.patches) == 64
@@ -394,7 +394,7 @@ def test_timeline_keeps_gaps_and_tells_hits_from_misses():
     label["au"][5:, 1] = predicted["au"][5:, 1] = 1
     predicted["au"][:, 2] = 1  # false alarm
     label["au"][:, 3] = np.nan
-    valence, arousal, expr, au = figures.timeline(frame, label, predicted).axes
+    valence, arousal, expr, au = panels.timeline(frame, label, predicted).axes
     assert len(arousal.lines) == 2
     truth, guess = (line.get_ydata() for line in valence.lines)
     assert len(truth) == 54
@@ -408,23 +408,21 @@ def test_timeline_keeps_gaps_and_tells_hits_from_misses():
     assert set(alarm) == {2}
     assert set(hit) == {1}
     assert 3 not in neither
-    figures.timeline(np.array([7]), {"expr": np.array([1.0])}, {"expr": np.array([np.nan])})
+    panels.timeline(np.array([7]), {"expr": np.array([1.0])}, {"expr": np.array([np.nan])})
 
 
 def test_thumbnails_are_small_pictures(tmp_path):
     Image.new("RGB", (640, 320), (200, 30, 30)).save(tmp_path / "a.png")
-    data = thumbnail(tmp_path / "a.png", 64)
+    data = thumbnail((tmp_path / "a.png").read_bytes(), 64)
     with Image.open(io.BytesIO(base64.b64decode(data.removeprefix("data:image/jpeg;base64,")))) as picture:
         assert (picture.format, picture.size) == ("JPEG", (64, 32))
-    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8 no picture")
-    assert thumbnail(tmp_path / "b.jpg") is None
-    assert thumbnail(tmp_path / "c.jpg") is None
+    assert thumbnail(b"\xff\xd8 no image") is None
 
 
 def test_a_frame_without_its_picture(study, change):
-    found = Study.read(study)
-    found.images = study / "nowhere"
-    part = exhibits.images(found)
+    found = StudyFolder.read(study)
+    found._images = None
+    part = image_sections.frames(found)
     assert [card["picture"] for card in part["worst"]] == [None] * 10
     with pytest.raises(InputError, match=r"no results\.json"):
-        Study.read(study / "nowhere")
+        StudyFolder.read(study / "nowhere")

@@ -22,7 +22,8 @@ from triaffect.data.predictions import load_predictions
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
 from triaffect.metrics.scores import score
-from triaffect.report.answer import answer
+from triaffect.report.report import answer
+from triaffect.report.results import HalvesResult, StudyResults
 from triaffect.study.recipe import read_study
 from triaffect.study.results import split_halves
 from triaffect.study.study import run_study, same_data
@@ -240,7 +241,7 @@ def test_ctrl_c_says_how_to_go_on(frames, tmp_path, monkeypatch, capsys):
     told = next(line for line in capsys.readouterr().err.splitlines() if "continue with" in line)
     monkeypatch.setattr(training, "train", lambda config, run, resume: run)  # leaves nothing, so nothing can be judged
     assert main(told.partition("triaffect ")[2].split()) == 1
-    assert results(out)["answer"] == ["No model of this study came to its end."]
+    assert results(out)["answer"] == ["No model of this study was completed."]
 
 
 def test_another_recipe_in_the_same_folder_is_refused(frames, whole, capsys):
@@ -512,7 +513,7 @@ def model(name, kind, tasks, low=0.1, members=None):
     return {"name": name, "kind": kind, "tasks": list(tasks), "scores": scores, "members": members}
 
 
-def test_the_answer_says_who_is_ahead_and_whether_it_is_real():
+def test_the_answer_says_who_is_ahead_and_whether_it_is_significant():
     models = [
         model("va", "single", {"va": 0.3}),
         model("multi", "multi", {"va": 0.4, "au": 0.2}, low=0.01),
@@ -521,40 +522,42 @@ def test_the_answer_says_who_is_ahead_and_whether_it_is_real():
     ]
     measures = {"va": {"difference": 0.1, "low": 0.02, "high": 0.2, "p": 0.01}}
     measures["au"] = {"difference": -0.1, "low": -0.3, "high": 0.1, "p": 0.4}
+    halves = HalvesResult("fused", "va", "first half", "second half", 0.5, 0.3, 0.4, 0.45)
     lines = answer(
-        {
-            "models": models,
-            "comparisons": [{"a": "multi", "b": "all", "measures": measures}],
-            "halves": [{"name": "fused"}],
-            "failures": [{"name": "x"}],
-        }
+        StudyResults.from_dict(
+            {
+                "models": models,
+                "comparisons": [{"a": "multi", "b": "all", "measures": measures}],
+                "halves": [halves.to_dict()],
+                "failures": [{"name": "x", "reason": "y"}],
+            }
+        )
     )
     text = "\n".join(lines)
     assert lines[:3] == [
         "In total multi and all are level (0.600).",
-        "By task: valence-arousal 0.400 to 0.300 (real), action units 0.200 to 0.300 (may be chance).",
-        "Fused, each half of the videos with the λ chosen on the other, is in total ahead of multi, 0.700 to 0.600, "
-        "and at least as good as the better of its two sides on each task but action units (0.250 to 0.300).",
+        "By task: valence-arousal 0.400 to 0.300 (significant), action units 0.200 to 0.300 (not significant).",
+        "Fused (each half of the videos with the λ chosen on the other half) is in total ahead of multi, 0.700 "
+        "to 0.600, and at least as good as the better of its two sides on each task but action units (0.250 to 0.300).",
     ]
-    assert (
-        "Not clearly above the floor of trivial predictors: multi on valence-arousal and multi on action units." in text
-    )
+    unclear = "multi on valence-arousal and multi on action units"
+    assert f"Not clearly better than the trivial baseline: {unclear}." in text
     assert "Missing: x" in text
     total = {"difference": 0.1, "low": -0.1, "high": 0.3, "p": 0.3}
     pair = {"a": "all", "b": "fused", "measures": {"total": total}}
     others = [models[0], models[2], {**models[3], "kind": "joined"}]
-    (line, _) = answer({"models": others, "comparisons": [pair], "failures": []})
+    (line, _) = answer(StudyResults.from_dict({"models": others, "comparisons": [pair]}))
     assert line.endswith(
-        "fused is ahead of all, 0.700 to 0.600 (may be chance: 95 % interval over videos −0.300 to +0.100)."
+        "fused is ahead of all, 0.700 to 0.600 (not significant: 95 % interval of the difference −0.300 to +0.100)."
     )  # turned round
-    assert answer({"models": []}) == ["No model of this study came to its end."]
+    assert answer(StudyResults()) == ["No model of this study was completed."]
 
 
 def test_many_models_are_counted_and_the_best_is_told_of():
     values = {"a": (0.4, 0.2), "b": (0.2, 0.1), "c": (0.5, 0.35), "d": (0.3, 0.3)}
     models = [model(name, "multi", {"va": va, "au": au}) for name, (va, au) in values.items()]
     models.append(model("all", "joined", {"va": 0.3, "au": 0.25}))
-    lines = answer({"models": models, "comparisons": [], "halves": [], "failures": []})
+    lines = answer(StudyResults.from_dict({"models": models}))
     assert lines[:3] == [
         "Of 4 multi-task models 3 are ahead of all in total, 1 on every task (c).",
         "In total c is ahead of all, 0.850 to 0.550.",

@@ -107,7 +107,7 @@ def stats(index: str, split: str | None = None, json: bool = False, plots: str |
     result = statistics(rows)
     print(dumps({"splits": result, "leaks": split_leaks(rows)}, indent=1) if json else tables(result))
     if plots is not None:
-        from triaffect.report.plots import save_figure, statistics_figures
+        from triaffect.report.figures import save_figure, statistics_figures
 
         for name, figure in statistics_figures(result).items():
             save_figure(figure, Path(plots) / f"{name}.png")
@@ -136,7 +136,7 @@ def show(
         seed: Another seed draws other crops.
     """
     from triaffect.data.index import load_index, provenance
-    from triaffect.report.plots import contact_sheet, save_figure
+    from triaffect.report.figures import contact_sheet, save_figure
 
     root = images or provenance(index).get("images")
     if not root or not Path(root).is_dir():

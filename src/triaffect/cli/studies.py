@@ -62,10 +62,11 @@ def _progress(line: str) -> None:
 
 def _print_results(results: Mapping[str, Any], folder: str) -> int:
     """Print scores, answer and failures of a study; return the exit code."""
-    from triaffect.report.answer import plain_table
+    from triaffect.report.report import results_table
+    from triaffect.report.results import StudyResults
 
     if results["models"]:
-        print(f"{plain_table(results)}\n")
+        print(f"{results_table(StudyResults.from_dict(results))}\n")
     print("\n".join(results["answer"]))
     for failure in results["failures"]:
         print(f"failed: {failure['name']}: {failure['reason']}", file=sys.stderr)

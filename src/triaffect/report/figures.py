@@ -1,289 +1,227 @@
-"""The panels of the report: small figures without titles, legible at the width of a phone.
+"""Figures that are written as files: of an index, of some of its crops, of a training run.
 
-Their words are fixed ones; names from data files stand beside them, in the page. Colours are those of style.py, which
-the page turns into its own light and dark ones.
+Each function returns a matplotlib Figure, made without pyplot and its global state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import PathPatch, Rectangle
-from matplotlib.path import Path as Outline
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-from numpy.typing import ArrayLike, NDArray
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS, TASK_NAMES, TASKS, VA
-from triaffect.report.style import GRID, INK, PAPER, SERIES, SOFT, tidy
+from triaffect.data.image_store import open_images
+from triaffect.images import read_image
+from triaffect.io import InputError
+from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, LABEL_COLUMNS, TASK_NAMES, TASKS, VA, score_key
+from triaffect.report.panels import bars, circumplex, draw_run
+from triaffect.report.style import INK, SERIES, SOFT, format_signed, legend, page, save_figure, tidy
 
-NARROW, WIDE = 3.25, 4.9
-"""Inches: three panels, or two, side by side on a wide page; one under the other on a phone."""
+__all__ = ["conflict_curves", "contact_sheet", "save_figure", "statistics_figures", "training_curves"]
 
-CLASS_COLOURS = ("#c2c9d0", "#c0504d", "#7d8c3b", "#7b5ea7", "#e0a030", "#3f7fb5", "#4fa899", "#857b72")
-"""Of the eight expressions, in their order; mid tones that stand on light and on dark paper."""
-
-SHADES = LinearSegmentedColormap.from_list("shades", [(*to_rgb(SERIES[0]), alpha) for alpha in (0.14, 0.5, 1.0)])
-"""One colour, more and more opaque, so that it lies on light and on dark paper."""
-
-COLUMNS = 400
-"""Of a time line: more frames than this share a column."""
+Shares = Mapping[str, Mapping[str, float | None]]
+"""Split -> name -> share."""
 
 
-def _panel(height: float, width: float = NARROW) -> Figure:
-    layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0.03, hspace=0.04)
-    return Figure(figsize=(width, height), layout=layout, facecolor="none")
-
-
-def _square(axes: Axes, x: str, y: str) -> None:
-    tidy(axes, x, y)
-    axes.spines[:].set(visible=True, color=GRID)
-    ticks = [-1, -0.5, 0, 0.5, 1]
-    axes.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02), xticks=ticks, yticks=ticks, aspect="equal")
-    for line in (axes.axhline, axes.axvline):
-        line(0, color=GRID, linewidth=0.8, zorder=0)
-
-
-def va_agreement(pred: ArrayLike, target: ArrayLike, name: str) -> Figure:
-    """A dot a frame, label across and prediction up; the dots are one picture, however many they are.
-
-    Args:
-        pred: (n,) predictions.
-        target: (n,) labels; NaN is missing.
-        name: valence or arousal.
-    """
-    p, t = np.asarray(pred, float), np.asarray(target, float)
-    figure = _panel(3.1)
-    axes = figure.subplots()
-    _square(axes, f"{name}, label", f"{name}, prediction")
-    axes.plot([-1, 1], [-1, 1], color=SERIES[1], linewidth=1.2, zorder=4)
-    opacity = float(np.clip(12 / np.sqrt(max(1, len(t))), 0.05, 0.5))
-    axes.scatter(t, p, 9, SERIES[0], alpha=opacity, linewidths=0, rasterized=True, zorder=3)
+def _balance(shares: Shares, title: str, x: str, words: Mapping[str, Mapping[str, str]]) -> Figure:
+    """Draw horizontal bars of shares in [0, 1] by split, with a text after each bar."""
+    names = list(next(iter(shares.values())))
+    figure = page(7.2, 1.2 + len(names) * max(0.3, 0.2 * len(shares)), title)
+    axes = tidy(figure.subplots(), x=x, grid="x")
+    groups = bars(axes, names, [[row[name] for name in names] for row in shares.values()])
+    for group, (split, row) in zip(groups, words.items(), strict=True):
+        group.set_label(split)
+        axes.bar_label(group, [row[name] for name in names], padding=4, fontsize=8, color=SOFT)
+    axes.margins(x=0.14, y=0.02)
+    axes.set_xlim(left=0)
+    if len(shares) > 1:
+        legend(axes, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(shares), borderaxespad=0)
     return figure
 
 
-def circumplex(axes: Axes, counts: ArrayLike) -> Any:
-    """How often each place of valence (across) and arousal (up) is taken, (bins, bins) over [-1, 1]², arousal first."""
-    seen = np.asarray(counts, float)
-    _square(axes, "valence (negative to positive)", "arousal (calm to active)")
-    turn = np.linspace(0, 2 * np.pi, 120)
-    axes.plot(np.cos(turn), np.sin(turn), color=GRID, linewidth=0.8)
-    norm, cells = LogNorm(1, max(10, seen.max())), np.ma.masked_less(seen, 0.5)
-    return axes.imshow(cells, SHADES, norm, extent=(-1, 1, -1, 1), origin="lower", interpolation="none")
-
-
-def va_cloud(valence: ArrayLike, arousal: ArrayLike) -> Figure:
-    """The circumplex of (n,) values of each, in [-1, 1]."""
-    counts = np.histogram2d(np.asarray(arousal, float), np.asarray(valence, float), 28, [[-1, 1], [-1, 1]])[0]
-    figure = _panel(3.1)
-    circumplex(figure.subplots(), counts)
+def _density(histograms: Mapping[str, Any]) -> Figure:
+    """Draw the density of the labels on the circumplex; (bins, bins) counts over [-1, 1]² by split, valence first."""
+    figure = page(0.9 + 4.1 * len(histograms), 4.4, "Valence and arousal")
+    panels = figure.subplots(1, len(histograms), squeeze=False)[0]
+    for axes, (split, counts) in zip(panels, histograms.items(), strict=True):
+        bar = figure.colorbar(circumplex(axes, np.array(counts).T), ax=axes, shrink=0.8, aspect=28, pad=0.02)
+        axes.set_title(f"{split}: {int(np.sum(counts)):,} frames", fontsize=10, color=INK, loc="left")
+        bar.outline.set_visible(False)
+        bar.set_ticks([tick for tick in (10**i * j for i in range(8) for j in (1, 3)) if tick <= np.max(counts)])
+        bar.formatter = StrMethodFormatter("{x:,.0f}")
+        bar.minorticks_off()
+        bar.ax.tick_params(length=0, which="both", labelsize=8, labelcolor=SOFT)
+        bar.set_label("frames per cell", fontsize=8, color=SOFT)
     return figure
 
 
-def confusion(counts: ArrayLike) -> Figure:
-    """Which expressions are taken for which, as shares of the label's frames.
-
-    Args:
-        counts: (8, 8) frames, label in rows, prediction in columns.
-    """
-    frames = np.asarray(counts, float)
-    share = frames / np.maximum(frames.sum(1, keepdims=True), 1)
-    figure = _panel(3.4)
-    axes = tidy(figure.subplots(), "prediction", "label")
-    for (i, j), value in np.ndenumerate(share):
-        cell = (j - 0.47, i - 0.47)
-        axes.add_patch(Rectangle(cell, 0.94, 0.94, facecolor=SERIES[0], alpha=max(0.05, value), linewidth=0))
-        if value >= 0.005:
-            axes.text(
-                j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=PAPER if value > 0.55 else INK
-            )
-    axes.set(xlim=(-0.5, 7.5), ylim=(7.5, -0.5), aspect="equal")
-    axes.set_xticks(range(8), EXPRESSIONS, rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(8), EXPRESSIONS)
-    return figure
-
-
-def timeline(
-    frame: ArrayLike, label: Mapping[str, NDArray[np.float64]], predicted: Mapping[str, NDArray[np.float64]]
+def contact_sheet(
+    index: pl.DataFrame,
+    images: str | os.PathLike[str],
+    n: int = 20,
+    task: str | None = None,
+    split: str | None = None,
+    seed: int = 0,
 ) -> Figure:
-    """A video from its first frame to its last: valence, arousal, expression ribbons, AU raster.
+    """Draw random crops next to their annotations, to check data and labels by eye.
+
+    This is the "random image generator" of Asim 2024. A crop that cannot be decoded is an empty cell with its name.
 
     Args:
-        frame: (n,) frame numbers, rising.
-        label: `va` (n, 2), `expr` (n,) codes, `au` (n, 12) of 0 and 1; NaN is missing. Tasks may lack.
-        predicted: The same of the prediction.
+        index: An index.
+        images: The folder that its column `image` is relative to, or a packed file.
+        n: Number of crops.
+        task: Only frames that are labelled for this task, and only its labels.
+        split: Only this split.
+        seed: Seed of the draw.
+
+    Raises:
+        InputError: There is no such frame, or an image's name leaves the root.
     """
-    frame = np.asarray(frame)
-    at = np.linspace(frame[0], frame[-1], min(COLUMNS, int(frame[-1] - frame[0]) + 1))
-    place = np.searchsorted((frame[1:] + frame[:-1]) / 2, at)
-    step = float(np.median(np.diff(frame))) if len(frame) > 1 else 1.0
-    far = abs(frame[place] - at) > 1.5 * max(step, (frame[-1] - frame[0]) / len(at))  # a gap stays a gap
-
-    def drawn(task: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        between = np.stack([np.interp(at, frame, row) for row in values.T]) if task == "va" else values[place].T
-        return np.where(far, np.nan, between)
-
-    sides = [{task: drawn(task, side[task]) for task in label} for side in (label, predicted)]
-    heights = {"va": [1.0, 1.0], "expr": [0.55], "au": [2.3]}
-    ratios = [height for task in label for height in heights[task]]
-    figure = _panel(0.4 + 0.82 * sum(ratios), WIDE)
-    panels = iter(figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0])
-    edges = (at[0] - 0.5, at[-1] + 0.5)
-    truth, guess = sides
-    for i, name in enumerate(VA if "va" in label else ()):
-        axes = tidy(next(panels), "", name, "", "y")
-        axes.plot(at, truth["va"][i], color=INK, linewidth=1.3)
-        axes.plot(at, guess["va"][i], color=SERIES[0], linewidth=1.3)
-        axes.set(ylim=(-1.05, 1.05), yticks=[-1, 0, 1])
-    if "expr" in label:
-        axes = tidy(next(panels))
-        _ribbons(axes, np.stack([truth["expr"], guess["expr"]]), [(colour, 1) for colour in CLASS_COLOURS], edges)
-        axes.set_yticks([0, 1], ["label", "predicted"])
-    if "au" in label:
-        axes = tidy(next(panels))
-        # 0 neither, 1 missed, 2 false alarm, 3 hit
-        code = np.where(np.isnan(truth["au"]), np.nan, truth["au"] + 2 * guess["au"])
-        _ribbons(axes, code, [(SOFT, 0.08), (SERIES[0], 0.35), (SERIES[1], 1), (SERIES[0], 1)], edges)
-        axes.set_yticks(range(12), ACTION_UNITS, fontsize=8)
-    axes.set_xlabel("frame", fontsize=9, color=SOFT)
-    axes.set_xlim(edges)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    figure.align_ylabels()
+    tasks = TASKS if task is None else (task,)
+    if task is not None and task not in TASKS:
+        raise InputError(f"no task {task!r}; there are {', '.join(TASKS)}")
+    rows = index.filter(pl.col("exists").fill_null(True))  # null: not checked
+    if split is not None:
+        rows = rows.filter(pl.col("split") == split)
+    if task is not None:
+        rows = rows.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in LABEL_COLUMNS[task]))
+    if not rows.height or n < 1:
+        which = f"labelled for {task} " if task else ""
+        raise InputError(
+            f"no frame {which}with a crop{f' in split {split}' if split else ''} to show; see triaffect stats"
+        )
+    chosen = rows[np.random.default_rng(seed).choice(rows.height, min(n, rows.height), replace=False)]
+    columns = min(4, chosen.height)
+    lines = -(-chosen.height // columns)
+    where = f"{chosen.height} of {rows.height:,} crops" + (f", split {split}" if split else "") + f", seed {seed}"
+    figure = page(3.5 * columns, 0.6 + 1.72 * lines, "Crops and their labels", where)
+    cells = figure.subplots(lines, 2 * columns, squeeze=False, width_ratios=[1.5, 1.75] * columns).reshape(-1, 2)
+    for picture, text in cells:
+        picture.axis("off")
+        picture.set_anchor("NW")
+        text.axis("off")
+    read = open_images(images, chosen["image"])
+    for number, ((picture, text), row) in enumerate(zip(cells, chosen.iter_rows(named=True), strict=False)):
+        try:
+            pixels = read_image(read(number))
+        except (OSError, ValueError):
+            pixels = np.full((8, 8, 3), 238, np.uint8)
+            note, style = f"cannot be decoded\n{row['image']}", {"ha": "center", "va": "center", "wrap": True}
+            picture.text(3.5, 3.5, note, fontsize=7, color=SOFT, **style)
+        picture.imshow(pixels)
+        words = [f"frame {row['frame']}, {row['split']}", *(words for task in tasks for words in _words(task, row))]
+        text.text(0, 1, _short(str(row["video"])), va="top", fontsize=9, fontweight="bold", color=INK)
+        text.text(0, 0.85, "\n".join(words), va="top", fontsize=9, linespacing=1.45, color=INK)
     return figure
 
 
-def _ribbons(axes: Axes, code: NDArray[np.float64], colours: Sequence[Any], edges: tuple[float, float]) -> None:
-    """Rows of codes as bands, one shape a colour (not a picture, so that the colours stay the page's)."""
-    rows, columns = code.shape
-    x = np.linspace(*edges, columns + 1)
-    shapes: list[list[Any]] = [[] for _ in colours]
-    for row, values in enumerate(np.where(np.isnan(code), -1, code).astype(int)):
-        starts = np.flatnonzero(np.diff(values, prepend=-2))
-        for start, end in zip(starts, [*starts[1:], columns], strict=True):
-            if (value := values[start]) >= 0:
-                corners = [(x[start], row - 0.45), (x[end], row - 0.45), (x[end], row + 0.45), (x[start], row + 0.45)]
-                shapes[value].append(Outline([*corners, corners[0]], closed=True))
-    for shape, (colour, alpha) in zip(shapes, colours, strict=True):
-        if shape:
-            axes.add_patch(PathPatch(Outline.make_compound_path(*shape), facecolor=colour, alpha=alpha, linewidth=0))
-    axes.set_ylim(rows - 0.5, -0.5)
+def _short(name: str) -> str:
+    return name if len(name) < 24 else f"{name[:8]}…{name[-14:]}"
 
 
-def progress(runs: Sequence[tuple[ArrayLike, ArrayLike, int | None]]) -> Figure:
-    """A validation score of several runs by epoch, with a dot where a run reaches 90 % of its best.
+def _words(task: str, row: Mapping[str, Any]) -> list[str]:
+    """Return the annotations of a task as lines."""
+    if task == "va":
+        return ["   ".join(f"{name[0].upper()} {format_signed(row[name])}" for name in VA)]
+    if task == "expr":
+        return ["expression –" if row["expression"] is None else EXPRESSIONS[row["expression"]]]
+    labelled = [unit for unit in ACTION_UNITS if row[unit] is not None]
+    active = [unit[2:] for unit in labelled if row[unit]]
+    if not labelled:
+        return ["AU –"]
+    missing = len(ACTION_UNITS) - len(labelled)
+    return [f"AU {' '.join(active) or 'none'}" + (f" ({missing} missing)" if missing else "")]
+
+
+def statistics_figures(statistics: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:
+    """Draw the statistics of an index.
 
     Args:
-        runs: Epochs, scores, and the epoch of the dot; the look of the n-th is `line_style(n)`.
+        statistics: From `data.statistics.statistics`.
+
+    Returns:
+        `expressions`, `action_units`, `va_density` (each if a split has the labels) and `missing`.
     """
-    figure = _panel(2.3)
-    axes = tidy(figure.subplots(), "epoch", "validation score", "", "y")
-    for i, (epochs, values, reached) in enumerate(runs):
-        epoch, score = np.asarray(epochs), np.asarray(values, float)
-        colour, dashes, _ = line_style(i)
-        marker = "." if len(score) < 3 else ""
-        axes.plot(epoch, score, color=colour, linestyle=dashes, linewidth=1.6, marker=marker)
-        if reached is not None:
-            axes.plot([reached], score[epoch == reached][:1], "o", color=colour, markersize=5.5, markeredgecolor=PAPER)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    return figure
+    figures = {}
+    if rows := {split: of["expr"] for split, of in statistics.items() if "expr" in of}:
+        shares = {split: {name: row[name]["share"] for name in EXPRESSIONS} for split, row in rows.items()}
+        words = {split: {name: f"{row[name]['frames']:,}" for name in EXPRESSIONS} for split, row in rows.items()}
+        x = "share of the labelled frames; after each bar, frames"
+        figures["expressions"] = _balance(shares, "Expressions", x, words)
+    if rows := {split: of["au"] for split, of in statistics.items() if "au" in of}:
+        names = {f"{AU_NAMES[unit]}  {unit}": unit for unit in ACTION_UNITS}
+        rates: Shares = {split: {n: row[unit]["rate"] for n, unit in names.items()} for split, row in rows.items()}
+        x = "present, share of the AU's labelled frames"
+        figures["action_units"] = _balance(rates, "Action units", x, _percent(rates))
+    if densities := {split: of["va"]["density"] for split, of in statistics.items() if "va" in of}:
+        figures["va_density"] = _density(densities)
+    missing = {split: dict(of["missing"]) for split, of in statistics.items()}
+    if all(len({row[unit] for unit in ACTION_UNITS}) == 1 for row in missing.values()):
+        for row in missing.values():  # one bar instead of twelve equal ones
+            row["action units"] = max(row.pop(unit) for unit in ACTION_UNITS)
+    figures["missing"] = _balance(missing, "Missing labels", "share of the frames", _percent(missing))
+    return figures
 
 
-def line_style(number: int) -> tuple[str, Any, str]:
-    """Colour, dashes and their name in CSS that tell the n-th of several lines."""
-    dashes = (("-", "solid"), ((0, (4, 2)), "dashed"), ((0, (1, 1.6)), "dotted"))
-    return SERIES[number % len(SERIES)], *dashes[number // len(SERIES) % len(dashes)]
+def _percent(shares: Shares) -> dict[str, dict[str, str]]:
+    return {
+        split: {name: "not labelled" if v is None or np.isnan(v) else f"{v:.1%}" for name, v in row.items()}
+        for split, row in shares.items()
+    }
 
 
-def run_curves(metrics: pl.DataFrame) -> Figure:
-    """A run's loss of training and validation, and below it each task's validation score, from its `metrics.csv`."""
-    figure = _panel(3.1)
+def training_curves(metrics: pl.DataFrame) -> Figure:
+    """Draw the losses and official scores of a run by epoch, and mark the best epoch.
+
+    Args:
+        metrics: The table of `metrics.csv`: `epoch`, `train/loss`, `val/loss`, `val/total`, `val/va` ..., `lr`;
+            missing columns are left out.
+    """
+    note = f"learning rate {metrics['lr'][0]:.3g} to {metrics['lr'][-1]:.3g}" if "lr" in metrics.columns else ""
+    figure = page(6.4, 5.6, "Training", note)
     upper, lower = figure.subplots(2, 1, sharex=True)
     draw_run(upper, lower, metrics)
+    lower.set_ylabel("validation score")
+    scores = (
+        metrics[score_key("total")].cast(pl.Float64).fill_nan(None)
+        if score_key("total") in metrics.columns
+        else pl.Series([])
+    )
+    if (best := scores.arg_max()) is not None:
+        lower.axvline(metrics["epoch"][best], color=SERIES[1], linewidth=1, linestyle=(0, (4, 3)))
+        lower.set_title(f"best total {scores[best]:.3f}, epoch {metrics['epoch'][best]}", fontsize=9, color=INK)
+    for axes in (upper, lower):
+        if axes.lines:
+            legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def draw_run(upper: Axes, lower: Axes, metrics: pl.DataFrame) -> None:
-    """Draws losses above and scores below; what the table lacks is left out."""
-    tidy(upper, "", "loss", "", "y")
-    tidy(lower, "epoch", "score", "", "y")
-    lines = [(upper, "train/loss", SOFT, "--", "training"), (upper, "val/loss", INK, "-", "validation")]
-    lines += [(lower, f"val/{t}", colour, "-", TASK_NAMES[t]) for t, colour in zip(TASKS, SERIES, strict=False)]
-    for axes, column, colour, dashes, name in lines:
-        if column in metrics.columns:
-            values = metrics[column].cast(pl.Float64, strict=False).to_numpy()
-            marker = "." if len(values) < 3 else ""
-            axes.plot(metrics["epoch"], values, color=colour, ls=dashes, linewidth=1.5, marker=marker, label=name)
-    lower.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def lambda_curve(share: ArrayLike, score: ArrayLike, paper: float, tuned: float | None) -> Figure:
-    """The fused score at every λ; dashed the paper's λ, a dot at the tuned one.
+def conflict_curves(metrics: pl.DataFrame) -> Figure | None:
+    """Draw the cosine between the gradients of each pair of tasks by epoch; below 0 they conflict.
 
     Args:
-        share: (n,) λ, rising.
-        score: (n,) official score.
-        paper: The paper's λ.
-        tuned: The tuned λ.
+        metrics: The table of `metrics.csv` with `epoch` and `train/cosine_va_expr` and the like.
+
+    Returns:
+        None if no cosine was logged.
     """
-    x, y = np.asarray(share, float), np.asarray(score, float)
-    figure = _panel(2.2)
-    axes = tidy(figure.subplots(), "λ (0: multi-task alone, 1: single-task alone)", "score", "", "y")
-    axes.axvline(paper, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
-    axes.plot(x, y, color=SERIES[0], linewidth=1.8)
-    if tuned is not None:
-        axes.plot([tuned], [np.interp(tuned, x, y)], "o", color=SERIES[1], markersize=7, markeredgecolor=PAPER)
-    axes.set(xlim=(-0.03, 1.03), xticks=[0, 0.25, 0.5, 0.75, 1])
-    axes.margins(y=0.15)
-    return figure
-
-
-def shares(names: Sequence[str], series: Sequence[Sequence[float | None]]) -> Figure:
-    """Horizontal bars of shares in [0, 1], one colour a series.
-
-    Args:
-        names: Fixed words, from the top.
-        series: A share a name each; None where it is not known.
-    """
-    figure = _panel(0.5 + 0.26 * len(names))
-    axes = tidy(figure.subplots(), "", grid="x")
-    bars(axes, names, series)
-    axes.margins(y=0.01)
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    return figure
-
-
-def bars(axes: Axes, names: Sequence[str], series: Sequence[Sequence[float | None]]) -> list[Any]:
-    """Draws a group of bars a name, from the top, and a bar a series; returns those of each series."""
-    place, thick = np.arange(len(names)), 0.8 / len(series)
-    drawn = []
-    for i, values in enumerate(series):
-        at = place + (i - (len(series) - 1) / 2) * thick
-        known = np.nan_to_num(np.array(values, float))
-        drawn.append(axes.barh(at, known, thick * 0.87, color=SERIES[i % len(SERIES)]))
-    axes.set_yticks(place, names)
-    axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return drawn
-
-
-def trials(scores: Sequence[float | None]) -> Figure:
-    """The score of each trial of a search, and the best so far.
-
-    Args:
-        scores: In the order of the trials; None for a failed one.
-    """
-    values = np.array(scores, float)
-    figure = _panel(2.3, WIDE)
-    axes = tidy(figure.subplots(), "trial", "score", "", "y")
-    best = np.fmax.accumulate(values)
-    axes.step(np.arange(len(values)), best, where="post", color=SERIES[1], linewidth=1.4)
-    axes.plot(np.arange(len(values)), values, "o", color=SERIES[0], markersize=5)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    names = [name for name in metrics.columns if name.startswith("train/cosine_")]
+    if not names:
+        return None
+    figure = page(6.4, 3.6, "Gradient conflict", "below 0, a step for one task harms the other")
+    axes = tidy(figure.subplots(), "epoch", "cosine between the tasks' gradients", grid="y")
+    axes.axhline(0, color=INK, linewidth=1)
+    for name, colour in zip(names, SERIES, strict=False):
+        first, second = (TASK_NAMES[task] for task in name.removeprefix("train/cosine_").split("_"))
+        values = metrics[name].cast(pl.Float64).to_numpy()
+        marker = "o" if len(values) < 3 else ""
+        axes.plot(metrics["epoch"], values, color=colour, linewidth=2, marker=marker, label=f"{first}, {second}")
+    axes.margins(y=0.2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

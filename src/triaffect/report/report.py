@@ -1,71 +1,79 @@
-"""A study as one self-contained page: what was asked, what came out, and what it rests on."""
+"""The report of a study: one HTML page that needs no network, and the answer in a few sentences."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import jinja2
 
 from triaffect.io import write_text
-from triaffect.labels import EXPRESSIONS, TASK_NAMES
-from triaffect.report import exhibits, sections
-from triaffect.report.figures import CLASS_COLOURS
-from triaffect.report.study_folder import Study
+from triaffect.labels import EXPRESSIONS, TASK_NAMES, TASKS
+from triaffect.report import image_sections, sections
+from triaffect.report.panels import CLASS_COLOURS
+from triaffect.report.results import ModelResult, StudyResults
+from triaffect.report.study_folder import StudyFolder
+from triaffect.text import text_table
 
 TITLES = {
     "scores": "Scores",
-    "comparisons": "Is the difference real?",
-    "paper": "Beside the paper",
+    "comparisons": "Are the differences significant?",
+    "paper": "Comparison with the paper",
     "cost": "Cost",
     "va": "Valence and arousal",
     "expr": "Expressions",
     "au": "Action units",
     "timelines": "Time lines",
-    "images": "Worst and best frames",
+    "frames": "Worst and best frames",
     "fusion": "Fusion",
     "training": "Training",
-    "search": "Search",
+    "search": "Hyper-parameter search",
     "data": "Data",
     "failures": "Failures",
-    "making": "How this was made",
+    "reproduction": "How to reproduce this",
 }
 """Section -> heading, in the order of the page."""
 
-FORMS = {"score": ".3f", "signed": "+.3f", "count": "", "percent": ".1%", "share": ".2f"}
-"""How the page's filters print numbers."""
+FORMATS = {"score": ".3f", "signed": "+.3f", "count": "", "percent": ".1%", "share": ".2f"}
+"""Filter of the page -> format of its numbers."""
+
+MAX_DUELS = 3
+"""With more multi-task models than these, the answer counts them and compares only the best one by one."""
 
 
 def write_report(study: str | os.PathLike[str]) -> Path:
-    """Writes the page of a study, `report.html`: one file that needs no network, the same bytes for the same folder.
+    """Write the page of a study, `report.html`; the same folder gives the same bytes.
 
     Args:
-        study: The folder that `triaffect study` made. A section whose data is missing is left out.
+        study: The folder that `triaffect study` made. Sections without data are left out.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        InputError: The folder holds no results of a study.
+        InputError: The folder has no results of a study.
     """
-    found = Study.read(study)
+    folder = StudyFolder.read(study)
     parts: dict[str, Any] = {
-        "scores": sections.scores(found),
-        "comparisons": sections.comparisons(found),
-        "paper": sections.paper(found),
-        "cost": sections.cost(found),
-        **{task: sections.values(found, task) for task in TASK_NAMES},
-        "timelines": exhibits.timelines(found),
-        "images": exhibits.images(found),
-        "fusion": sections.fusion(found),
-        "training": exhibits.training(found),
-        "search": sections.search(found),
-        "data": sections.data(found),
-        "failures": found.results.get("failures"),
-        "making": sections.making(found),
+        "scores": sections.scores(folder),
+        "comparisons": sections.comparisons(folder),
+        "paper": sections.paper(folder),
+        "cost": sections.cost(folder),
+        **{task: sections.values(folder, task) for task in TASKS},
+        "timelines": image_sections.timelines(folder),
+        "frames": image_sections.frames(folder),
+        "fusion": sections.fusion(folder),
+        "training": image_sections.training(folder),
+        "search": sections.search(folder),
+        "data": sections.data(folder),
+        "failures": folder.results.failures,
+        "reproduction": sections.reproduction(folder),
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -74,37 +82,205 @@ def write_report(study: str | os.PathLike[str]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: partial(_number, form=form) for name, form in FORMS.items()}
+    environment.filters |= {name: partial(_number, form=form) for name, form in FORMATS.items()}
     environment.filters["time"] = _time
     page = environment.get_template("report.html").render(
-        results=found.results,
-        study=found,
+        results=folder.results,
+        study=folder,
         parts=parts,
         titles={name: title for name, title in TITLES.items() if parts[name]},
         classes=list(zip(EXPRESSIONS, CLASS_COLOURS, strict=True)),
-        notes=list(dict.fromkeys(found.notes)),
+        notes=list(dict.fromkeys(folder.notes)),
     )
-    path = found.folder / "report.html"
+    path = folder.folder / "report.html"
     write_text(path, page)
     return path
 
 
-def _known(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _number(value: Any, form: str) -> str:
-    if not _known(value):
+    if not _is_number(value):
         return "–"
-    if not form:  # whole numbers with separators, others with three digits that count
+    if not form:  # whole numbers with separators, others with three significant digits
         form = ",.0f" if isinstance(value, int) or abs(value) >= 100 else ".3g"
     return f"{value:{form}}".replace("-", "−").replace("%", " %")
 
 
 def _time(seconds: Any) -> str:
-    if not _known(seconds):
+    if not _is_number(seconds):
         return "–"
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+# The answer -------------------------------------------------------------------------------------------------------
+
+
+def answer(results: StudyResults) -> list[str]:
+    """Say in sentences which model is ahead, by how much, and whether that is significant; the total first."""
+    models = {model.name: model for model in results.models}
+    if not models:
+        return ["No model of this study was completed."]
+    lines: list[str] = []
+    covered: set[str] = set()
+    for joined in (model for model in models.values() if model.kind == "joined"):
+        rivals = [m for m in models.values() if m.kind == "multi" and m.tasks == joined.tasks]
+        rivals = [multi for multi in rivals if _seed(multi) == _seed(joined)]
+        covered |= {joined.name, *(multi.name for multi in rivals)} if rivals else set()
+        if len(rivals) > MAX_DUELS:
+            lines.append(_tally(rivals, joined))
+            rivals = [max(rivals, key=lambda multi: _value(multi, "total"))]
+        for multi in rivals:
+            lines += _duel(results, multi, joined)
+    for model in models.values():
+        if model.kind == "fusion":
+            lines.append(_fusion(results, models, model))
+            covered |= {model.name, *(model.members or ())}
+    covered |= {name for name, model in models.items() if model.kind == "single" and covered}
+    if set(models) - covered:
+        lines += _ranking(results, models)
+    lines += [*_seeds(models), _baselines(models)]
+    if results.failures:
+        lines.append(f"Missing: {', '.join(failure.name for failure in results.failures)} (see Failures).")
+    return lines
+
+
+def _tally(rivals: Sequence[ModelResult], joined: ModelResult) -> str:
+    """Count the models that are ahead, in total and on every task."""
+    ahead = [multi for multi in rivals if _value(multi, "total") > _value(joined, "total")]
+    on_all = [m.name for m in rivals if all(_value(m, task) > _value(joined, task) for task in joined.tasks)]
+    names = f" ({_list(on_all)})" if 0 < len(on_all) <= MAX_DUELS else ""
+    return (
+        f"Of {len(rivals)} multi-task models {len(ahead)} are ahead of {joined.name} in total, "
+        f"{len(on_all) or 'none'} on every task{names}."
+    )
+
+
+def _duel(results: StudyResults, a: ModelResult, b: ModelResult) -> list[str]:
+    """Compare the totals, with their test, then all tasks in one sentence."""
+    first, second = (a, b) if _value(a, "total") >= _value(b, "total") else (b, a)
+    tasks = [
+        f"{TASK_NAMES[task]} {_value(first, task):.3f} to {_value(second, task):.3f}"
+        f"{_significance(results, first, second, task)}"
+        for task in first.tasks
+    ]
+    return [_ahead(results, first, second), f"By task: {', '.join(tasks)}."]
+
+
+def _ahead(results: StudyResults, first: ModelResult, second: ModelResult) -> str:
+    where = "On " + TASK_NAMES[first.tasks[0]] if len(first.tasks) == 1 else "In total"
+    a, b = _value(first, "total"), _value(second, "total")
+    if f"{a:.3f}" == f"{b:.3f}":
+        return f"{where} {first.name} and {second.name} are level ({a:.3f})."
+    note = _significance(results, first, second, "total", interval=True)
+    return f"{where} {first.name} is ahead of {second.name}, {a:.3f} to {b:.3f}{note}."
+
+
+def _significance(
+    results: StudyResults, first: ModelResult, second: ModelResult, task: str, interval: bool = False
+) -> str:
+    """Return the result of the paired test of two models, in brackets."""
+    for pair in results.comparisons:
+        if {pair.a, pair.b} == {first.name, second.name} and task in pair.measures:
+            row = pair.measures[task]
+            if row.low is None or row.high is None:
+                return " (not testable with a single video)"
+            low, high = sorted((1 if pair.a == first.name else -1) * end for end in (row.low, row.high))
+            words = "significant" if low * high > 0 else "not significant"
+            span = f": 95 % interval of the difference {low:+.3f} to {high:+.3f}" if interval else ""
+            return f" ({words}{span})".replace("-", "−")
+    return ""
+
+
+def _fusion(results: StudyResults, models: Mapping[str, ModelResult], fusion: ModelResult) -> str:
+    """Compare a fusion with the better of its two sides, in total and task by task."""
+    sides = [models[name] for name in fusion.members or () if name in models]
+    behind = []
+    for task in fusion.tasks:
+        better = max((_value(side, task) for side in sides if task in side.tasks), default=-math.inf)
+        if _value(fusion, task) < better:
+            behind.append(f"{TASK_NAMES[task]} ({_value(fusion, task):.3f} to {better:.3f})")
+    halves = any(row.name == fusion.name for row in results.halves)
+    how = " (each half of the videos with the λ chosen on the other half)" if halves else ""
+    on = "no task" if len(behind) == len(fusion.tasks) else "each task" + (f" but {_list(behind)}" if behind else "")
+    words = f"at least as good as the better of its two sides on {on}"
+    name = f"{fusion.name[:1].upper()}{fusion.name[1:]}{how}"
+    complete = [side for side in sides if side.tasks == fusion.tasks]
+    if not complete or len(fusion.tasks) == 1:
+        return f"{name} is {words}."
+    best = max(complete, key=lambda side: _value(side, "total"))
+    a, b = _value(fusion, "total"), _value(best, "total")
+    order = "ahead of" if a > b else "behind" if a < b else "level with"
+    note = _significance(results, fusion, best, "total")
+    return f"{name} is in total {order} {best.name}, {a:.3f} to {b:.3f}{note}, and {words}."
+
+
+def _ranking(results: StudyResults, models: Mapping[str, ModelResult]) -> list[str]:
+    """Compare the two best of the models with the same tasks."""
+    groups: dict[tuple[str, ...], list[ModelResult]] = {}
+    for model in models.values():
+        groups.setdefault(tuple(model.tasks), []).append(model)
+    ranked = [sorted(group, key=lambda model: -_value(model, "total")) for group in groups.values()]
+    return [_ahead(results, *group[:2]) for group in ranked if len(group) > 1]
+
+
+def _seeds(models: Mapping[str, ModelResult]) -> list[str]:
+    """Give mean and standard deviation of models that were trained with several seeds."""
+    groups: dict[str, list[float]] = {}
+    for model in models.values():
+        if suffix := _seed(model):
+            groups.setdefault(model.name.removesuffix(suffix), []).append(_value(model, "total"))
+    return [
+        f"Over {len(totals)} seeds {name} scores {mean(totals):.3f} in total, standard deviation {stdev(totals):.3f}."
+        for name, totals in groups.items()
+        if len(totals) > 1
+    ]
+
+
+def _baselines(models: Mapping[str, ModelResult]) -> str:
+    unclear = [
+        f"{model.name} on {TASK_NAMES[task]}"
+        for model in models.values()
+        if model.kind in ("single", "multi", "heads")
+        for task in model.tasks
+        if model.scores.intervals.get(task, (_value(model, task),))[0] <= model.scores.baseline[task]
+    ]
+    if not unclear:
+        return "Every model is clearly better than the trivial baseline on each of its tasks."
+    return f"Not clearly better than the trivial baseline: {_list(unclear)}."
+
+
+def _value(model: ModelResult, task: str) -> float:
+    return model.scores.total if task == "total" else model.scores.tasks[task]
+
+
+def _seed(model: ModelResult) -> str:
+    match = re.search(r"-seed\d+$", model.name)
+    return match[0] if match else ""
+
+
+def _list(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def results_table(results: StudyResults) -> str:
+    """Format the scores of every model with their intervals as text."""
+    tasks = results.tasks
+    names = [*tasks, *(["total"] if len(tasks) > 1 else [])]
+    rows: list[list[str]] = []
+    baselines: dict[str, float] = {}
+    for model in results.models:
+        baselines |= {task: model.scores.baseline[task] for task in model.tasks}
+        # A total of fewer tasks cannot be compared.
+        shown = {*model.tasks, *(["total"] if len(model.tasks) == len(tasks) else [])}
+        spans = {name: "[{:.3f}, {:.3f}]".format(*span) for name, span in model.scores.intervals.items()}
+        cells = [f"{_value(model, name):.3f} {spans.get(name, '')}" if name in shown else "" for name in names]
+        rows.append([model.name, model.kind, *map(str.strip, cells)])
+    baselines["total"] = sum(baselines.values())
+    rows.append(["trivial baseline", "", *(f"{baselines[name]:.3f}" for name in names)])
+    return text_table(["model", "kind", *(TASK_NAMES.get(name, "total") for name in names)], rows).replace("-0.", "−0.")

@@ -10,7 +10,7 @@ from typing import Any
 from triaffect.data.index import read_annotations, save_index
 from triaffect.data.sample import sample
 from triaffect.data.statistics import leak_lines, statistics, summary
-from triaffect.report.plots import contact_sheet, save_figure, statistics_figures
+from triaffect.report.figures import contact_sheet, save_figure, statistics_figures
 from triaffect.study.study import run_study
 
 

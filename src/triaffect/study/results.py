@@ -16,6 +16,7 @@ from triaffect.io import InputError, atomic_path, write_text
 from triaffect.labels import TASKS
 from triaffect.metrics.fusion import DEFAULT_LAMBDAS, fuse, tune_fusion
 from triaffect.metrics.scores import Comparison, Scores, compare, score
+from triaffect.report.results import COST_KEYS, ComparisonResult, Difference, HalvesResult, ModelResult, TuningResult
 from triaffect.report.study_folder import epochs_to
 from triaffect.study.recipe import Fusion, StudyPlan
 
@@ -39,8 +40,8 @@ def combine(plan: StudyPlan, folder: Path, attempt: Attempt) -> dict[str, Any]:
     Returns:
         `tuning` and `halves` of results.json, and `lambdas`, λ per task of each fusion.
     """
-    tunings: dict[tuple[str, ...], dict[str, Any]] = {}
-    halves: list[dict[str, Any]] = []
+    tunings: dict[tuple[str, ...], TuningResult] = {}
+    halves: list[HalvesResult] = []
     chosen: dict[str, dict[str, float]] = {}
     index = load_index(next(iter(plan.runs.values())).data.index, plan.split)
 
@@ -62,10 +63,9 @@ def combine(plan: StudyPlan, folder: Path, attempt: Attempt) -> dict[str, Any]:
         pair = (*fusion.single, fusion.multi)
         if pair not in tunings:
             lambdas, tuning = tune_fusion(single, multi, index)
-            scores = tuning.scores.to_dicts()
-            about = {"name": name, "single": fusion.single, "multi": fusion.multi, "lambdas": lambdas}
-            tunings[pair] = about | {"folds": tuning.folds, "curves": tuning.curves.to_dicts(), "scores": scores}
-        chosen[name] = lambdas = dict(tunings[pair]["lambdas"])
+            curves, scores = tuning.curves.to_dicts(), tuning.scores.to_dicts()
+            tunings[pair] = TuningResult(name, fusion.single, fusion.multi, lambdas, tuning.folds, curves, scores)
+        chosen[name] = lambdas = dict(tunings[pair].lambdas)
         if fusion.lambdas == "tuned":
             fused, rows = _fuse_by_halves(name, single, multi, index)
             halves.extend(rows)
@@ -78,7 +78,11 @@ def combine(plan: StudyPlan, folder: Path, attempt: Attempt) -> dict[str, Any]:
         attempt(name, join, name, members)
     for name, fusion in plan.fusions.items():
         attempt(name, late, name, fusion)
-    return {"tuning": list(tunings.values()), "halves": halves, "lambdas": chosen}
+    return {
+        "tuning": [tuning.to_dict() for tuning in tunings.values()],
+        "halves": [row.to_dict() for row in halves],
+        "lambdas": chosen,
+    }
 
 
 def split_halves(index: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -99,7 +103,7 @@ def split_halves(index: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def _fuse_by_halves(
     name: str, single: list[pl.DataFrame], multi: pl.DataFrame, index: pl.DataFrame
-) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+) -> tuple[pl.DataFrame, list[HalvesResult]]:
     """Fuse each half of the videos with the λ tuned on the other.
 
     Returns:
@@ -120,16 +124,15 @@ def _fuse_by_halves(
             "tuned": fused[-1],
         }
         scores = {kind: score(table, parts[scored], resamples=0).tasks for kind, table in tables.items()}
-        half = {"tuned_on": HALVES[tuned], "scored_on": HALVES[scored]}
         for task in (task for task in TASKS if task in lambdas and task in scores["multi"]):
             values = {kind: tasks[task] for kind, tasks in scores.items()}
-            rows.append({"name": name, "task": task, **values, "lambda": lambdas[task], **half})
+            rows.append(HalvesResult(name, task, HALVES[tuned], HALVES[scored], lambdas[task], **values))
     order = multi.select("image")
     return order.join(pl.concat(fused), on="image", how="left", maintain_order="left"), rows
 
 
 def evaluate(
-    plan: StudyPlan, folder: Path, attempt: Attempt, lambdas: Mapping[str, Mapping[str, float]]
+    plan: StudyPlan, folder: Path, attempt: Attempt, lambdas: Mapping[str, dict[str, float]]
 ) -> dict[str, Any]:
     """Score every model of a study and test the models against each other.
 
@@ -153,17 +156,10 @@ def evaluate(
             continue
         tables[name] = load_predictions(path)
         texts.append(f"{name}\n\n{scores.table()}\n")
-        models.append(
-            {
-                "name": name,
-                **_describe(plan, folder, name),
-                "tasks": list(scores.tasks),
-                "scores": scores.to_dict(),
-                "lambdas": lambdas.get(name),
-            }
-        )
+        about = _describe(plan, folder, name)
+        models.append(ModelResult(name, tasks=list(scores.tasks), scores=scores, lambdas=lambdas.get(name), **about))
     write_text(folder / "scores.txt", "\n\n".join(texts))
-    scored = {model["name"]: model["tasks"] for model in models}
+    scored = {model.name: model.tasks for model in models}
     comparisons = []
     for a, b in _pairs(plan, scored):
         comparison: Comparison | None = attempt(f"{a} against {b}", compare, tables[a], tables[b], index)
@@ -171,10 +167,12 @@ def evaluate(
             measures = {}
             for name in (name for name in (*TASKS, "total") if name in comparison.difference):
                 low, high = comparison.intervals.get(name, (None, None))
-                difference, p = comparison.difference[name], comparison.p[name]
-                measures[name] = {"difference": difference, "p": p, "low": low, "high": high}
-            comparisons.append({"a": a, "b": b, "measures": measures})
-    return {"models": models, "comparisons": comparisons}
+                measures[name] = Difference(comparison.difference[name], low, high, comparison.p[name])
+            comparisons.append(ComparisonResult(a, b, measures))
+    return {
+        "models": [model.to_dict() for model in models],
+        "comparisons": [comparison.to_dict() for comparison in comparisons],
+    }
 
 
 def _pairs(plan: StudyPlan, scored: Mapping[str, list[str]]) -> list[tuple[str, str]]:
@@ -196,7 +194,7 @@ def _describe(plan: StudyPlan, folder: Path, name: str) -> dict[str, Any]:
         "kind": kind,
         "predictions": f"predictions/{name}.parquet",
         "run": None if members else f"runs/{name}",
-        **(dict.fromkeys(COST) if members else _cost(run)),
+        **(dict.fromkeys(COST_KEYS) if members else _cost(run)),
         "parameters": sum(_parameters(folder, part) for part in _trained_parts(plan, name)),
         "members": members or None,
     }
@@ -210,9 +208,6 @@ def _trained_parts(plan: StudyPlan, name: str) -> set[str]:
 
 def _parameters(folder: Path, run: str) -> int:
     return int(json.loads((folder / "runs" / run / "summary.json").read_text(encoding="utf-8"))["parameters"])
-
-
-COST = ("parameters", "epochs", "epochs_to_90", "seconds_per_epoch", "images_per_second", "energy_joules")
 
 
 def _cost(run: Path) -> dict[str, Any]:
@@ -243,6 +238,6 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
                 f"{name}_high": high,
                 f"{name}_baseline": scores["baseline"].get(name),
             }
-        rows.append(row | {key: model[key] for key in COST})
+        rows.append(row | {key: model[key] for key in COST_KEYS})
     with atomic_path(folder / "results.csv") as tmp_path:
         pl.DataFrame(rows, infer_schema_length=None).write_csv(tmp_path)

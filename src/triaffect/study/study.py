@@ -21,7 +21,8 @@ from triaffect.data.index import image_root, load_index, provenance
 from triaffect.data.predictions import save_predictions
 from triaffect.io import InputError, write_text
 from triaffect.jobs import run_all
-from triaffect.report.answer import answer
+from triaffect.report.report import answer
+from triaffect.report.results import StudyResults
 from triaffect.study import results
 from triaffect.study.recipe import StudyPlan, read_study
 from triaffect.training import run_folder as runs
@@ -295,7 +296,7 @@ def _after_training(
         "search": trials,
     }
     found["failures"] = [{"name": name, "reason": reason} for name, reason in failures.items()]
-    found["answer"] = answer(found)
+    found["answer"] = answer(StudyResults.from_dict(found))
     return found
 
 

@@ -20,7 +20,7 @@ import yaml
 
 from triaffect.io import InputError, atomic_path, write_text
 from triaffect.labels import loss_key, score_key
-from triaffect.report.plots import conflict_curves, training_curves
+from triaffect.report.figures import conflict_curves, training_curves
 from triaffect.report.style import save_figure
 from triaffect.training.config import TrainConfig, TrainingConfig
 from triaffect.training.model import AffectModel

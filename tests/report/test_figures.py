@@ -12,7 +12,7 @@ from PIL import Image
 from triaffect.data.statistics import statistics
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
-from triaffect.report import plots
+from triaffect.report import figures
 
 
 def widths(axes) -> list[float]:
@@ -35,25 +35,25 @@ def drawn(figure) -> np.ndarray:
 def test_statistics_figures_follow_the_index(make):
     _, index = make()
     index = pl.concat([index, index.with_columns(split=pl.lit("train"), expression=None).cast(index.schema)])
-    figures = plots.statistics_figures(statistics(index))
-    assert set(figures) == {"expressions", "action_units", "va_density", "missing"}
+    drawings = figures.statistics_figures(statistics(index))
+    assert set(drawings) == {"expressions", "action_units", "va_density", "missing"}
     counts = [int((index["expression"] == code).sum()) for code in range(8)]
-    assert words(figures["expressions"]) == [f"{n:,}" for n in counts]
-    axes = figures["expressions"].axes[0]
+    assert words(drawings["expressions"]) == [f"{n:,}" for n in counts]
+    axes = drawings["expressions"].axes[0]
     assert widths(axes) == pytest.approx([n / sum(counts) for n in counts])
     assert [label.get_text() for label in axes.get_yticklabels()] == list(EXPRESSIONS)
     rates = [index[unit].mean() for unit in ACTION_UNITS]
-    assert widths(figures["action_units"].axes[0]) == pytest.approx(rates * 2)
-    assert "100.0%" in words(figures["missing"])  # train has no expressions
+    assert widths(drawings["action_units"].axes[0]) == pytest.approx(rates * 2)
+    assert "100.0%" in words(drawings["missing"])  # train has no expressions
     both = index.filter(pl.col("split") == "val").drop_nulls(("valence", "arousal")).height
-    assert figures["va_density"].axes[0].get_title("left") == f"train: {both:,} frames"
-    for figure in figures.values():
+    assert drawings["va_density"].axes[0].get_title("left") == f"train: {both:,} frames"
+    for figure in drawings.values():
         drawn(figure)
 
 
 def test_alike_missing_aus_are_one_line(make):
     _, index = make(missing=False)
-    figure = plots.statistics_figures(statistics(index))["missing"]
+    figure = figures.statistics_figures(statistics(index))["missing"]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [
         "valence",
         "arousal",
@@ -65,7 +65,7 @@ def test_alike_missing_aus_are_one_line(make):
 def test_an_action_unit_without_labels_is_told(make):
     _, index = make(missing=False)
     index = index.with_columns(pl.lit(None, pl.Int8).alias("AU26"))
-    figure = plots.statistics_figures(statistics(index))["action_units"]
+    figure = figures.statistics_figures(statistics(index))["action_units"]
     assert widths(figure.axes[0])[-1] == 0
     assert words(figure)[-1] == "not labelled"
     assert figure.axes[0].get_yticklabels()[0].get_text() == "inner brow raiser  AU1"
@@ -74,7 +74,7 @@ def test_an_action_unit_without_labels_is_told(make):
 def test_the_density_has_valence_across(make):
     _, index = make(missing=False)
     found = statistics(index.with_columns(valence=0.95, arousal=0.02))
-    (picture,) = plots.statistics_figures(found)["va_density"].axes[0].images
+    (picture,) = figures.statistics_figures(found)["va_density"].axes[0].images
     cells = picture.get_array().filled(0)
     assert cells[len(cells) // 2, -1] == cells.sum() == index.height
 
@@ -96,7 +96,7 @@ def metrics(epochs: int, *tasks: str) -> pl.DataFrame:
 
 @pytest.mark.parametrize("tasks", [("va", "expr", "au"), ("expr",)])
 def test_training_curves_mark_the_best_epoch(tasks):
-    figure = plots.training_curves(metrics(9, *tasks))
+    figure = figures.training_curves(metrics(9, *tasks))
     drawn(figure)
     upper, lower = figure.axes
     assert [line.get_label() for line in upper.lines] == ["training", "validation"]
@@ -108,9 +108,9 @@ def test_training_curves_mark_the_best_epoch(tasks):
 
 
 def test_training_curves_of_a_run_that_has_just_begun():
-    assert (drawn(plots.training_curves(metrics(1, "va"))) < 255).any()
+    assert (drawn(figures.training_curves(metrics(1, "va"))) < 255).any()
     early = {"epoch": [1, 2], "train/loss": [1.0, None], "val/total": [float("nan")] * 2}
-    assert (drawn(plots.training_curves(pl.DataFrame(early))) < 255).any()
+    assert (drawn(figures.training_curves(pl.DataFrame(early))) < 255).any()
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def crops(make, tmp_path):
 
 def test_contact_sheet_shows_every_crop_with_its_labels(crops):
     index, root = crops
-    figure = plots.contact_sheet(index, root, 30)
+    figure = figures.contact_sheet(index, root, 30)
     drawn(figure)
     said = words(figure)
     broken = index["image"].gather_every(3).to_list()
@@ -156,13 +156,13 @@ def test_contact_sheet_draws_of_one_task_and_split(crops):
     index = index.with_columns(
         split=pl.when(pl.int_range(pl.len()) < 20).then(pl.lit("train")).otherwise(pl.lit("val"))
     )
-    figure = plots.contact_sheet(index, root, 100, task="expr", split="train")
+    figure = figures.contact_sheet(index, root, 100, task="expr", split="train")
     kept = index[:20].drop_nulls("expression")
     told = [word.split("\n") for word in words(figure) if word.startswith("frame")]
     assert sorted(lines[0] for lines in told) == sorted(f"frame {f}, train" for f in kept["frame"])
     assert all(len(lines) == 2 for lines in told)
-    assert words(plots.contact_sheet(index, root, 4, seed=1)) == words(plots.contact_sheet(index, root, 4, seed=1))
-    assert words(plots.contact_sheet(index, root, 4, seed=1)) != words(plots.contact_sheet(index, root, 4, seed=2))
+    assert words(figures.contact_sheet(index, root, 4, seed=1)) == words(figures.contact_sheet(index, root, 4, seed=1))
+    assert words(figures.contact_sheet(index, root, 4, seed=1)) != words(figures.contact_sheet(index, root, 4, seed=2))
 
 
 def test_contact_sheet_refuses(crops):
@@ -173,23 +173,23 @@ def test_contact_sheet_refuses(crops):
         ({"n": 0}, "no frame"),
     ):
         with pytest.raises(InputError, match=named):
-            plots.contact_sheet(index, root, **options)
+            figures.contact_sheet(index, root, **options)
     with pytest.raises(InputError, match="no frame"):
-        plots.contact_sheet(index.with_columns(exists=False), root)
+        figures.contact_sheet(index.with_columns(exists=False), root)
     with pytest.raises(InputError, match="leaves the image root"):
-        plots.contact_sheet(index[:1].with_columns(image=pl.lit("../secret.jpg")), root)
+        figures.contact_sheet(index[:1].with_columns(image=pl.lit("../secret.jpg")), root)
 
 
 def test_a_crop_of_absurd_size_is_not_decoded(crops, monkeypatch):
     index, root = crops
     monkeypatch.setattr("triaffect.images.MAX_PIXELS", 112 * 100 - 1)
-    figure = plots.contact_sheet(index, root, 5)
+    figure = figures.contact_sheet(index, root, 5)
     assert sum(word.startswith("cannot be decoded") for word in words(figure)) == 5
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):
     for name in ("a.png", "b.png", "deep/c.svg"):
-        plots.save_figure(plots.training_curves(metrics(3, "va")), tmp_path / name)
+        figures.save_figure(figures.training_curves(metrics(3, "va")), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "deep" / "c.svg").read_text().startswith("<?xml")
     assert not list(tmp_path.glob(".*"))
