@@ -1,6 +1,9 @@
-"""Small data that many tests read: coloured pictures whose labels can be seen in them."""
+"""Small data that many tests read, and what is left out where an optional package is not installed."""
 
+import ast
 import os
+from importlib.util import find_spec
+from pathlib import Path
 
 # Before torch is imported: two workers on two threads must not fight over them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,6 +16,60 @@ import simplejpeg
 from made_predictions import make  # noqa: F401 (fixture)
 from raw_layout import crops, text_file, video_file  # noqa: F401 (fixtures)
 from triaffect.labels import ACTION_UNITS
+
+# Module (of ours or not) -> the optional package without which it cannot be imported.
+NEEDS = {name: name for name in ("torch", "torchjd", "lightning", "timm", "safetensors", "optuna", "gradio", "embreex")}
+NEEDS |= {name: name for name in ("onnx", "openvino", "scipy")}
+NEEDS |= dict.fromkeys(("training", "triaffect.training", "triaffect.study", "triaffect.inference.export"), "torch")
+NEEDS |= {
+    "triaffect.render.renderer": "embreex",
+    "triaffect.render.dataset": "embreex",
+    "triaffect.render.film": "embreex",
+}
+NEEDS |= {"triaffect.training.config": "numpy"}
+MISSING = {package for package in NEEDS.values() if find_spec(package) is None}
+
+
+def _imports(path):
+    """Modules that a file imports when it is loaded."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _is_left_out(path):
+    for name in _imports(path):
+        parts = name.split(".")
+        known = [NEEDS[key] for n in range(len(parts), 0, -1) if (key := ".".join(parts[:n])) in NEEDS]
+        if known and known[0] in MISSING:
+            return True
+    return False
+
+
+collect_ignore = [str(path) for path in Path(__file__).parent.rglob("*.py") if MISSING and _is_left_out(path)]
+
+
+def pytest_report_header():
+    if MISSING:
+        return f"not installed: {', '.join(sorted(MISSING))}; {len(collect_ignore)} files of tests are left out"
+    return None
+
+
+def _skip_without_optional_packages(item):
+    """Skips a test that meets a missing optional package; with all of them installed it fails."""
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in MISSING:
+            pytest.skip(f"needs {package}")
+        raise
+
+
+pytest_runtest_setup = pytest.hookimpl(wrapper=True)(_skip_without_optional_packages)
+pytest_runtest_call = pytest.hookimpl(wrapper=True)(_skip_without_optional_packages)
 
 
 def picture(code, rng, size=48):

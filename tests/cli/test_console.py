@@ -39,6 +39,8 @@ def test_help(verb, run):
 
 
 def test_study(run, monkeypatch):
+    pytest.importorskip("torch")
+
     def finished_study(*arguments, progress, **options):
         progress("demo: epochs × images")
         lines = ["Fused with the λ of the other half: −0.300 to +0.100."]

@@ -103,6 +103,7 @@ def test_train_accepts_dashes_and_the_name_of_a_bundled_config():
 
 @pytest.mark.parametrize("verb", ["train", "features"])
 def test_a_verb_without_its_extra_names_it(verb, capsys, monkeypatch, tmp_path, frames):
+    pytest.importorskip("lightning")  # else another package of the extra is missed first
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
     for module in [name for name in sys.modules if name.startswith("triaffect.training.")]:
         monkeypatch.delitem(sys.modules, module)

@@ -142,7 +142,7 @@ def test_crops_without_a_face_are_left_out_or_filled(mediapipe, frames, tmp_path
     [
         ("deepface", "choose from emotiefflib, fer, mediapipe"),
         ("emotiefflib:nonsense", "there are enet_b0_8_best_vgaf"),
-        ("emotiefflib:enet_b2_8", "cannot be fetched .no route.; put enet_b2_8.onnx into"),
+        ("emotiefflib:enet_b2_8", "cannot be fetched .no route.; put enet_b2_8.(onnx|pt) into"),
         ("mediapipe:nowhere.task", "no such file"),
     ],
 )

@@ -239,7 +239,7 @@ def test_tune_fuse_and_submit_through_files(make, tmp_path, capsys):
     assert main([*words, "--post", str(post)]) == 0
     told = pl.read_csv(text, skip_rows=1, has_header=False)
     likeliest = expected.select(name.lower() for name in EXPRESSIONS).to_numpy().argmax(1)
-    assert told["column_3"].to_list() == likeliest.tolist()
+    assert told[:, 3].to_list() == likeliest.tolist()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"va": {}}', '{"au": {"sigma": 0, "thresholds": [1]}}', "missing"])

@@ -136,7 +136,7 @@ def test_wrong_names_say_what_there_is():
         AffectModel("resnet19")
     with pytest.raises(InputError, match="va, expr, au"):
         AffectModel("test_resnet", ("valence",))
-    with pytest.raises(InputError, match="linear and mlp"):
+    with pytest.raises(InputError, match="choose from linear, mlp"):
         AffectModel("test_resnet", head="deep", size=48)
 
 
