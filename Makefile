@@ -1,38 +1,56 @@
-# make demo: the main job on the bundled sample; make test: the tests. Each installs what it needs into .venv first.
+# make demo: everything on the bundled sample; make test: the tests. Each first installs what it needs into .venv.
+# PYTHON chooses the interpreter (make test PYTHON=python3.13); another version than before makes .venv anew.
 PYTHON ?= python3
+# The interpreter itself: a pyenv shim of a version that is not active does not run, so pyenv's versions are searched.
+INTERPRETER := $(shell $(PYTHON) -c 'import sys; print(sys.executable)' 2>/dev/null || \
+    ls $$(pyenv root 2>/dev/null)/versions/*/bin/$(PYTHON) 2>/dev/null | sort -V | tail -1)
+VERSION := $(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+INSTALLED := .venv/installed-$(VERSION)
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin/python -m
 
-.PHONY: demo test bench lock clean
+.PHONY: demo test test-core bench lock clean check-python
 .DELETE_ON_ERROR:
 
-demo: .venv/installed
+demo: $(INSTALLED)
 	.venv/bin/triaffect demo --out demo
 
-test: .venv/installed
+test: $(INSTALLED)
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(RUN) pytest -n 2
 
+# The tests without optional packages (no torch), in an environment for each Python.
+test-core: .venv-core-$(VERSION)/installed
+	.venv-core-$(VERSION)/bin/python -m pytest -n 2
+
 # Writes docs/performance.md; an hour on a quiet machine.
-bench: .venv/installed
+bench: $(INSTALLED)
 	$(RUN:-m=) benchmarks/run.py
 
-# uv goes beside the project where it is missing, so that a system Python marked as externally managed stays untouched.
-.uv/bin/uv:
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target .uv uv
+check-python:
+	@test -n "$(VERSION)" || { echo "make: no interpreter $(PYTHON); name one with PYTHON=" >&2; exit 2; }
 
-.venv/installed: pyproject.toml requirements.lock | $(filter .uv/bin/uv,$(UV))
-	test -x .venv/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv
+# uv is installed into the project if it is missing, so that a system Python marked as externally managed stays untouched.
+.uv/bin/uv:
+	$(INTERPRETER) -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target .uv uv
+
+$(INSTALLED): pyproject.toml requirements.lock | check-python $(filter .uv/bin/uv,$(UV))
+	test -e $@ || $(UV) venv --quiet --clear --python $(INTERPRETER) .venv
 	$(UV) pip install --quiet --python .venv/bin/python -r requirements.lock
 	$(UV) pip install --quiet --python .venv/bin/python --no-deps -e .
 	touch $@
 
+.venv-core-$(VERSION)/installed: pyproject.toml requirements.lock | check-python $(filter .uv/bin/uv,$(UV))
+	test -e $@ || $(UV) venv --quiet --clear --python $(INTERPRETER) .venv-core-$(VERSION)
+	$(UV) pip install --quiet --python .venv-core-$(VERSION)/bin/python -c requirements.lock -e . --group dev
+	touch $@
+
 # No index lines: the lock file names no registry host.
-lock:
+lock: | $(filter .uv/bin/uv,$(UV))
 	$(UV) pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --all-extras --group dev \
 	    pyproject.toml -o requirements.lock --custom-compile-command "make lock"
 
 clean:
-	rm -rf .venv .uv demo
+	rm -rf .venv .venv-core-* .uv demo
