@@ -17,6 +17,7 @@ from pathlib import Path
 import polars as pl
 import torch
 from common import alternate, block, crops, table
+from triaffect.training.step import Step
 
 from triaffect.labels import TASKS
 from triaffect.training import run_folder as runs
@@ -24,7 +25,6 @@ from triaffect.training.config import TrainConfig
 from triaffect.training.dataset import FrameDataset
 from triaffect.training.losses import TaskLosses
 from triaffect.training.model import AffectModel
-from triaffect.training.step import Step
 
 WAYS = {
     "fixed": {},
@@ -77,14 +77,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/triaffect-benchmarks"))
-    given = parser.parse_args()
-    index, root = crops(given.folder, 256)
-    ways = {name: stepper(index, root, given.backbone, keys, given.steps) for name, keys in WAYS.items()}
+    arguments = parser.parse_args()
+    index, root = crops(arguments.folder, 256)
+    ways = {name: stepper(index, root, arguments.backbone, keys, arguments.steps) for name, keys in WAYS.items()}
     for way in ways.values():
         way()
-    found = alternate(ways, given.rounds)
-    lines = [(name, f"{value:.0f}", f"{value / found['fixed']:.2f}") for name, value in found.items()]
-    text = table((f"balancing ({given.backbone}, 112 px, batch 64)", "ms a step", "of a plain step"), lines)
+    seconds = alternate(ways, arguments.rounds)
+    lines = [(name, f"{value:.0f}", f"{value / seconds['fixed']:.2f}") for name, value in seconds.items()]
+    text = table((f"balancing ({arguments.backbone}, 112 px, batch 64)", "ms a step", "of a plain step"), lines)
     block("Balancing", f"python benchmarks/balancing.py {' '.join(sys.argv[1:])}".strip(), text)
 
 

@@ -18,11 +18,11 @@ import polars as pl
 
 def alternate(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
     """Runs each way once a round, so that a busy minute of the machine meets all; gives the medians."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            found[name].append(way())
-    return {name: statistics.median(values) for name, values in found.items()}
+            seconds[name].append(way())
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def alone(script: str, *words: str) -> dict[str, float]:
@@ -33,8 +33,8 @@ def alone(script: str, *words: str) -> dict[str, float]:
     )
     command = [sys.executable, "-c", code, script, *words]
     path = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=path)
-    *_, line, peak = said.stdout.strip().splitlines()
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=path)
+    *_, line, peak = result.stdout.strip().splitlines()
     return {**json.loads(line), "peak": float(peak)}
 
 

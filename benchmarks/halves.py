@@ -36,12 +36,12 @@ def main(folder: str, seeds: str = "3") -> None:
         halves, fused, used = (index.filter(mine), index.filter(~mine)), [], []
         for here, there in (halves, halves[::-1]):
             lambdas, _ = tune_fusion(single, multi, there)
-            own = fuse(single, multi, lambdas)
-            fused.append(own.filter(pl.col("image").is_in(here["image"].implode())))
+            fused_half = fuse(single, multi, lambdas)
+            fused.append(fused_half.filter(pl.col("image").is_in(here["image"].implode())))
             used.append("/".join(f"{share:.2f}" for share in lambdas.values()))
-        found = score(pl.concat(fused), index, resamples=0).tasks
-        gains.append([found[task] - better[task] for task in better])
-        words = "".join(f"  {task} {found[task]:.3f} ({found[task] - better[task]:+.3f})" for task in better)
+        scores = score(pl.concat(fused), index, resamples=0).tasks
+        gains.append([scores[task] - better[task] for task in better])
+        words = "".join(f"  {task} {scores[task]:.3f} ({scores[task] - better[task]:+.3f})" for task in better)
         print(f"halving {seed:<4}{words}  λ {used[0]} and {used[1]}")
     mean = "".join(f"  {task} {gain:+.4f}" for task, gain in zip(better, np.mean(gains, 0), strict=True))
     print(f"{'mean gain':12}{mean}")

@@ -34,15 +34,15 @@ def ours(folder: Path) -> int:
 
 def plain(folder: Path) -> int:
     """What a few lines of numpy do: the numbers, and which frames have a crop; no check, no join, no names."""
-    count, held, found = 0, {}, []
+    count, numbers_of, seconds = 0, {}, []
     for home in (folder / "cropped_aligned").iterdir():
-        held[home.name] = np.array([int(name[:5]) for name in os.listdir(home) if name[0] != "."])
+        numbers_of[home.name] = np.array([int(name[:5]) for name in os.listdir(home) if name[0] != "."])
     for path in folder.glob("annotations/*/*/*.txt"):
         kind = np.float32 if path.parts[-3].startswith("VA") else np.int8
         values = np.loadtxt(path, kind, delimiter=",", skiprows=1, ndmin=2)
-        crops, known = held.get(path.stem, np.zeros(0, int)), np.zeros(len(values) + 1, bool)
-        known[crops[crops <= len(values)]] = True
-        found.append((values, known[1:]))
+        crops, has_crop = numbers_of.get(path.stem, np.zeros(0, int)), np.zeros(len(values) + 1, bool)
+        has_crop[crops[crops <= len(values)]] = True
+        seconds.append((values, has_crop[1:]))
         count += len(values)
     return count
 
@@ -68,22 +68,24 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=4800)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--way")
-    given = parser.parse_args()
-    folder = Path(given.folder)
-    if given.way:
+    arguments = parser.parse_args()
+    folder = Path(arguments.folder)
+    if arguments.way:
         start = time.perf_counter()
-        count = {"floor": floor, "plain": plain, "ours": ours, "loop": loop}[given.way](folder)
+        count = {"floor": floor, "plain": plain, "ours": ours, "loop": loop}[arguments.way](folder)
         print(json.dumps({"seconds": time.perf_counter() - start, "count": count}))
         return
     if not folder.exists():
-        write(folder, given.videos, given.frames)
+        write(folder, arguments.videos, arguments.frames)
     last: dict[str, dict[str, float]] = {}
 
     def run(way: str) -> float:
         last[way] = alone(__file__, str(folder), "--way", way)
         return last[way]["seconds"] * (20 if way == "loop" else 1)
 
-    found = alternate({way: (lambda way=way: run(way)) for way in ("floor", "plain", "ours", "loop")}, given.rounds)
+    seconds = alternate(
+        {way: (lambda way=way: run(way)) for way in ("floor", "plain", "ours", "loop")}, arguments.rounds
+    )
     names = {
         "floor": "list folders, read text",
         "plain": "numpy.loadtxt and listdir, no checks, no table",
@@ -91,8 +93,8 @@ def main() -> None:
         "loop": "a loop with os.path.exists (a twentieth, times 20)",
     }
     rows = [
-        (names[way], f"{seconds:.2f}", f"{last[way]['peak']:.2f}", f"{seconds / found['ours']:.2f}")
-        for way, seconds in found.items()
+        (names[way], f"{seconds:.2f}", f"{last[way]['peak']:.2f}", f"{seconds / seconds['ours']:.2f}")
+        for way, seconds in seconds.items()
     ]
     text = table(("way", "seconds", "peak, GB", "time to ours"), rows)
     note = f"\n\n{last['ours']['count']:,.0f} frames; the table takes 107 bytes a frame, 40 of them the image's name."

@@ -54,20 +54,20 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/triaffect-benchmarks"))
-    given = parser.parse_args()
-    index, root = crops(given.folder, given.images)
-    rows, count = pl.read_parquet(index), given.images
-    packed = given.folder / f"crops{count}.safetensors"
+    arguments = parser.parse_args()
+    index, root = crops(arguments.folder, arguments.images)
+    rows, count = pl.read_parquet(index), arguments.images
+    packed = arguments.folder / f"crops{count}.safetensors"
     if not packed.exists():
         pack(rows, root, packed, progress=False)
     data = [(root / name).read_bytes() for name in rows["image"]]
-    kept = FrameDataset(rows, root, 112, keep=True)
-    drain(loader(kept, 64, 2), count)
+    cached = FrameDataset(rows, root, 112, keep=True)
+    drain(loader(cached, 64, 2), count)
     drawn = augmentation(DataConfig(jitter=0.2))
     sets = {
         "loose": FrameDataset(rows, root, 112),
         "packed": FrameDataset(rows, packed, 112),
-        "kept in memory": kept,
+        "kept in memory": cached,
         "loose, augmented": FrameDataset(rows, root, 112, drawn),
         "kept, augmented": FrameDataset(rows, root, 112, drawn, keep=True),
     }
@@ -89,11 +89,11 @@ def main() -> None:
     ways["loose, torch's DataLoader|2 processes"] = lambda: drain(processes, count)
     part = rows["image"].to_list()[: max(64, count // 5)]
     ways["the seed's way, augmented|2 processes"] = lambda: drain(papers_loader(root, part, 2), len(part))
-    found = alternate(ways, given.rounds)
-    best = found["libjpeg-turbo alone|2"]
+    seconds = alternate(ways, arguments.rounds)
+    best = seconds["libjpeg-turbo alone|2"]
     text = table(
         ("images from", "threads", "images/s", "of the floor on 2"),
-        [(*name.split("|"), f"{rate:,.0f}", f"{rate / best:.2f}") for name, rate in found.items()],
+        [(*name.split("|"), f"{rate:,.0f}", f"{rate / best:.2f}") for name, rate in seconds.items()],
     )
     block("Loading", f"python benchmarks/loading.py {' '.join(sys.argv[1:])}".strip(), text)
 

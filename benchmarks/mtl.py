@@ -58,24 +58,28 @@ def thin(index: pl.DataFrame, variant: str, seed: int = 0) -> pl.DataFrame:
     kind = np.random.default_rng(seed).permutation(np.arange(piece.max() + 1) % 3)[piece]
     holes = []
     for i, task in enumerate(TASKS):
-        kept = kind != i if variant == "thirds" else kind == i
-        known = pl.Series(kept) | (index["split"] != "train")
-        holes += [pl.when(known).then(pl.col(name)).alias(name) for name in LABEL_COLUMNS[task]]
+        labelled = kind != i if variant == "thirds" else kind == i
+        has_label = pl.Series(labelled) | (index["split"] != "train")
+        holes += [pl.when(has_label).then(pl.col(name)).alias(name) for name in LABEL_COLUMNS[task]]
     return index.with_columns(holes)
 
 
-def real(whole: pl.DataFrame, votes: Path) -> pl.DataFrame:
+def real(index_rows: pl.DataFrame, votes: Path) -> pl.DataFrame:
     """Expressions of real faces (the strict majority's class), valence-arousal and action units of rendered ones."""
     share = pl.concat_list(PREDICTION_COLUMNS["expr"])
-    said = pl.read_parquet(votes).filter(share.list.max() > 0.5)
-    said = said.select("image", said=share.list.arg_max().cast(pl.Int8))
-    faces = whole.filter(pl.col("image").str.starts_with("ferplus/aligned"))
-    faces = faces.join(said, on="image", how="left", maintain_order="left")
-    faces = faces.with_columns(pl.coalesce("expression", "said").alias("expression")).filter(pl.col("expression") >= 0)
-    train = faces.filter(pl.col("split") == "train").drop("said").sample(6_000, seed=0)
-    renders = whole.filter(pl.col("image").str.starts_with("renders-a"), (pl.col("split") == "val") | (FRAME % 2 == 0))
+    predictions = pl.read_parquet(votes).filter(share.list.max() > 0.5)
+    predictions = predictions.select("image", majority=share.list.arg_max().cast(pl.Int8))
+    faces = index_rows.filter(pl.col("image").str.starts_with("ferplus/aligned"))
+    faces = faces.join(predictions, on="image", how="left", maintain_order="left")
+    faces = faces.with_columns(pl.coalesce("expression", "majority").alias("expression")).filter(
+        pl.col("expression") >= 0
+    )
+    train = faces.filter(pl.col("split") == "train").drop("majority").sample(6_000, seed=0)
+    renders = index_rows.filter(
+        pl.col("image").str.starts_with("renders-a"), (pl.col("split") == "val") | (FRAME % 2 == 0)
+    )
     renders = renders.with_columns(expression=pl.lit(None, pl.Int8))
-    return pl.concat([train, faces.filter(pl.col("split") == "val").drop("said"), renders])
+    return pl.concat([train, faces.filter(pl.col("split") == "val").drop("majority"), renders])
 
 
 def run(index: Path, images: str, folder: Path, seed: int, jobs: int, changes: list[str]) -> dict[str, Path]:
@@ -87,7 +91,7 @@ def run(index: Path, images: str, folder: Path, seed: int, jobs: int, changes: l
     rows, soft = load_index(index), []
     counted = rows.filter(pl.col("split") == "train").select("expression", "AU1").drop_nulls().height
     left_out = [] if counted else ["runs.co-annotation-counted=null", "runs.matching-counted=null"]
-    found = run_study("mtl", str(index), images, folder / "study", changes=[*changes, *left_out], jobs=jobs)
+    results = run_study("mtl", str(index), images, folder / "study", changes=[*changes, *left_out], jobs=jobs)
     for task in TASKS:
         soft.append(str(folder / f"soft_{task}.parquet"))
         if not Path(soft[-1]).exists():
@@ -96,7 +100,7 @@ def run(index: Path, images: str, folder: Path, seed: int, jobs: int, changes: l
             save_predictions(predict(teacher, train, images, progress=False), soft[-1])
     changes = [c for c in changes if c.startswith("base.")] + [f"base.data.soft={json.dumps(soft)}"]
     taught = run_study("mtl_soft", str(index), images, folder / "soft", changes=changes)
-    made = {model["name"]: folder / "study" / model["predictions"] for model in found["models"]}
+    made = {model["name"]: folder / "study" / model["predictions"] for model in results["models"]}
     return {**made, "soft-labels": folder / "soft" / taught["models"][0]["predictions"]}
 
 
@@ -109,20 +113,20 @@ def table(made: list[dict[str, Path]], index: Path) -> str:
     labels = load_index(index, "val")
     lines = ["| model | valence-arousal | expression | action units | total | tuned |", "|---|---|---|---|---|---|"]
     names = [name for name in made[0] if name.removesuffix("-steps") not in TASKS]
-    against = [load_predictions(each[STEPS]) for each in made]
+    against = [load_predictions(model_files[STEPS]) for model_files in made]
     for name in names:
-        found = []
-        for one, each in zip(against, made, strict=True):
-            said = load_predictions(each[name])
-            scores = score(said, labels, resamples=0)
-            paired = compare(said, one, labels, resamples=1000 if each is made[0] else 1)
-            found.append((paired, {**scores.tasks, "total": scores.total}))
+        results = []
+        for baseline, model_files in zip(against, made, strict=True):
+            predictions = load_predictions(model_files[name])
+            scores = score(predictions, labels, resamples=0)
+            paired = compare(predictions, baseline, labels, resamples=1000 if model_files is made[0] else 1)
+            results.append((paired, {**scores.tasks, "total": scores.total}))
         cells = []
         for task in (*TASKS, "total"):
-            low, high = found[0][0].intervals[task]
+            low, high = results[0][0].intervals[task]
             star = "*" if low > 0 or high < 0 else ""
-            gap = np.mean([paired.difference[task] for paired, _ in found])
-            cell = f"{np.mean([value[task] for _, value in found]):.3f}"
+            gap = np.mean([paired.difference[task] for paired, _ in results])
+            cell = f"{np.mean([value[task] for _, value in results]):.3f}"
             cells.append(cell if name == STEPS else f"{cell} ({gap:+.3f}{star})")
         tuned = tune(load_predictions(made[0][name]), labels).cross_fitted.tasks
         cells.append(" · ".join(f"{tuned[task]:.3f}" for task in TASKS))
@@ -140,20 +144,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--set", nargs="*", default=[], help="keys of the study, such as base.training.epochs=1")
-    given = parser.parse_args()
-    whole = load_index(given.index)
-    images = given.images or provenance(given.index)["images"]
-    for variant in given.variants:
-        folder = Path(given.out, variant)
+    arguments = parser.parse_args()
+    index_rows = load_index(arguments.index)
+    images = arguments.images or provenance(arguments.index)["images"]
+    for variant in arguments.variants:
+        folder = Path(arguments.out, variant)
         path = folder / f"{variant}.parquet"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            votes = Path(given.index).with_name("votes.parquet")
-            thinned = real(whole, votes) if variant == "ferplus" else thin(whole, variant)
-            save_index(thinned, path, root=given.index, images=images, format="table")
-        changes = [*given.set, *CHANGES[variant]]
-        made = [run(path, images, folder / f"seed{seed}", seed, given.jobs, changes) for seed in range(given.seeds)]
-        print(f"\n### {variant}, {given.seeds} seeds\n\n{table(made, path)}\n")
+            votes = Path(arguments.index).with_name("votes.parquet")
+            thinned = real(index_rows, votes) if variant == "ferplus" else thin(index_rows, variant)
+            save_index(thinned, path, root=arguments.index, images=images, format="table")
+        changes = [*arguments.set, *CHANGES[variant]]
+        made = [
+            run(path, images, folder / f"seed{seed}", seed, arguments.jobs, changes) for seed in range(arguments.seeds)
+        ]
+        print(f"\n### {variant}, {arguments.seeds} seeds\n\n{table(made, path)}\n")
 
 
 if __name__ == "__main__":

@@ -110,21 +110,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/triaffect-benchmarks"))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     from trees import write
 
     from triaffect.training.config import DataConfig
     from triaffect.training.dataset import FrameDataset, augmentation
     from triaffect.training.loader import loader as our_loader
 
-    index, root = crops(given.folder, given.images)
+    index, root = crops(arguments.folder, arguments.images)
     rows = pl.read_parquet(index)
     train = rows.filter(pl.col("split") == "train")
-    tree, part = given.folder / "tree", 20  # of the loop, a twentieth of the files will do
+    tree, part = arguments.folder / "tree", 20  # of the loop, a twentieth of the files will do
     if not tree.exists():
-        tree, part = given.folder / "small-tree", 1
+        tree, part = arguments.folder / "small-tree", 1
     if not tree.exists():
-        write(tree, 20, given.images // 8)
+        write(tree, 20, arguments.images // 8)
     from indexing import loop, ours
 
     height = ours(tree)
@@ -142,19 +142,19 @@ def main() -> None:
         "loading|paper": lambda: drain(loader(root, train["image"].to_list(), 2), len(train)),
         "loading|ours": lambda: drain(our_loader(drawn, 64, 2, shuffle=True), len(train)),
         "training|paper": lambda: papers_epoch(root, train),
-        "training|ours": lambda: our_epoch(index, root, given.folder),
+        "training|ours": lambda: our_epoch(index, root, arguments.folder),
         "measures|paper": papers_measures,
         "measures|ours": our_measures,
     }
-    found = alternate(ways, given.rounds)
+    seconds = alternate(ways, arguments.rounds)
     text = table(
         ("frames/s", "the paper's way", "triaffect", "ratio"),
         [
             (
                 part,
-                f"{found[f'{part}|paper']:,.0f}",
-                f"{found[f'{part}|ours']:,.0f}",
-                f"{found[f'{part}|ours'] / found[f'{part}|paper']:.1f}",
+                f"{seconds[f'{part}|paper']:,.0f}",
+                f"{seconds[f'{part}|ours']:,.0f}",
+                f"{seconds[f'{part}|ours'] / seconds[f'{part}|paper']:.1f}",
             )
             for part in ("index", "loading", "training", "measures")
         ],

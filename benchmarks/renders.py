@@ -41,19 +41,19 @@ def unseen(run: Path, index: Path) -> None:
     joined = rows.join(predict(run, rows, image_root(index, None), workers=1), on="image", suffix="_said")
     print(f"{rows['video'].n_unique()} unseen people, {len(rows)} frames")
     for unit in ACTION_UNITS:
-        known = joined.filter(pl.col(unit).is_not_null())
-        value = auc(known[f"{unit}_said"].to_numpy(), known[unit].to_numpy())
+        labelled = joined.filter(pl.col(unit).is_not_null())
+        value = auc(labelled[f"{unit}_said"].to_numpy(), labelled[unit].to_numpy())
         verdict = "ok" if value > BARS[unit] else "SHORT"
-        print(f"{unit:>5}  AUC {value:.3f}  (bar {BARS[unit]:.2f}, {verdict}; prevalence {known[unit].mean():.2f})")
+        print(f"{unit:>5}  AUC {value:.3f}  (bar {BARS[unit]:.2f}, {verdict}; prevalence {labelled[unit].mean():.2f})")
 
 
 def crops(clip: Path, detector: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Frame numbers and aligned crops (n, 3, size, size) of the largest face of each frame."""
     video = cv2.VideoCapture(str(clip))
-    finder, frames, found = None, [], []
+    finder, frames, crops = None, [], []
     while True:
-        more, frame = video.read()
-        if not more:
+        success, frame = video.read()
+        if not success:
             break
         if finder is None:
             finder = cv2.FaceDetectorYN.create(str(detector), "", (frame.shape[1], frame.shape[0]), 0.6)
@@ -63,9 +63,9 @@ def crops(clip: Path, detector: Path, size: int) -> tuple[np.ndarray, np.ndarray
             five = face[4:14].reshape(5, 2).astype(np.float32)
             matrix = similarity(five, TEMPLATE * (size / 112))
             crop = cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
-            found.append(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB))
+            crops.append(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB))
             frames.append(int(video.get(cv2.CAP_PROP_POS_FRAMES)))
-    return np.array(frames), np.stack(found).transpose(0, 3, 1, 2)
+    return np.array(frames), np.stack(crops).transpose(0, 3, 1, 2)
 
 
 @torch.inference_mode()
@@ -73,7 +73,7 @@ def smiles(model: AffectModel, clips: list[Path], detector: Path, out: Path) -> 
     figure = Figure(figsize=(9, 2.6 * len(clips)), layout="constrained")
     for axes, clip in zip(np.atleast_1d(figure.subplots(len(clips))), clips, strict=True):
         frames, pictures = crops(clip, detector, model.size)
-        said = np.concatenate(
+        outputs = np.concatenate(
             [
                 probabilities(model(torch.from_numpy(part)))["au"].numpy()
                 for part in np.array_split(pictures, 20)
@@ -82,7 +82,7 @@ def smiles(model: AffectModel, clips: list[Path], detector: Path, out: Path) -> 
         )
         print(f"{clip.name}: {len(frames)} frames with a face")
         for unit in SMILE:
-            line = said[:, ACTION_UNITS.index(unit)]
+            line = outputs[:, ACTION_UNITS.index(unit)]
             tenths = " ".join(f"{part.mean():.2f}" for part in np.array_split(line, 10))
             print(f"{unit:>5}  by tenths of the clip: {tenths}")
             axes.plot(frames, line, label=unit, linewidth=1.2)

@@ -30,8 +30,8 @@ def tables(frames: int, videos: int, seed: int = 0) -> tuple[pl.DataFrame, pl.Da
     )
 
     def holed(values: np.ndarray, rate: float) -> pl.Series:
-        known = pl.Series(rng.random(frames) > rate)
-        return pl.select(pl.when(known).then(pl.Series(values))).to_series()
+        labelled = pl.Series(rng.random(frames) > rate)
+        return pl.select(pl.when(labelled).then(pl.Series(values))).to_series()
 
     va = rng.uniform(-1, 1, (frames, 2))
     index = key.with_columns(

@@ -87,22 +87,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backbones", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--folder", type=Path, default=Path("/tmp/triaffect-benchmarks"))
-    given = parser.parse_args()
-    index, root = crops(given.folder, given.images)
-    steps = given.images * 15 // 16 // 64
+    arguments = parser.parse_args()
+    index, root = crops(arguments.folder, arguments.images)
+    steps = arguments.images * 15 // 16 // 64
     lines = []
-    for backbone in given.backbones:
-        found = alternate(
+    for backbone in arguments.backbones:
+        seconds = alternate(
             {
                 "bare": lambda backbone=backbone: bare(index, root, backbone, steps),
-                "ours": lambda backbone=backbone: ours(index, root, given.folder, backbone),
+                "ours": lambda backbone=backbone: ours(index, root, arguments.folder, backbone),
             },
-            given.rounds,
+            arguments.rounds,
         )
         # chang2022: three single-task runs and a multi-task one, 20 epochs each at most.
-        hours = 4 * 20 * IMAGES / found["ours"] / 3600
-        share = f"{found['ours'] / found['bare']:.2f}"
-        lines.append((backbone, f"{found['bare']:.1f}", f"{found['ours']:.1f}", share, f"{hours:,.0f} h"))
+        hours = 4 * 20 * IMAGES / seconds["ours"] / 3600
+        share = f"{seconds['ours'] / seconds['bare']:.2f}"
+        lines.append((backbone, f"{seconds['bare']:.1f}", f"{seconds['ours']:.1f}", share, f"{hours:,.0f} h"))
     header = ("backbone, 112 px, batch 64", "bare step, images/s", "`train`", "ratio", "a `chang2022` study")
     note = f"\n\nThe study's time is extrapolated: 4 runs of 20 epochs over {IMAGES:,} images, without judging."
     place = torch.cuda.get_device_name() if torch.cuda.is_available() else "on the CPU"

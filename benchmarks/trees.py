@@ -63,5 +63,5 @@ if __name__ == "__main__":
     parser.add_argument("folder")
     parser.add_argument("--videos", type=int, default=564)
     parser.add_argument("--frames", type=int, default=4800)
-    given = parser.parse_args()
-    print(f"{write(given.folder, given.videos, given.frames):,} lines")
+    arguments = parser.parse_args()
+    print(f"{write(arguments.folder, arguments.videos, arguments.frames):,} lines")

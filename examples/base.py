@@ -64,10 +64,10 @@ def action_units(shapes: dict[str, np.ndarray], gap: np.ndarray) -> np.ndarray:
 def valence_arousal(votes: np.ndarray, units: np.ndarray) -> np.ndarray:
     """Votes (N, 8) to valence and arousal (N, 2); what the face does raises arousal and grades a smile."""
     affect = votes @ CIRCUMPLEX
-    known = np.where(np.isnan(units), 0.4, units)
-    moving = known[:, [ACTION_UNITS.index(name) for name in ("AU1", "AU2", "AU4", "AU10", "AU12", "AU25", "AU26")]]
+    has_units = np.where(np.isnan(units), 0.4, units)
+    moving = has_units[:, [ACTION_UNITS.index(name) for name in ("AU1", "AU2", "AU4", "AU10", "AU12", "AU25", "AU26")]]
     affect[:, 1] += 0.4 * (moving.mean(1) - 0.3)
-    affect[:, 0] += 0.2 * votes[:, 4] * (known[:, ACTION_UNITS.index("AU12")] - 0.5)
+    affect[:, 0] += 0.2 * votes[:, 4] * (has_units[:, ACTION_UNITS.index("AU12")] - 0.5)
     return affect.clip(-1, 1)
 
 
@@ -93,12 +93,12 @@ def teach(npz: Path, out: Path, task: str) -> None:
             picture = enlarged(image)
             if faces := [face for face in find(picture) if face.landmarks is not None]:
                 five[i] = (faces[0].landmarks - PAD + 0.5) / SCALE - 0.5
-            said = landmarker.detect(mediapipe.Image(mediapipe.ImageFormat.SRGB, picture))
-            if said.face_blendshapes:
-                names = [shape.category_name for shape in said.face_blendshapes[0]]
-                shapes[i] = [shape.score for shape in said.face_blendshapes[0]]
+            complete = landmarker.detect(mediapipe.Image(mediapipe.ImageFormat.SRGB, picture))
+            if complete.face_blendshapes:
+                names = [shape.category_name for shape in complete.face_blendshapes[0]]
+                shapes[i] = [shape.score for shape in complete.face_blendshapes[0]]
                 lips, eyes = (
-                    np.array([(p.x, p.y) for p in (said.face_landmarks[0][a], said.face_landmarks[0][b])])
+                    np.array([(p.x, p.y) for p in (complete.face_landmarks[0][a], complete.face_landmarks[0][b])])
                     for a, b in ((13, 14), (33, 263))
                 )
                 gap[i] = np.linalg.norm(lips[0] - lips[1]) / np.linalg.norm(eyes[0] - eyes[1])
@@ -118,19 +118,19 @@ def write(npz: Path, out: Path) -> None:
     for column, name in enumerate(map(str, data["labels"])):
         if name in OURS:
             votes[:, OURS[name]] += counts[:, column]
-    known = votes.sum(1) > 0.5 * counts.sum(1)  # the others are unknown, or no faces
+    has_units = votes.sum(1) > 0.5 * counts.sum(1)  # the others are unknown, or no faces
     votes /= votes.sum(1, keepdims=True).clip(min=1)
     raw = data["votes"].astype(int)
-    strict = known & (raw.max(1) * 2 > raw.sum(1)) & (raw.argmax(1) < 8)
+    strict = has_units & (raw.max(1) * 2 > raw.sum(1)) & (raw.argmax(1) < 8)
 
     rows = []
-    for i in np.flatnonzero(known):
+    for i in np.flatnonzero(has_units):
         train = data["split"][i] == 0
         if not (train or strict[i]):
             continue
         picture = cv2.cvtColor(images[i], cv2.COLOR_GRAY2RGB)
-        found = np.isfinite(five[i]).all()
-        crops = {"aligned": align(picture, five[i], SIZE)} if found else {}
+        has_landmarks = np.isfinite(five[i]).all()
+        crops = {"aligned": align(picture, five[i], SIZE)} if has_landmarks else {}
         crops["raw"] = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
         code = None if train else OURS[str(data["labels"][raw[i].argmax()])]
         for kind, crop in crops.items():
@@ -139,7 +139,7 @@ def write(npz: Path, out: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(crop[..., :1]), 95, "GRAY", "444"))
             # Trained on both, judged during training as `analyze` sees a face.
-            if train or kind == "aligned" or not found:
+            if train or kind == "aligned" or not has_landmarks:
                 rows.append((f"ferplus/{kind}/{i:05d}.jpg", f"ferplus/{i:05d}", "train" if train else "val", code, i))
     schema = {"image": pl.String, "video": pl.String, "split": pl.String, "expression": pl.Int8, "i": pl.Int64}
     faces = pl.DataFrame(rows, schema, orient="row")
@@ -150,8 +150,8 @@ def write(npz: Path, out: Path) -> None:
         tables.append(
             table.with_columns(image=place + pl.col("image"), video=f"{folder.name}/" + pl.col("video")).drop("exists")
         )
-    with atomic_path(out / "index.parquet") as beside:
-        pl.concat(tables, how="diagonal").write_parquet(beside)
+    with atomic_path(out / "index.parquet") as tmp_path:
+        pl.concat(tables, how="diagonal").write_parquet(tmp_path)
 
     judged = pl.DataFrame(
         [
@@ -163,8 +163,8 @@ def write(npz: Path, out: Path) -> None:
         ("image", "kind", "expression"),
         orient="row",
     )
-    with atomic_path(out / "ferplus.csv") as beside:
-        judged.with_columns(split=pl.lit("val")).write_csv(beside)
+    with atomic_path(out / "ferplus.csv") as tmp_path:
+        judged.with_columns(split=pl.lit("val")).write_csv(tmp_path)
 
     train = faces.filter(pl.col("split") == "train")
     rows = train["i"].to_numpy()
@@ -172,9 +172,9 @@ def write(npz: Path, out: Path) -> None:
     columns = dict(zip(PREDICTION_COLUMNS["expr"], votes[rows].T, strict=True))
     columns |= dict(zip(PREDICTION_COLUMNS["va"], affect[rows].T, strict=True))
     save_predictions(pl.DataFrame({"image": train["image"], **columns}), out / "votes.parquet")
-    said = np.isfinite(units[rows]).all(1)
-    columns = dict(zip(PREDICTION_COLUMNS["au"], units[rows][said].T, strict=True))
-    save_predictions(pl.DataFrame({"image": train["image"].filter(said), **columns}), out / "teacher.parquet")
+    complete = np.isfinite(units[rows]).all(1)
+    columns = dict(zip(PREDICTION_COLUMNS["au"], units[rows][complete].T, strict=True))
+    save_predictions(pl.DataFrame({"image": train["image"].filter(complete), **columns}), out / "teacher.parquet")
     print(pl.concat(tables, how="diagonal").group_by("split", pl.col("image").str.extract(r"^([^/]*/?[^/]*)/")).len())
 
 
@@ -187,18 +187,18 @@ def check(npz: Path, out: Path, predictions: list[Path]) -> None:
 
     truth, analyzer, faces = load_index(out / "ferplus.csv"), Analyzer(), []
     for image in truth.filter(pl.col("kind") == "raw")["image"]:
-        found = analyzer.image(out / "images" / image).sort(pl.col("w") * pl.col("h"), descending=True)
-        faces.append(found.head(1).select(pl.lit(image).alias("image"), *PREDICTION_COLUMNS["expr"]))
+        has_landmarks = analyzer.image(out / "images" / image).sort(pl.col("w") * pl.col("h"), descending=True)
+        faces.append(has_landmarks.head(1).select(pl.lit(image).alias("image"), *PREDICTION_COLUMNS["expr"]))
     save_predictions(pl.concat(faces), out / "analyze.parquet")
     for path in (out / "analyze.parquet", *predictions):
         rows = truth.join(load_predictions(path), on="image", how="inner")
         for kind in sorted(rows["kind"].unique()):
-            some = rows.filter(pl.col("kind") == kind)
-            said, codes = some.select(PREDICTION_COLUMNS["expr"]).to_numpy(), some["expression"].to_numpy()
-            right = float((said.argmax(1) == codes).mean())
+            group = rows.filter(pl.col("kind") == kind)
+            complete, codes = group.select(PREDICTION_COLUMNS["expr"]).to_numpy(), group["expression"].to_numpy()
+            right = float((complete.argmax(1) == codes).mean())
             print(
-                f"{path.name:<28} {kind:<8} {len(some):,} images  accuracy {right:.4f}  "
-                f"macro F1 {expr_score(said, codes)['expr']:.4f}"
+                f"{path.name:<28} {kind:<8} {len(group):,} images  accuracy {right:.4f}  "
+                f"macro F1 {expr_score(complete, codes)['expr']:.4f}"
             )
 
 
@@ -206,13 +206,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb in ("teach", "write", "check"):
-        one = verbs.add_parser(verb)
-        one.add_argument("npz", type=Path)
-        one.add_argument("out", type=Path)
+        subparser = verbs.add_parser(verb)
+        subparser.add_argument("npz", type=Path)
+        subparser.add_argument("out", type=Path)
         if verb == "teach":
-            one.add_argument("--task", required=True, help="MediaPipe's face_landmarker.task")
+            subparser.add_argument("--task", required=True, help="MediaPipe's face_landmarker.task")
         if verb == "check":
-            one.add_argument("predictions", type=Path, nargs="*")
+            subparser.add_argument("predictions", type=Path, nargs="*")
     options = vars(parser.parse_args())
     {"teach": teach, "write": write, "check": check}[options.pop("verb")](**options)
 

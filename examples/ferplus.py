@@ -27,8 +27,8 @@ OURS = {name.lower(): code for code, name in enumerate(EXPRESSIONS)} | {"contemp
 
 def accuracy(predictions: Path, index: Path) -> str:
     """FER+ is reported by accuracy; `triaffect score` prints the F1 of each class."""
-    said = load_predictions(predictions)
-    rows = load_index(index, "val").join(said, on="image", how="inner")
+    predictions_table = load_predictions(predictions)
+    rows = load_index(index, "val").join(predictions_table, on="image", how="inner")
     winner = rows.select(PREDICTION_COLUMNS["expr"]).to_numpy().argmax(1)
     right = winner == rows["expression"].to_numpy()
     return f"accuracy {right.mean():.4f} on {len(rows)} validation images"
@@ -53,10 +53,10 @@ def main() -> None:
     strict = votes.max(1) * 2 > votes.sum(1)
     leading = (votes == votes.max(1, keepdims=True)).sum(1) == 1
     # Judged on the strict majority in either case.
-    kept = np.where((split == "train") & arguments.all, leading, strict) & (codes[winner] >= 0)
+    is_used = np.where((split == "train") & arguments.all, leading, strict) & (codes[winner] >= 0)
 
     rows = []
-    for i in np.flatnonzero(kept):
+    for i in np.flatnonzero(is_used):
         name = f"{split[i]}/{i:05d}.jpg"
         path = arguments.out / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,8 @@ def main() -> None:
             path.write_bytes(simplejpeg.encode_jpeg(images[i][..., None], 95, "GRAY", "444"))
         rows.append((name, split[i], int(codes[winner[i]])))
     table = pl.DataFrame(rows, schema={"image": pl.String, "split": pl.String, "expression": pl.Int8}, orient="row")
-    with atomic_path(arguments.out / "index.csv") as beside:
-        table.write_csv(beside)
+    with atomic_path(arguments.out / "index.csv") as tmp_path:
+        table.write_csv(tmp_path)
     print(table.group_by("split").len().sort("split"))
 
 

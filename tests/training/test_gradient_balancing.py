@@ -81,11 +81,11 @@ def test_the_projection_onto_the_cone_is_the_quadratic_programs():
         jacobian = rng.normal(size=(3, 5)) + rng.normal(size=(1, 5))
         gram = jacobian @ jacobian.T
         u = rng.random(3)
-        found = project(torch.tensor(u[None]), torch.tensor(gram))[0].numpy()
+        result = project(torch.tensor(u[None]), torch.tensor(gram))[0].numpy()
         bounds = [(low, None) for low in u]
         best = minimize(lambda v, g=gram: v @ g @ v, u + 0.1, jac=lambda v, g=gram: 2 * g @ v, bounds=bounds)
-        assert (found >= u - 1e-9).all()
-        assert found @ gram @ found == pytest.approx(best.fun, rel=1e-3, abs=1e-6)
+        assert (result >= u - 1e-9).all()
+        assert result @ gram @ result == pytest.approx(best.fun, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("at", ["features", "weights"])
@@ -96,9 +96,9 @@ def test_the_backbone_gets_the_combined_gradient_and_the_heads_their_own(frames,
     net, data = model(), batch()
     torch.manual_seed(1)
     AffectTraining(net, settings, load_index(frames[0])).batch_loss(data, (0,))[0].backward()
-    found, heads = gradient(net.backbone.parameters()), gradient(net.heads.parameters())
+    result, heads = gradient(net.backbone.parameters()), gradient(net.heads.parameters())
 
-    each, own = [], 0
+    gradients, head_gradients = [], 0
     features = None
     for task in TASKS:  # one plain backward pass a task
         net = model()
@@ -108,14 +108,14 @@ def test_the_backbone_gets_the_combined_gradient_and_the_heads_their_own(frames,
         net.heads.requires_grad_(True)
         for p in net.heads.parameters():
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        each.append((gradient(net.backbone.parameters()), features.grad.flatten()))
-        own = own + gradient(net.heads.parameters())
-    rows = torch.stack([pair[at == "features"] for pair in each])
+        gradients.append((gradient(net.backbone.parameters()), features.grad.flatten()))
+        head_gradients = head_gradients + gradient(net.heads.parameters())
+    rows = torch.stack([pair[at == "features"] for pair in gradients])
     torch.manual_seed(1)  # PCGrad takes the tasks in random order
     weights = make_weighting(method)(rows @ rows.T)
-    expected = sum(w * pair[0] for w, pair in zip(weights, each, strict=True))
-    torch.testing.assert_close(found, expected, rtol=1e-2, atol=2e-3 * float(expected.abs().max()))
-    torch.testing.assert_close(heads, own, rtol=1e-4, atol=1e-6)
+    expected = sum(w * pair[0] for w, pair in zip(weights, gradients, strict=True))
+    torch.testing.assert_close(result, expected, rtol=1e-2, atol=2e-3 * float(expected.abs().max()))
+    torch.testing.assert_close(heads, head_gradients, rtol=1e-4, atol=1e-6)
 
 
 def test_pcgrad_takes_away_what_opposes():
@@ -129,14 +129,14 @@ def test_pcgrad_takes_away_what_opposes():
 def test_by_default_a_step_is_the_plain_sum_bit_for_bit(frames):
     settings = config(frames)
     losses = TaskLosses(settings.losses, TASKS, load_index(frames[0]))
-    data, one, two = batch(), model(), model()
-    total, values = AffectTraining(one, settings, load_index(frames[0])).batch_loss(data, (0,))
+    data, trained, plain_model = batch(), model(), model()
+    total, values = AffectTraining(trained, settings, load_index(frames[0])).batch_loss(data, (0,))
     total.backward()
-    each = losses(two(data["image"]), data)
-    plain = losses.total(each)
+    gradients = losses(plain_model(data["image"]), data)
+    plain = losses.total(gradients)
     plain.backward()
-    assert torch.equal(values, torch.stack([plain, *each.values()]))
-    assert torch.equal(gradient(one.parameters()), gradient(two.parameters()))
+    assert torch.equal(values, torch.stack([plain, *gradients.values()]))
+    assert torch.equal(gradient(trained.parameters()), gradient(plain_model.parameters()))
 
 
 def test_a_task_without_labels_is_no_part_of_the_combination(frames):
@@ -146,9 +146,9 @@ def test_a_task_without_labels_is_no_part_of_the_combination(frames):
         settings = config(frames, balancing__method=method)
         net = model()
         AffectTraining(net, settings, load_index(frames[0])).batch_loss(data, (0,))[0].backward()
-        found = gradient(net.backbone.parameters())
-        assert torch.isfinite(found).all()
-        assert found.abs().sum() > 0
+        result = gradient(net.backbone.parameters())
+        assert torch.isfinite(result).all()
+        assert result.abs().sum() > 0
 
 
 def test_cosines_are_the_gradients_and_opposite_tasks_show():
@@ -157,9 +157,9 @@ def test_cosines_are_the_gradients_and_opposite_tasks_show():
     direction = torch.randn(4, 5)
     losses = {"va": (features * direction).sum(), "expr": (-2 * features * direction).sum(), "au": 0 * features.sum()}
     balancing.gradients(losses, features, features, [])
-    found = balancing.pop_cosines()
-    assert found["train/cosine_va_expr"] == pytest.approx(-1)
-    assert math.isnan(found["train/cosine_va_au"])
+    result = balancing.pop_cosines()
+    assert result["train/cosine_va_expr"] == pytest.approx(-1)
+    assert math.isnan(result["train/cosine_va_au"])
     assert balancing.pop_cosines() == {}
 
 

@@ -20,9 +20,9 @@ from triaffect.training.label_coupling import FRAMES, SPREAD, Coupling, counted,
 HAPPY, ANGER = EXPRESSIONS.index("Happiness"), EXPRESSIONS.index("Anger")
 
 
-def holes(n=6, **known):
+def holes(n=6, **labelled):
     data = {"va": torch.full((n, 2), torch.nan), "expr": torch.full((n,), -1), "au": torch.full((n, 12), torch.nan)}
-    return data | known
+    return data | labelled
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_posterior_is_bayes_rule_in_float64(coupling):
     data = holes(au=torch.tensor(au).float(), va=torch.tensor(va).float())
     data["au"][1], data["va"][1] = torch.nan, torch.nan
     au[1], va[1] = np.nan, np.nan
-    found, known = coupling.posterior(data)
+    result, labelled = coupling.posterior(data)
     table, mean, prior = (x.double().numpy() for x in (coupling.aus, coupling.va, coupling.prior))
     expected = np.log(np.tile(prior, (6, 1)))
     for i in range(6):
@@ -76,16 +76,16 @@ def test_the_posterior_is_bayes_rule_in_float64(coupling):
             if not np.isnan(va[i]).any():
                 expected[i, c] -= ((va[i] - mean[c]) ** 2).sum() / 2 / SPREAD**2
     expected = np.exp(expected) / np.exp(expected).sum(1, keepdims=True)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
-    assert known.tolist() == [True, False, True, True, True, True]
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
+    assert labelled.tolist() == [True, False, True, True, True, True]
 
 
 def test_a_smile_is_happy_and_happiness_smiles(coupling):
     smile = torch.zeros(12)
     for name in ("AU6", "AU12", "AU25"):
         smile[ACTION_UNITS.index(name)] = 1
-    found, _ = coupling.posterior(holes(1, au=smile[None]))
-    assert found.argmax() == HAPPY
+    result, _ = coupling.posterior(holes(1, au=smile[None]))
+    assert result.argmax() == HAPPY
     raw = outputs(1)
     losses = coupling.co_annotation(raw, holes(1, expr=torch.tensor([HAPPY])))
     assert losses["expr"] == 0  # it has a label of its own
@@ -128,9 +128,9 @@ def test_both_heads_of_a_model_learn_from_unlabelled_images(coupling):
 def test_soft_expressions_speak_for_themselves(coupling):
     soft = torch.full((2, 8), torch.nan)
     soft[0] = 1 / 8
-    found, known = coupling.posterior(holes(2, expr=soft))
-    torch.testing.assert_close(found[0], torch.full((8,), 1 / 8))
-    assert known.tolist() == [True, False]
+    result, labelled = coupling.posterior(holes(2, expr=soft))
+    torch.testing.assert_close(result[0], torch.full((8,), 1 / 8))
+    assert labelled.tolist() == [True, False]
 
 
 def test_a_run_on_thinned_labels_uses_unlabelled_images_too(frames, tmp_path):
@@ -144,10 +144,10 @@ def test_a_run_on_thinned_labels_uses_unlabelled_images_too(frames, tmp_path):
     ]
     nothing = [pl.when(~train).then(pl.col(c)).alias(c) for c in ACTION_UNITS]
     table.with_columns(holed + nothing).write_parquet(tmp_path / "index.parquet")
-    given = (tmp_path / "index.parquet", frames[1])
-    settings = config(given, coupling__matching=0.5, coupling__co_annotation=0.5, coupling__table="literature")
+    data = (tmp_path / "index.parquet", frames[1])
+    settings = config(data, coupling__matching=0.5, coupling__co_annotation=0.5, coupling__table="literature")
     assert len(training_rows(settings)[0]) == 48
-    assert len(training_rows(config(given))[0]) == 32
+    assert len(training_rows(config(data))[0]) == 32
     run = training.train(settings, tmp_path / "run", progress=False)
     assert pl.read_csv(run / "metrics.csv")["train/loss_au"].min() > 0
 
@@ -162,8 +162,8 @@ def test_a_student_learns_from_its_teachers_where_labels_are_missing(frames, tmp
     train = pl.col("split") == "train"
     holed = [pl.when(~train).then(pl.col(c)).alias(c) for task in ("expr", "au") for c in LABEL_COLUMNS[task]]
     table.with_columns(holed).write_parquet(tmp_path / "index.parquet")
-    said = predict(model(), load_index(frames[0], "train"), frames[1], workers=0, progress=False, device="cpu")
-    save_predictions(said, tmp_path / "soft.parquet")
+    soft = predict(model(), load_index(frames[0], "train"), frames[1], workers=0, progress=False, device="cpu")
+    save_predictions(soft, tmp_path / "soft.parquet")
     settings = config((tmp_path / "index.parquet", frames[1]), data__soft=[str(tmp_path / "soft.parquet")])
     run = training.train(settings, tmp_path / "run", progress=False)
     metrics = pl.read_csv(run / "metrics.csv")

@@ -20,8 +20,8 @@ from triaffect.training.sampling import EpochSampler
 KEYS = ("image", "row", "va", "expr", "au")
 
 
-def same(one, other):
-    return all(torch.equal(one[key], other[key]) for key in KEYS)
+def same(first, other):
+    return all(torch.equal(first[key], other[key]) for key in KEYS)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -53,12 +53,12 @@ def test_what_a_thread_raises_reaches_the_loop(frames, monkeypatch):
 def test_kept_pictures_are_the_decoded_ones(frames, monkeypatch):
     index, settings = load_index(frames[0]), Augmentation.from_config(DataConfig(jitter=0.1, erase=0.5))
     plain = FrameDataset(index, frames[1], 24, settings, seed=1)
-    kept = FrameDataset(index, frames[1], 24, settings, seed=1, cache=True)
+    cached = FrameDataset(index, frames[1], 24, settings, seed=1, cache=True)
     keys = [3, 9, 70]
-    assert same(kept.__getitems__(keys), plain.__getitems__(keys))
-    monkeypatch.setattr(kept, "read", lambda row: 1 / 0)  # from here on memory alone
+    assert same(cached.__getitems__(keys), plain.__getitems__(keys))
+    monkeypatch.setattr(cached, "read", lambda row: 1 / 0)  # from here on memory alone
     later = [key + len(plain) for key in keys]
-    assert same(kept.__getitems__(later), plain.__getitems__(later))
+    assert same(cached.__getitems__(later), plain.__getitems__(later))
 
 
 @pytest.mark.parametrize("size", [24, 33])

@@ -67,13 +67,13 @@ def test_nothing_labelled_is_zero_with_a_graph(task, name):
 @pytest.mark.parametrize(("task", "name"), EVERY)
 def test_missing_rows_change_nothing(task, name):
     raw, targets = batch(missing=0.5, seed=3)
-    whole = losses(task, name)(raw, targets)[task]
+    on_all = losses(task, name)(raw, targets)[task]
     labelled = targets[task] >= 0 if task == "expr" else ~torch.isnan(targets[task]).all(1)
-    kept = losses(task, name)({t: v[labelled] for t, v in raw.items()}, {t: v[labelled] for t, v in targets.items()})[
-        task
-    ]
-    assert whole.item() == pytest.approx(kept.item(), rel=1e-6)
-    whole.backward()
+    on_labelled = losses(task, name)(
+        {t: v[labelled] for t, v in raw.items()}, {t: v[labelled] for t, v in targets.items()}
+    )[task]
+    assert on_all.item() == pytest.approx(on_labelled.item(), rel=1e-6)
+    on_all.backward()
     assert torch.isfinite(raw[task].grad).all()
     assert not raw[task].grad[~labelled].any()
 
@@ -81,8 +81,8 @@ def test_missing_rows_change_nothing(task, name):
 def test_ccc_loss_is_one_minus_the_population_ccc_of_each_values_own_rows():
     raw, targets = batch(64, missing=0.3, seed=1)
     x, y = raw["va"].detach().numpy(), targets["va"].numpy().astype(np.float64)
-    each = [double_ccc(x[~np.isnan(y[:, i]), i], y[~np.isnan(y[:, i]), i]) for i in range(2)]
-    assert ccc_loss(raw["va"], targets["va"].double()).item() == pytest.approx(1 - np.mean(each), abs=1e-12)
+    values = [double_ccc(x[~np.isnan(y[:, i]), i], y[~np.isnan(y[:, i]), i]) for i in range(2)]
+    assert ccc_loss(raw["va"], targets["va"].double()).item() == pytest.approx(1 - np.mean(values), abs=1e-12)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8])
@@ -108,9 +108,9 @@ def test_one_missing_value_leaves_the_other_in():
 def test_weighted_cross_entropy_is_the_papers_mean_not_torchs():
     raw, targets = batch(32)
     weights = torch.arange(1.0, 9.0)
-    each = F.cross_entropy(raw["expr"], targets["expr"], reduction="none")
+    values = F.cross_entropy(raw["expr"], targets["expr"], reduction="none")
     ours = cross_entropy(raw["expr"], targets["expr"], weights)
-    assert ours.item() == pytest.approx((weights[targets["expr"]] * each).mean().item())
+    assert ours.item() == pytest.approx((weights[targets["expr"]] * values).mean().item())
     torchs = F.cross_entropy(raw["expr"], targets["expr"], weight=weights.double())
     assert abs(ours.item() - torchs.item()) > 0.1
 
@@ -145,8 +145,8 @@ def test_label_smoothing_is_torchs():
 def test_total_is_the_weighted_sum():
     raw, targets = batch()
     module = losses(weights={"va": 2.0, "expr": 0.5})
-    each = module(raw, targets)
-    assert module.total(each).item() == pytest.approx((2 * each["va"] + 0.5 * each["expr"] + each["au"]).item())
+    values = module(raw, targets)
+    assert module.total(values).item() == pytest.approx((2 * values["va"] + 0.5 * values["expr"] + values["au"]).item())
 
 
 def test_a_distribution_as_target_is_the_formula_and_a_one_hot_is_the_code():
@@ -156,8 +156,8 @@ def test_a_distribution_as_target_is_the_formula_and_a_one_hot_is_the_code():
     log_p = raw - np.log(np.exp(raw).sum(1, keepdims=True))
     expected = (-(target * log_p).sum(1) * (target @ weights))[:4].mean()
     holed = torch.from_numpy(np.where(np.arange(6)[:, None] < 4, target, np.nan))
-    got = cross_entropy(torch.from_numpy(raw), holed, torch.from_numpy(weights))
-    assert got.item() == pytest.approx(expected)
+    value = cross_entropy(torch.from_numpy(raw), holed, torch.from_numpy(weights))
+    assert value.item() == pytest.approx(expected)
     codes = torch.tensor([0, 3, -1, 7, 7, 1])
     one_hot = torch.where(codes[:, None] < 0, torch.nan, F.one_hot(codes.clamp(min=0), 8).float())
     logits = torch.from_numpy(raw).float()
@@ -172,10 +172,10 @@ def test_adjusted_logits_are_menons_formula_and_even_out_the_classes():
     raw, y, prior = rng.normal(size=(9, 8)), rng.integers(0, 8, 9), rng.dirichlet(np.ones(8))
     odds = prior * np.exp(raw)
     expected = -np.log(odds[np.arange(9), y] / odds.sum(1)).mean()
-    found = adjusted_cross_entropy(torch.tensor(raw), torch.tensor(y), torch.tensor(np.log(prior)))
-    assert found.item() == pytest.approx(expected)
-    kept = losses("expr", "adjusted_ce").log_prior
-    torch.testing.assert_close(kept, torch.tensor([0.75, 0.25] + [1.0] * 6).log())
+    loss = adjusted_cross_entropy(torch.tensor(raw), torch.tensor(y), torch.tensor(np.log(prior)))
+    assert loss.item() == pytest.approx(expected)
+    on_labelled = losses("expr", "adjusted_ce").log_prior
+    torch.testing.assert_close(on_labelled, torch.tensor([0.75, 0.25] + [1.0] * 6).log())
 
 
 def test_asymmetric_is_ridniks_formula_and_forgets_easy_negatives():

@@ -21,8 +21,8 @@ def rows(videos=(60, 30, 10), missing=0.2):
     video = np.repeat(np.arange(len(videos)), videos)
     code = rng.choice(8, len(video), p=[0.5, 0.3, 0.1, 0.02, 0.02, 0.02, 0.02, 0.02])
     key = {"video": [f"v{v}" for v in video], "frame": np.concatenate([np.arange(n) for n in videos])}
-    known = rng.random(len(video)) > missing
-    return pl.DataFrame({**key, "expression": [int(c) if k else None for c, k in zip(code, known, strict=True)]})
+    labelled = rng.random(len(video)) > missing
+    return pl.DataFrame({**key, "expression": [int(c) if k else None for c, k in zip(code, labelled, strict=True)]})
 
 
 @pytest.mark.parametrize(("balance", "column"), [("class", "expression"), ("video", "video")])
@@ -43,8 +43,8 @@ def test_every_frame_comes_once_in_as_many_epochs_as_the_stride():
     for epoch in epochs:
         near = index[np.unique(epoch)].group_by("video").agg(pl.col("frame").sort().diff().drop_nulls().min())
         assert near["frame"].drop_nulls().min() >= 4  # no neighbours
-    seen = set(np.concatenate(epochs).tolist())
-    assert len(seen) >= 0.95 * len(index)  # an epoch's length is fixed; a few may fall off its end
+    rows_of_epochs = set(np.concatenate(epochs).tolist())
+    assert len(rows_of_epochs) >= 0.95 * len(index)  # an epoch's length is fixed; a few may fall off its end
 
 
 def test_a_row_that_is_drawn_twice_is_augmented_twice_and_no_epoch_is_another():

@@ -36,12 +36,12 @@ def gather_outputs(
     for task in raw:
         missing = blank_rows(batch, size - rows)[task]
         parts.append(torch.cat([batch[task], missing]).float().reshape(size, -1))
-    own = torch.cat(parts, 1)
-    everyone = [torch.empty_like(own) for _ in range(world)]
-    distributed.all_gather(everyone, own.detach())
-    if own.requires_grad:
-        own.register_hook(lambda gradient: gradient * world)
-    everyone[distributed.get_rank()] = own
+    local = torch.cat(parts, 1)
+    everyone = [torch.empty_like(local) for _ in range(world)]
+    distributed.all_gather(everyone, local.detach())
+    if local.requires_grad:
+        local.register_hook(lambda gradient: gradient * world)
+    everyone[distributed.get_rank()] = local
     columns = torch.cat(everyone).split([part.shape[1] for part in parts], 1)
     targets = dict(zip(raw, columns[len(raw) :], strict=True))
     codes = {task: value[:, 0].long() for task, value in targets.items() if batch[task].ndim == 1}
@@ -62,11 +62,11 @@ def gather_rows(batches: list[dict[str, Tensor]], world: int) -> dict[str, np.nd
         batches: This process's, with `row` and any columns of the same length.
         world: Number of processes; each must call this.
     """
-    own = {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in batches[0]}
-    parts: list[Any] = [own]
+    local = {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in batches[0]}
+    parts: list[Any] = [local]
     if world > 1:
         parts = [None] * world
-        torch.distributed.all_gather_object(parts, own)
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in own}
+        torch.distributed.all_gather_object(parts, local)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in local}
     _, first = np.unique(joined["row"], return_index=True)
     return {name: values[first] for name, values in joined.items()}

@@ -89,13 +89,15 @@ class Balancing(nn.Module):
         With `uncertainty` a loss L becomes L / 2σ² + log σ for valence-arousal and L / σ² + log σ for the others
         (Kendall et al. 2018, eqs. 7 and 10), s = log σ² being learned; a task without a label in the batch has no part.
         """
-        each = torch.stack([self.weights[task] * losses[task] for task in self.tasks])
+        weighted = torch.stack([self.weights[task] * losses[task] for task in self.tasks])
         if self.config.method == "uncertainty":
-            half = torch.tensor([0.5 if task == "va" else 1.0 for task in self.tasks], device=each.device)
-            each = half * torch.exp(-self.log_variance) * each + 0.5 * self.log_variance * (each.detach() != 0)
+            half = torch.tensor([0.5 if task == "va" else 1.0 for task in self.tasks], device=weighted.device)
+            weighted = half * torch.exp(-self.log_variance) * weighted + 0.5 * self.log_variance * (
+                weighted.detach() != 0
+            )
         elif self.config.method == "dwa":
-            each = each * torch.tensor(dwa_weights(history, self.tasks), device=each.device)
-        return each.sum()
+            weighted = weighted * torch.tensor(dwa_weights(history, self.tasks), device=weighted.device)
+        return weighted.sum()
 
     def gradients(
         self, losses: Mapping[str, Tensor], at: Tensor, features: Tensor, shared: Sequence[Tensor]
@@ -108,18 +110,21 @@ class Balancing(nn.Module):
             features: The features that the backbone gave; the same numbers.
             shared: The backbone's weights.
         """
-        each = [torch.autograd.grad(self.weights[t] * losses[t], at, retain_graph=True)[0] for t in self.tasks]
-        rows = each
+        by_task = [torch.autograd.grad(self.weights[t] * losses[t], at, retain_graph=True)[0] for t in self.tasks]
+        rows = by_task
         if self.config.at == "weights":
-            found = [torch.autograd.grad(features, shared, one, retain_graph=True, allow_unused=True) for one in each]
-            rows = [torch.cat([g.flatten() for g in row if g is not None]) for row in found]
+            backbone_gradients = [
+                torch.autograd.grad(features, shared, gradient, retain_graph=True, allow_unused=True)
+                for gradient in by_task
+            ]
+            rows = [torch.cat([g.flatten() for g in row if g is not None]) for row in backbone_gradients]
         flat = torch.stack([row.flatten().float() for row in rows])
         with torch.autocast(flat.device.type, enabled=False):
             products = flat @ flat.T
         size = products.diagonal().clamp(min=1e-30).sqrt()
-        known = (products.diagonal() > 0).float()
-        self.cosines.append((products / size / size[:, None] / (known * known[:, None])).detach())
-        return torch.stack(each), products
+        has_gradient = (products.diagonal() > 0).float()
+        self.cosines.append((products / size / size[:, None] / (has_gradient * has_gradient[:, None])).detach())
+        return torch.stack(by_task), products
 
     def surrogate(self, losses: Mapping[str, Tensor], at: Tensor, features: Tensor, shared: Sequence[Tensor]) -> Tensor:
         """A sum whose gradient is the plain one in the heads and the combined one in the backbone.
@@ -130,12 +135,12 @@ class Balancing(nn.Module):
             features: Of the backbone, with its graph.
             shared: The backbone's weights.
         """
-        each, products = self.gradients(losses, at, features, shared)
+        by_task, products = self.gradients(losses, at, features, shared)
         weights, live = products.new_zeros(len(products)), products.diagonal() > 0
         if live.any():
             with torch.autocast(products.device.type, enabled=False):
                 weights[live] = self.weighting(products[live][:, live]).nan_to_num()  # type: ignore[misc]
-        combined = (weights[:, None, None] * each).sum(0)
+        combined = (weights[:, None, None] * by_task).sum(0)
         return self.total(losses) + (features.float() * combined.float()).sum()
 
     def pop_cosines(self) -> dict[str, float]:

@@ -72,7 +72,7 @@ def counted(index: pl.DataFrame, tasks: tuple[str, ...]) -> tuple[np.ndarray, np
     Raises:
         InputError: No frame is labelled for both.
     """
-    found = {}
+    tables = {}
     for task, names in (("au", ACTION_UNITS), ("va", VA)):
         columns = []
         for name in names if task in tasks else ():
@@ -86,8 +86,8 @@ def counted(index: pl.DataFrame, tasks: tuple[str, ...]) -> tuple[np.ndarray, np
             n = np.bincount(codes, minlength=len(EXPRESSIONS))
             usual = _mean(index, name, 0.0)
             columns.append((np.bincount(codes, values, len(EXPRESSIONS)) + FRAMES * usual) / (n + FRAMES))
-        found[task] = np.stack(columns, 1) if columns else np.zeros((len(EXPRESSIONS), len(names)))
-    return found["au"].clip(1e-3, 1 - 1e-3), found["va"]
+        tables[task] = np.stack(columns, 1) if columns else np.zeros((len(EXPRESSIONS), len(names)))
+    return tables["au"].clip(1e-3, 1 - 1e-3), tables["va"]
 
 
 def _mean(index: pl.DataFrame, name: str, otherwise: float) -> float:
@@ -108,8 +108,8 @@ class Coupling(nn.Module):
         super().__init__()
         self.config, self.tasks = config, tasks
         aus, va = literature(index) if config.table == "literature" else counted(index, tasks)
-        known = index["expression"].drop_nulls().to_numpy() if "expression" in index.columns else np.zeros(0, int)
-        prior = np.bincount(known, minlength=len(EXPRESSIONS)) + 1.0
+        labelled = index["expression"].drop_nulls().to_numpy() if "expression" in index.columns else np.zeros(0, int)
+        prior = np.bincount(labelled, minlength=len(EXPRESSIONS)) + 1.0
         self.aus: Tensor
         self.va: Tensor
         self.prior: Tensor
@@ -130,24 +130,26 @@ class Coupling(nn.Module):
         far = torch.nan_to_num(va[:, None] - self.va) ** 2
         evidence = self.prior.log() + on @ self.aus.log().T + off @ torch.log1p(-self.aus).T
         evidence = evidence - far.sum(2) / (2 * SPREAD**2)
-        said = F.one_hot(expr.clamp(min=0), len(EXPRESSIONS)).float() if expr.ndim == 1 else expr.nan_to_num()
-        own = expr >= 0 if expr.ndim == 1 else ~torch.isnan(expr).any(1)
-        any_label = own | ~torch.isnan(au).all(1) | ~torch.isnan(va).all(1)
-        return torch.where(own[:, None], said, evidence.softmax(1)), any_label
+        own_label = F.one_hot(expr.clamp(min=0), len(EXPRESSIONS)).float() if expr.ndim == 1 else expr.nan_to_num()
+        has_label = expr >= 0 if expr.ndim == 1 else ~torch.isnan(expr).any(1)
+        any_label = has_label | ~torch.isnan(au).all(1) | ~torch.isnan(va).all(1)
+        return torch.where(has_label[:, None], own_label, evidence.softmax(1)), any_label
 
     def co_annotation(self, raw: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The loss of each task on labels that follow from the image's other labels."""
-        posterior, known = self.posterior(batch)
+        posterior, labelled = self.posterior(batch)
         expr = batch["expr"]
         lacking = expr < 0 if expr.ndim == 1 else torch.isnan(expr).any(1)
-        found = {"expr": masked_mean(F.cross_entropy(raw["expr"], posterior, reduction="none"), lacking & known)}
+        implied_losses = {
+            "expr": masked_mean(F.cross_entropy(raw["expr"], posterior, reduction="none"), lacking & labelled)
+        }
         if "au" in self.tasks:
             values = F.binary_cross_entropy_with_logits(raw["au"], posterior @ self.aus, reduction="none")
-            found["au"] = masked_mean(values, torch.isnan(batch["au"]) & known[:, None])
+            implied_losses["au"] = masked_mean(values, torch.isnan(batch["au"]) & labelled[:, None])
         if "va" in self.tasks:
             values = (raw["va"] - posterior @ self.va) ** 2
-            found["va"] = masked_mean(values, torch.isnan(batch["va"]) & known[:, None])
-        return found
+            implied_losses["va"] = masked_mean(values, torch.isnan(batch["va"]) & labelled[:, None])
+        return implied_losses
 
     def matching(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The distance of each task's prediction from what the predicted expression implies; needs no label.
@@ -155,15 +157,15 @@ class Coupling(nn.Module):
         For action units the Kullback-Leibler divergence of the two Bernoulli probabilities, for valence and arousal the
         squared difference. Both sides learn.
         """
-        expression, found = raw["expr"].softmax(1), {}
+        expression, implied_losses = raw["expr"].softmax(1), {}
         if "au" in self.tasks:
-            implied, own = expression @ self.aus, torch.sigmoid(raw["au"])
-            yes = own * (F.logsigmoid(raw["au"]) - implied.log())
-            no = (1 - own) * (F.logsigmoid(-raw["au"]) - torch.log1p(-implied))
-            found["au"] = (yes + no).mean()
+            implied, has_label = expression @ self.aus, torch.sigmoid(raw["au"])
+            yes = has_label * (F.logsigmoid(raw["au"]) - implied.log())
+            no = (1 - has_label) * (F.logsigmoid(-raw["au"]) - torch.log1p(-implied))
+            implied_losses["au"] = (yes + no).mean()
         if "va" in self.tasks:
-            found["va"] = ((raw["va"] - expression @ self.va) ** 2).mean()
-        return found
+            implied_losses["va"] = ((raw["va"] - expression @ self.va) ** 2).mean()
+        return implied_losses
 
     def forward(
         self, losses: Mapping[str, Tensor], raw: Mapping[str, Tensor], batch: Mapping[str, Tensor]
@@ -171,10 +173,10 @@ class Coupling(nn.Module):
         """The task losses with their shares of co-annotation and matching added."""
         raw, out = {task: value.float() for task, value in raw.items()}, dict(losses)
         with torch.autocast(raw["expr"].device.type, enabled=False):  # logarithms near 0 and 1 need their digits
-            for weight, more in (
+            for weight, extra in (
                 (self.config.co_annotation, self.co_annotation(raw, batch) if self.config.co_annotation else {}),
                 (self.config.matching, self.matching(raw) if self.config.matching else {}),
             ):
-                for task, value in more.items():
+                for task, value in extra.items():
                     out[task] = out[task] + weight * value
         return out

@@ -52,10 +52,10 @@ def cross_entropy(raw: Tensor, target: Tensor, weights: Tensor | None = None, sm
 
     The mean divides by the number of rows, as in the paper; `F.cross_entropy(weight=w)` would divide by the sum of w.
     """
-    known, mask = _known(target)
-    values = F.cross_entropy(raw, known, reduction="none", label_smoothing=smoothing)
+    filled, mask = _known(target)
+    values = F.cross_entropy(raw, filled, reduction="none", label_smoothing=smoothing)
     if weights is not None:
-        values = values * (weights[known] if known.ndim == 1 else known @ weights)
+        values = values * (weights[filled] if filled.ndim == 1 else filled @ weights)
     return masked_mean(values, mask)
 
 
@@ -68,8 +68,8 @@ def _known(target: Tensor) -> tuple[Tensor, Tensor]:
 
 def expression_focal(raw: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Cross-entropy times (1 - p_y)^gamma (Lin et al. 2017)."""
-    known, mask = _known(target)
-    values = F.cross_entropy(raw, known, reduction="none")
+    filled, mask = _known(target)
+    values = F.cross_entropy(raw, filled, reduction="none")
     return masked_mean((1 - torch.exp(-values)) ** gamma * values, mask)
 
 

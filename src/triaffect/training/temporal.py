@@ -84,8 +84,8 @@ def in_videos(model: AffectModel, features: Tensor, time: Tensor, video: Tensor)
     if model.temporal is None:
         return model.predict_from_features(features)
     parts: list[dict[str, Tensor]] = []
-    for near, own in windows(video.cpu().numpy(), time.cpu().numpy(), model.temporal.seconds, PIECE):
+    for near, inside in windows(video.cpu().numpy(), time.cpu().numpy(), model.temporal.seconds, PIECE):
         rows = torch.from_numpy(near).to(features.device)
         outputs = model.predict_from_features(features[rows], time[rows], video[rows])
-        parts.append({task: value[torch.from_numpy(own).to(value.device)] for task, value in outputs.items()})
+        parts.append({task: value[torch.from_numpy(inside).to(value.device)] for task, value in outputs.items()})
     return {task: torch.cat([part[task] for part in parts]) for task in model.tasks}
