@@ -24,7 +24,7 @@ for code, active in enumerate(["25", "4 7 24 23", "4 10 7", "1 4 25", "6 12 25",
 
 
 def draw(path: Path, valence: float, arousal: float, tint: int) -> None:
-    """A face of a few strokes, whose mouth and eyes tell valence and arousal."""
+    """A face of a few strokes, whose mouth and eyes show valence and arousal."""
     picture = Image.new("RGB", (64, 64), (70 + tint, 84, 96))
     pen = ImageDraw.Draw(picture)
     pen.ellipse((8, 5, 56, 61), fill=(222, 188 - tint // 3, 158))
@@ -60,7 +60,7 @@ def labels(videos: int, frames: int, seed: int, split: str, first: int = 0, name
 
 
 def predict(index: pl.DataFrame, skill: dict[str, float], seed: int) -> pl.DataFrame:
-    """Predictions of some tasks; skill 0 knows nothing, 1 nearly all. Errors are alike within a video."""
+    """Predictions of some tasks; skill 0 is chance, 1 nearly perfect. Errors are alike within a video."""
     rng = np.random.default_rng(seed)
     n = index.height
     video = index["video"].rank("dense").to_numpy() - 1
@@ -91,17 +91,17 @@ def curves(run: Path, tasks: dict[str, float], epochs: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     epoch = np.arange(1, epochs + 1)
     grown = 1 - np.exp(-epoch / (epochs * rng.uniform(0.15, 0.3)))
-    found: dict[str, np.ndarray] = {"epoch": epoch}
+    metrics: dict[str, np.ndarray] = {"epoch": epoch}
     for task, best in tasks.items():
-        found[f"train/loss_{task}"] = 1.1 - 0.9 * grown
-        found[f"val/loss_{task}"] = 1.15 - 0.6 * grown + 0.2 * (epoch / epochs) ** 3 + rng.normal(0, 0.015, epochs)
-        found[f"val/{task}"] = best * grown + rng.normal(0, 0.012, epochs)
+        metrics[f"train/loss_{task}"] = 1.1 - 0.9 * grown
+        metrics[f"val/loss_{task}"] = 1.15 - 0.6 * grown + 0.2 * (epoch / epochs) ** 3 + rng.normal(0, 0.015, epochs)
+        metrics[f"val/{task}"] = best * grown + rng.normal(0, 0.012, epochs)
     for part in ("train/loss", "val/loss"):
-        found[part] = sum(found[f"{part}_{task}"] for task in tasks)
-    found["val/total"] = sum(found[f"val/{task}"] for task in tasks)
-    found |= {"lr": 1e-3 * np.cos(epoch / epochs), "seconds": 7 + 0 * epoch, "images_per_second": 120.0 + 0 * epoch}
+        metrics[part] = sum(metrics[f"{part}_{task}"] for task in tasks)
+    metrics["val/total"] = sum(metrics[f"val/{task}"] for task in tasks)
+    metrics |= {"lr": 1e-3 * np.cos(epoch / epochs), "seconds": 7 + 0 * epoch, "images_per_second": 120.0 + 0 * epoch}
     run.mkdir(parents=True)
-    pl.DataFrame(found).write_csv(run / "metrics.csv")
+    pl.DataFrame(metrics).write_csv(run / "metrics.csv")
 
 
 def make_study(
@@ -164,11 +164,12 @@ def make_study(
     comparisons = []
     for i, a in enumerate(systems):
         for b in systems[i + 1 :]:
-            found = compare(files[a], files[b], val, resamples=resamples)
+            comparison = compare(files[a], files[b], val, resamples=resamples)
             measures = {}
             for name in ("va", "expr", "au", "total"):
-                low, high = found.intervals[name]
-                measures[name] = {"difference": found.difference[name], "low": low, "high": high, "p": found.p[name]}
+                low, high = comparison.intervals[name]
+                difference, p = comparison.difference[name], comparison.p[name]
+                measures[name] = {"difference": difference, "low": low, "high": high, "p": p}
             comparisons.append({"a": a, "b": b, "measures": measures})
 
     tuned = tuning.scores.to_dicts()

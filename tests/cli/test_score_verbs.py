@@ -40,10 +40,10 @@ def test_score_prints_the_table(files, capsys):
 def test_score_prints_json(files, capsys):
     words = ["score", "single.parquet", "index.parquet", "--split", "val", "--json", "--by", "video", "--seed", "3"]
     assert main([*words, "--resamples", "20"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     expected = score(files[0], files[2], split="val", by="video", seed=3, resamples=20)
-    assert found == json.loads(json.dumps(expected.to_dict()))
-    assert set(found["groups"]) == set(files[2]["video"])
+    assert printed == json.loads(json.dumps(expected.to_dict()))
+    assert set(printed["groups"]) == set(files[2]["video"])
 
 
 def test_score_reads_abaw_text_on_both_sides(files, capsys):
@@ -57,10 +57,10 @@ def test_score_reads_abaw_text_on_both_sides(files, capsys):
         file.write("\n".join(lines) + "\n")
     write_submission(single, "index.parquet", "submission.txt", "mtl")
     assert main(["score", "submission.txt", "validation_set_annotations.txt", "--json", "--resamples", "10"]) == 0
-    found, expected = json.loads(capsys.readouterr().out), score(single, index, resamples=10)
-    assert found["tasks"] == pytest.approx(expected.tasks, abs=1e-5)  # six decimals of V/A
-    assert found["tasks"]["expr"] == pytest.approx(expected.tasks["expr"], abs=1e-12)
-    assert found["videos"] == expected.videos
+    printed, expected = json.loads(capsys.readouterr().out), score(single, index, resamples=10)
+    assert printed["tasks"] == pytest.approx(expected.tasks, abs=1e-5)  # six decimals of V/A
+    assert printed["tasks"]["expr"] == pytest.approx(expected.tasks["expr"], abs=1e-12)
+    assert printed["videos"] == expected.videos
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_score_reads_abaw_text_on_both_sides(files, capsys):
 def test_mistakes_are_one_line_and_code_2(files, capsys, tmp_path, words, named):
     before = sorted(tmp_path.iterdir())
     assert main(words) == 2
-    told = capsys.readouterr().err
-    assert named in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
 
 

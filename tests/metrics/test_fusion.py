@@ -69,9 +69,9 @@ def test_weighted_mean_of_any_number(make):
     tables = [
         make(1, noise=noise)[0].sample(fraction=1, shuffle=True, seed=i) for i, noise in enumerate((0.2, 0.4, 0.6))
     ]
-    found = mean(tables, [2, 1, 1]).sort("image")
+    result = mean(tables, [2, 1, 1]).sort("image")
     expected = sum(w * t.sort("image")["AU4"].to_numpy() for w, t in zip((0.5, 0.25, 0.25), tables, strict=True))
-    assert found["AU4"].to_numpy() == pytest.approx(expected, abs=1e-12)
+    assert result["AU4"].to_numpy() == pytest.approx(expected, abs=1e-12)
     assert mean(tables)["fear"].sum() == pytest.approx(sum(t["fear"].sum() for t in tables) / 3)
     assert mean([tables[0]]).equals(tables[0])
 
@@ -129,7 +129,7 @@ def test_tuned_scores_are_official_scores_of_the_fused(pair):
 
 
 @pytest.mark.parametrize("worse", [0, 1])
-def test_a_clear_optimum_is_found_and_an_unclear_one_is_the_equal_mix(make, worse):
+def test_a_clear_optimum_is_chosen_and_an_unclear_one_is_the_equal_mix(make, worse):
     """A side that is noise gets next to no weight, whichever it is; two of one strength stay near the equal mix."""
     base, index = make(5, videos=10, frames=60, missing=False)
     rng, truth = np.random.default_rng(worse), index.select("valence", "arousal").to_numpy()
@@ -157,11 +157,11 @@ def test_on_few_videos_the_rule_is_steadier_than_the_best_of_the_curve(make):
             spread = rng.choice([0.1, 1.5], (12, 1))[video]
             va = (truth + rng.normal(0, 1, truth.shape) * spread).clip(-1, 1)
             sides.append(base.select("image", valence=pl.Series(va[:, 0]), arousal=pl.Series(va[:, 1])))
-        seen, held = (index.filter(pl.Series(video < 6)), index.filter(pl.Series(video >= 6)))
-        lambdas, tuning = tune_fusion(*sides, seen)
+        first, second = (index.filter(pl.Series(video < 6)), index.filter(pl.Series(video >= 6)))
+        lambdas, tuning = tune_fusion(*sides, first)
         best = tuning.curves["lambda"][tuning.curves["score"].arg_max()]
-        for share, found in ((lambdas["va"], chosen), (best, greedy)):
-            found.append(score(fuse(*sides, {"va": share}), held, resamples=0).total)
+        for share, totals in ((lambdas["va"], chosen), (best, greedy)):
+            totals.append(score(fuse(*sides, {"va": share}), second, resamples=0).total)
     assert np.mean(chosen) > np.mean(greedy) + 0.005
 
 

@@ -68,9 +68,9 @@ def test_expression_is_sklearns_macro_f1_over_eight(seed, n, classes):
     target[0] = 0
     best, valid = prob.argmax(1), target >= 0
     expected = f1_score(target[valid], best[valid], labels=range(8), average=None, zero_division=0)
-    found = expr_score(prob, target)
-    assert [found[name] for name in EXPRESSIONS] == pytest.approx(expected, abs=1e-12)
-    assert found["expr"] == pytest.approx(expected.mean(), abs=1e-12)
+    result = expr_score(prob, target)
+    assert [result[name] for name in EXPRESSIONS] == pytest.approx(expected, abs=1e-12)
+    assert result["expr"] == pytest.approx(expected.mean(), abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -79,20 +79,20 @@ def test_aus_are_sklearns_positive_f1_each_on_its_own_rows(seed, n, threshold):
     rng = np.random.default_rng(seed)
     target, prob = holed(rng, rng.integers(0, 2, (n, 12)).astype(float)), rng.random((n, 12)).round(1)
     target[0] = 1.0
-    found = au_score(prob, target, threshold)
+    result = au_score(prob, target, threshold)
     expected = []
     for i in range(12):
         valid = ~np.isnan(target[:, i])
         expected.append(f1_score(target[valid, i] == 1, prob[valid, i] >= threshold, zero_division=0))
-    assert [found[name] for name in ACTION_UNITS] == pytest.approx(expected, abs=1e-12)
-    assert found["au"] == pytest.approx(np.mean(expected), abs=1e-12)
-    assert au_score(prob, np.nan_to_num(target, nan=-1), threshold) == found
+    assert [result[name] for name in ACTION_UNITS] == pytest.approx(expected, abs=1e-12)
+    assert result["au"] == pytest.approx(np.mean(expected), abs=1e-12)
+    assert au_score(prob, np.nan_to_num(target, nan=-1), threshold) == result
 
 
 def test_thresholds_may_differ():
     prob, target = np.full((4, 12), 0.4), np.ones((4, 12))
-    found = au_score(prob, target, [0.3] * 6 + [0.5] * 6)
-    assert [found[name] for name in ACTION_UNITS] == [1.0] * 6 + [0.0] * 6
+    result = au_score(prob, target, [0.3] * 6 + [0.5] * 6)
+    assert [result[name] for name in ACTION_UNITS] == [1.0] * 6 + [0.0] * 6
     assert au_score(np.full((4, 12), 0.5), target)["au"] == 1.0  # a probability that reaches the threshold is a yes
 
 
@@ -108,9 +108,9 @@ def test_constants_have_no_concordance(value, n):
 def test_nothing_labelled_is_nan_not_zero():
     assert np.isnan(ccc([0.1, 0.2], [NAN, NAN]))
     assert np.isnan(ccc([], []))
-    found = va_score(np.zeros((3, 2)) + np.arange(3)[:, None] / 5, [[NAN, 0.1], [NAN, 0.2], [NAN, 0.5]])
-    assert np.isnan(found["valence"])
-    assert found["va"] == found["arousal"] > 0
+    result = va_score(np.zeros((3, 2)) + np.arange(3)[:, None] / 5, [[NAN, 0.1], [NAN, 0.2], [NAN, 0.5]])
+    assert np.isnan(result["valence"])
+    assert result["va"] == result["arousal"] > 0
     assert np.isnan(expr_score(np.eye(8), np.full(8, -1))["expr"])
     assert np.isnan(au_score(np.zeros((2, 12)), np.full((2, 12), NAN))["au"])
 
@@ -180,18 +180,18 @@ def test_a_class_absent_from_both_sides_counts_zero():
     target = np.arange(40) % 5
     assert expr_score(np.eye(8)[target], target)["expr"] == pytest.approx(5 / 8)
     assert f1_score(target, target, average="macro") == 1.0  # without labels=range(8)
-    found = au_score(np.zeros((4, 12)), np.zeros((4, 12)))
-    assert found["au"] == 0.0  # zero_division=1 would make it 1
+    result = au_score(np.zeros((4, 12)), np.zeros((4, 12)))
+    assert result["au"] == 0.0  # zero_division=1 would make it 1
 
 
 def test_au_is_the_positive_f1_not_two_class_macro_nor_micro():
     rng = np.random.default_rng(0)
     target = (rng.random((500, 12)) < np.linspace(0.03, 0.7, 12)).astype(float)
     prob = (0.3 * target + 0.7 * rng.random((500, 12))).clip(0, 1)
-    found, hit = au_score(prob, target)["au"], prob >= 0.5
+    result, hit = au_score(prob, target)["au"], prob >= 0.5
     two_class = np.mean([f1_score(target[:, i], hit[:, i], average="macro") for i in range(12)])
-    assert two_class - found > 0.05
-    assert abs(f1_score(target, hit, average="micro") - found) > 0.02
+    assert two_class - result > 0.05
+    assert abs(f1_score(target, hit, average="micro") - result) > 0.02
 
 
 def test_aus_are_not_limited_to_fully_labelled_rows():

@@ -61,11 +61,11 @@ def test_at_constant_gaps_smoothing_is_scipys(step, sigma):
     values = np.random.default_rng(0).normal(size=(400, 2))
     video, frame = frames(400, 1, step)
     order = np.random.default_rng(1).permutation(400)
-    found = np.empty_like(values)
-    found[order] = smooth(values[order], video[order], frame[order], sigma * step)
+    result = np.empty_like(values)
+    result[order] = smooth(values[order], video[order], frame[order], sigma * step)
     inner = slice(60, -60)
     expected = gaussian_filter1d(values, sigma, axis=0)
-    np.testing.assert_allclose(found[inner], expected[inner], atol=1e-9 if step == 1 else 2e-4)
+    np.testing.assert_allclose(result[inner], expected[inner], atol=1e-9 if step == 1 else 2e-4)
 
 
 @given(st.integers(0, 10_000), st.floats(0.5, 6))
@@ -79,10 +79,10 @@ def test_smoothing_over_gaps_and_videos_is_the_formula(seed, sigma):
 
 def test_missing_values_have_no_weight_and_stay():
     values = np.array([[1.0], [np.nan], [3.0], [5.0]])
-    found = smooth(values, np.zeros(4, int), np.arange(4), 2.0)
-    assert np.isnan(found[1, 0])
-    kept = np.array([0, 2, 3])
-    np.testing.assert_allclose(found[kept], slow_smooth(values[kept], np.zeros(3), kept, 2.0))
+    result = smooth(values, np.zeros(4, int), np.arange(4), 2.0)
+    assert np.isnan(result[1, 0])
+    finite = np.array([0, 2, 3])
+    np.testing.assert_allclose(result[finite], slow_smooth(values[finite], np.zeros(3), finite, 2.0))
     far = np.array([1, 10**9, 2 * 10**9, 5])  # neither a line of a billion cells nor a neighbour
     np.testing.assert_array_equal(smooth(values[[0, 2, 3, 3]], np.array([0, 0, 0, 1]), far, 8.0)[:, 0], [1, 3, 5, 5])
 
@@ -105,8 +105,8 @@ def test_biases_recover_priors_that_were_taken_away():
     wrong = np.array([2.0, -1, 0.5, -2, 0, 1, 0, 1])
     best = f1_score(target, scores.argmax(1), average="macro")
     spoilt = f1_score(target, (scores + wrong).argmax(1), average="macro")
-    found = np.array(best_biases(scores + wrong, target))
-    corrected = f1_score(target, (scores + wrong + found).argmax(1), average="macro")
+    result = np.array(best_biases(scores + wrong, target))
+    corrected = f1_score(target, (scores + wrong + result).argmax(1), average="macro")
     assert spoilt < best - 0.15
     assert corrected >= best - 0.002  # the even priors are not quite the best for macro F1
     assert best_biases(np.zeros((0, 8)), np.zeros(0, int)) == [0.0] * 8
@@ -117,17 +117,17 @@ def test_the_temperature_is_the_one_that_spoilt_the_probabilities():
     scores = rng.normal(0, 2, (20_000, 8))
     truth = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     target = (truth.cumsum(1) > rng.random((20_000, 1))).argmax(1)
-    found = best_temperature(scores * 3, target)
-    assert found == pytest.approx(3, rel=0.05)
+    result = best_temperature(scores * 3, target)
+    assert result == pytest.approx(3, rel=0.05)
 
     def p(t):
         z = np.exp(scores * 3 / t)
         return z / z.sum(1, keepdims=True)
 
-    losses = [log_loss(target, p(t), labels=range(8)) for t in (found * 0.97, found, found * 1.03)]
+    losses = [log_loss(target, p(t), labels=range(8)) for t in (result * 0.97, result, result * 1.03)]
     assert losses[1] == min(losses)
     assert calibration_error(p(1), target) > 0.1
-    assert calibration_error(p(found), target) < 0.015
+    assert calibration_error(p(result), target) < 0.015
 
 
 def test_matched_moments_give_the_correlation_and_intervals_hold_what_they_say():
@@ -214,9 +214,9 @@ def test_an_analysis_is_smoothed_by_file_face_and_frame():
     post = PostProcessing(va=VaScaling(sigma=2.0))
     key = {"file": ["clip.mp4"] * 40, "face": [0, 1] * 20, "frame": np.repeat(np.arange(20) * 2, 2)}
     table = pl.DataFrame({**key, "valence": va[:, 0], "arousal": va[:, 1]})
-    found = post.apply(table)
+    result = post.apply(table)
     expected = slow_smooth(va, np.array(key["face"]), key["frame"], 2.0)
-    np.testing.assert_allclose(found.select("valence", "arousal").to_numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose(result.select("valence", "arousal").to_numpy(), expected, atol=1e-9)
 
 
 def test_tune_fuse_and_submit_through_files(make, tmp_path, capsys):
@@ -237,9 +237,9 @@ def test_tune_fuse_and_submit_through_files(make, tmp_path, capsys):
     text = tmp_path / "submission.txt"
     words = ["submit", *same[:1], str(tmp_path / "index.parquet"), "--out", str(text)]
     assert main([*words, "--post", str(post)]) == 0
-    told = pl.read_csv(text, skip_rows=1, has_header=False)
+    rows = pl.read_csv(text, skip_rows=1, has_header=False)
     likeliest = expected.select(name.lower() for name in EXPRESSIONS).to_numpy().argmax(1)
-    assert told[:, 3].to_list() == likeliest.tolist()
+    assert rows[:, 3].to_list() == likeliest.tolist()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"va": {}}', '{"au": {"sigma": 0, "thresholds": [1]}}', "missing"])

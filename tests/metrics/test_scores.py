@@ -23,11 +23,11 @@ from triaffect.metrics.scores import Scores, compare, score
 def reference(predictions: pl.DataFrame, index: pl.DataFrame) -> dict[str, float]:
     """Every score by scikit-learn and the float64 formula, row by row and null by null."""
     by_image = {row["image"]: row for row in predictions.iter_rows(named=True)}
-    rows, found = index.to_dicts(), {}
+    rows, result = index.to_dicts(), {}
     for name in ("valence", "arousal"):
         pairs = [(by_image[r["image"]][name], r[name]) for r in rows if r[name] is not None]
         p, t = np.array(pairs).T
-        found[name] = 2 * ((p - p.mean()) * (t - t.mean())).mean() / (p.var() + t.var() + (p.mean() - t.mean()) ** 2)
+        result[name] = 2 * ((p - p.mean()) * (t - t.mean())).mean() / (p.var() + t.var() + (p.mean() - t.mean()) ** 2)
     names = PREDICTION_COLUMNS["expr"]
     pairs = [
         (max(range(8), key=lambda i, r=r: by_image[r["image"]][names[i]]), r["expression"])
@@ -35,15 +35,15 @@ def reference(predictions: pl.DataFrame, index: pl.DataFrame) -> dict[str, float
         if r["expression"] is not None
     ]
     p, t = np.array(pairs).T
-    found |= dict(zip(EXPRESSIONS, f1_score(t, p, labels=range(8), average=None, zero_division=0), strict=True))
+    result |= dict(zip(EXPRESSIONS, f1_score(t, p, labels=range(8), average=None, zero_division=0), strict=True))
     for name in ACTION_UNITS:
         pairs = [(by_image[r["image"]][name] >= 0.5, r[name]) for r in rows if r[name] is not None]
         p, t = np.array(pairs).T
-        found[name] = f1_score(t, p, zero_division=0)
-    found["va"] = (found["valence"] + found["arousal"]) / 2
-    found["expr"] = np.mean([found[name] for name in EXPRESSIONS])
-    found["au"] = np.mean([found[name] for name in ACTION_UNITS])
-    return found | {"total": found["va"] + found["expr"] + found["au"]}
+        result[name] = f1_score(t, p, zero_division=0)
+    result["va"] = (result["valence"] + result["arousal"]) / 2
+    result["expr"] = np.mean([result[name] for name in EXPRESSIONS])
+    result["au"] = np.mean([result[name] for name in ACTION_UNITS])
+    return result | {"total": result["va"] + result["expr"] + result["au"]}
 
 
 def flat(scores) -> dict[str, float]:
@@ -54,8 +54,8 @@ def flat(scores) -> dict[str, float]:
 @pytest.mark.parametrize("videos", [1, 5])
 def test_scores_equal_the_reference(make, seed, videos):
     predictions, index = make(seed, videos)
-    found, expected = flat(score(predictions, index, resamples=0)), reference(predictions, index)
-    assert found == pytest.approx(expected, abs=1e-12)
+    result, expected = flat(score(predictions, index, resamples=0)), reference(predictions, index)
+    assert result == pytest.approx(expected, abs=1e-12)
 
 
 def test_rows_may_be_shuffled_and_more_than_the_labels(make):
@@ -63,10 +63,10 @@ def test_rows_may_be_shuffled_and_more_than_the_labels(make):
     expected = score(predictions, index, resamples=20)
     extra = predictions.with_columns(image=pl.concat_str(pl.lit("more/"), "image"))
     shuffled = pl.concat([predictions, extra]).sample(fraction=1, shuffle=True, seed=1)
-    found = score(shuffled, index.sample(fraction=1, shuffle=True, seed=2), resamples=20)
-    assert flat(found) == pytest.approx(flat(expected), abs=1e-12)
-    assert found.intervals["total"] == pytest.approx(expected.intervals["total"], abs=1e-12)
-    assert found.signature == expected.signature
+    result = score(shuffled, index.sample(fraction=1, shuffle=True, seed=2), resamples=20)
+    assert flat(result) == pytest.approx(flat(expected), abs=1e-12)
+    assert result.intervals["total"] == pytest.approx(expected.intervals["total"], abs=1e-12)
+    assert result.signature == expected.signature
 
 
 def test_columns_of_several_types_are_numbers_all_the_same(make):
@@ -76,7 +76,7 @@ def test_columns_of_several_types_are_numbers_all_the_same(make):
     assert flat(score(mixed, index, resamples=0)) == flat(score(hard, index, resamples=0))
 
 
-def test_names_that_share_a_hash_are_told_apart(make, monkeypatch):
+def test_names_that_share_a_hash_are_given_apart(make, monkeypatch):
     predictions, index = make(0, 5)
     expected = flat(score(predictions, index, resamples=0))
     monkeypatch.setattr(pl.Expr, "hash", lambda self: self.str.slice(0, 3).str.len_chars())
@@ -89,9 +89,9 @@ def test_names_that_share_a_hash_are_told_apart(make, monkeypatch):
 def test_duplicate_rows_count_as_they_stand(make):
     predictions, index = make()
     doubled = pl.concat([index, index.head(40)])
-    found = score(predictions, doubled, resamples=0)
-    assert flat(found) == pytest.approx(reference(predictions, doubled), abs=1e-12)
-    assert found.total != pytest.approx(score(predictions, index, resamples=0).total, abs=1e-6)
+    result = score(predictions, doubled, resamples=0)
+    assert flat(result) == pytest.approx(reference(predictions, doubled), abs=1e-12)
+    assert result.total != pytest.approx(score(predictions, index, resamples=0).total, abs=1e-6)
 
 
 def test_frames_without_a_crop_are_scored(make):
@@ -105,39 +105,39 @@ def test_frames_without_a_crop_are_scored(make):
 def test_constant_predictions_have_ccc_0_and_no_warning(make):
     predictions, index = make()
     constant = predictions.with_columns(valence=pl.lit(0.1), arousal=pl.lit(0.0))
-    found = score(constant, index, resamples=200)
-    assert found.va == {"valence": 0, "arousal": 0}
-    assert found.intervals["va"] == (0, 0)
+    result = score(constant, index, resamples=200)
+    assert result.va == {"valence": 0, "arousal": 0}
+    assert result.intervals["va"] == (0, 0)
 
 
-def test_tasks_present_are_said(make):
+def test_tasks_present_is_named(make):
     predictions, index = make()
     single = predictions.select("image", *PREDICTION_COLUMNS["expr"])
-    found = score(single, index, resamples=0)
-    assert list(found.tasks) == ["expr"]
-    assert found.total == found.tasks["expr"] == found.baseline["total"] + (found.total - found.baseline["expr"])
-    assert found.va == found.au == {}
-    assert "tasks:expr|" in found.signature
-    assert "total (expr only)" in found.table()
+    result = score(single, index, resamples=0)
+    assert list(result.tasks) == ["expr"]
+    assert result.total == result.tasks["expr"] == result.baseline["total"] + (result.total - result.baseline["expr"])
+    assert result.va == result.au == {}
+    assert "tasks:expr|" in result.signature
+    assert "total (expr only)" in result.table()
     both = score(predictions, index.with_columns(pl.lit(None, pl.Int8).alias(c) for c in ACTION_UNITS), resamples=0)
     assert list(both.tasks) == ["va", "expr"]
     assert list(score(predictions, index, tasks=["au", "va"], resamples=0).tasks) == ["va", "au"]
 
 
-def test_an_au_that_nobody_labelled_is_left_out_and_said(make):
+def test_an_au_that_nobody_labelled_is_left_out_and_named(make):
     predictions, index = make()
     partial = index.with_columns(pl.lit(None, pl.Int8).alias(name) for name in ("AU7", "AU24"))
-    found, expected = score(predictions, partial, resamples=10), score(predictions, index, resamples=0)
-    assert found.au["AU7"] is None
-    assert found.tasks["au"] == pytest.approx(np.mean([v for k, v in expected.au.items() if k not in ("AU7", "AU24")]))
-    assert "unlabelled:AU7+AU24" in found.signature
-    assert "left out of the task's mean: AU7, AU24" in found.table()
-    json.dumps(found.to_dict(), allow_nan=False)
+    result, expected = score(predictions, partial, resamples=10), score(predictions, index, resamples=0)
+    assert result.au["AU7"] is None
+    assert result.tasks["au"] == pytest.approx(np.mean([v for k, v in expected.au.items() if k not in ("AU7", "AU24")]))
+    assert "unlabelled:AU7+AU24" in result.signature
+    assert "left out of the task's mean: AU7, AU24" in result.table()
+    json.dumps(result.to_dict(), allow_nan=False)
 
 
 def test_the_baseline_is_the_best_trivial_predictor(make):
     predictions, index = make()
-    found = score(predictions, index, resamples=0)
+    result = score(predictions, index, resamples=0)
     trivial = predictions.with_columns(
         pl.lit(0.0).alias("valence"), pl.lit(0.0).alias("arousal"), *(pl.lit(1.0).alias(n) for n in ACTION_UNITS)
     )
@@ -146,29 +146,29 @@ def test_the_baseline_is_the_best_trivial_predictor(make):
         guess = trivial.with_columns(pl.lit(float(name == e)).alias(e.lower()) for e in EXPRESSIONS)
         constant[name] = score(guess, index, resamples=0)
     best = max(constant, key=lambda name: constant[name].tasks["expr"])
-    assert found.baseline_prediction["expr"] == f"always {best}"
-    assert found.baseline == pytest.approx(constant[best].tasks | {"total": constant[best].total}, abs=1e-12)
+    assert result.baseline_prediction["expr"] == f"always {best}"
+    assert result.baseline == pytest.approx(constant[best].tasks | {"total": constant[best].total}, abs=1e-12)
 
 
-def test_counts_are_told(make):
+def test_counts_are_given(make):
     predictions, index = make()
-    found = score(predictions, index, resamples=0)
-    assert found.frames == {
+    result = score(predictions, index, resamples=0)
+    assert result.frames == {
         task: index.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null())).height
         for task, columns in LABEL_COLUMNS.items()
     }
-    assert found.labelled["arousal"] == index["arousal"].count()
-    assert found.positives["AU6"] == index["AU6"].sum()
-    assert found.positives["Anger"] == (index["expression"] == 1).sum()
-    assert np.sum(found.confusion) == index["expression"].count()
-    assert np.sum(found.confusion, 1).tolist() == [found.positives[name] for name in EXPRESSIONS]
+    assert result.labelled["arousal"] == index["arousal"].count()
+    assert result.positives["AU6"] == index["AU6"].sum()
+    assert result.positives["Anger"] == (index["expression"] == 1).sum()
+    assert np.sum(result.confusion) == index["expression"].count()
+    assert np.sum(result.confusion, 1).tolist() == [result.positives[name] for name in EXPRESSIONS]
 
 
-def test_signature_tells_how_the_numbers_were_made(make):
+def test_signature_says_how_the_numbers_were_made(make):
     predictions, index = make()
-    found = score(predictions, index, split="val", thresholds={"AU1": 0.3}, resamples=7, seed=5)
-    rows = "+".join(str(n) for n in found.frames.values())
-    assert found.signature == (
+    result = score(predictions, index, split="val", thresholds={"AU1": 0.3}, resamples=7, seed=5)
+    rows = "+".join(str(n) for n in result.frames.values())
+    assert result.signature == (
         f"triaffect|tasks:va+expr+au|split:val|frames:{rows}|videos:6|unit:source-video|thresholds:0.3{',0.5' * 11}"
         f"|resamples:7|seed:5|version:{__version__}"
     )
@@ -182,9 +182,9 @@ def test_same_seed_same_intervals(make):
 
 def test_one_video_has_no_intervals(make):
     predictions, index = make(videos=1)
-    found = score(predictions, index)
-    assert found.intervals == {}
-    assert "not available (1 video" in found.table()
+    result = score(predictions, index)
+    assert result.intervals == {}
+    assert "not available (1 video" in result.table()
 
 
 def test_both_persons_of_a_video_are_resampled_together(make):
@@ -212,7 +212,7 @@ def test_scores_survive_json(make):
 def test_intervals_are_those_of_resampled_frames(make):
     """Each resample scored anew from its frames, video by video: the slow and certain way."""
     predictions, index = make(videos=4, frames=30)
-    found = score(predictions, index, resamples=40, seed=3)
+    result = score(predictions, index, resamples=40, seed=3)
     names, rng, slow = sorted(index["video"].unique()), np.random.default_rng(3), []
     parts = {name: index.filter(pl.col("video") == name) for name in names}
     for counts in rng.multinomial(4, np.full(4, 1 / 4), 40):
@@ -220,7 +220,7 @@ def test_intervals_are_those_of_resampled_frames(make):
         others = score(predictions, drawn, resamples=0, tasks=["va", "au"]).tasks
         slow.append(others | {"expr": reference_expr(predictions, drawn)})
     for task in ("va", "expr", "au"):
-        assert found.intervals[task] == pytest.approx(np.percentile([s[task] for s in slow], [2.5, 97.5]), abs=1e-12)
+        assert result.intervals[task] == pytest.approx(np.percentile([s[task] for s in slow], [2.5, 97.5]), abs=1e-12)
 
 
 def reference_expr(predictions, index):
@@ -229,33 +229,33 @@ def reference_expr(predictions, index):
     return f1_score(rows["expression"], best, labels=range(8), average="macro", zero_division=0)
 
 
-def test_by_scores_each_group_and_tells_the_worst(make):
+def test_by_scores_each_group_and_names_the_worst(make):
     predictions, index = make(videos=8)
     odd = pl.col("video").str.slice(-1).is_in(["1", "3", "5", "7"])
     index = index.with_columns(sex=pl.when(odd).then(pl.lit("f")).when(pl.col("video") != "v00").then(pl.lit("m")))
-    found = score(predictions, index, by="sex", resamples=30)
-    assert list(found.groups) == ["(missing)", "f", "m"]
+    result = score(predictions, index, by="sex", resamples=30)
+    assert list(result.groups) == ["(missing)", "f", "m"]
     for name, rows in (("f", index.filter(odd)), ("m", index.filter(pl.col("sex") == "m"))):
         alone = score(predictions, rows, resamples=30)
-        assert flat(found.groups[name]) == pytest.approx(flat(alone), abs=1e-12)
-        assert found.groups[name].intervals["total"] == pytest.approx(alone.intervals["total"], abs=1e-12)
-    assert flat(found) == pytest.approx(flat(score(predictions, index, resamples=0)), abs=1e-12)
-    totals = {name: group.total for name, group in found.groups.items()}
-    gap = found.gaps["total"]
+        assert flat(result.groups[name]) == pytest.approx(flat(alone), abs=1e-12)
+        assert result.groups[name].intervals["total"] == pytest.approx(alone.intervals["total"], abs=1e-12)
+    assert flat(result) == pytest.approx(flat(score(predictions, index, resamples=0)), abs=1e-12)
+    totals = {name: group.total for name, group in result.groups.items()}
+    gap = result.gaps["total"]
     assert gap.worst == min(totals, key=totals.get)
     assert gap.best == max(totals, key=totals.get)
     assert gap.gap == max(totals.values()) - min(totals.values())
-    assert f"total: worst {gap.worst}" in found.table()
+    assert f"total: worst {gap.worst}" in result.table()
 
 
 def test_by_a_column_that_changes_within_videos(make):
     predictions, index = make(videos=3)
     index = index.with_columns(half=pl.int_range(pl.len()) % 2)
-    found = score(predictions, index, by="half", resamples=30)
-    assert flat(found) == pytest.approx(reference(predictions, index), abs=1e-12)
-    assert found.videos == found.groups["0"].videos == 3
+    result = score(predictions, index, by="half", resamples=30)
+    assert flat(result) == pytest.approx(reference(predictions, index), abs=1e-12)
+    assert result.videos == result.groups["0"].videos == 3
     for name, interval in score(predictions, index, resamples=30).intervals.items():
-        assert found.intervals[name] == pytest.approx(interval, abs=1e-12)
+        assert result.intervals[name] == pytest.approx(interval, abs=1e-12)
     by_video = score(predictions, index, by="video", resamples=30)
     assert len(by_video.groups) == 3
     assert all(group.intervals == {} for group in by_video.groups.values())
@@ -266,32 +266,32 @@ def test_a_group_without_a_task_is_not_its_worst(make):
     index = index.with_columns(
         pl.when(pl.col("video") != "v02").then(name).alias(name) for name in ("valence", "arousal")
     )
-    found = score(predictions, index, by="video", resamples=0)
-    assert "va" not in found.groups["v02"].tasks
-    assert found.groups["v02"].total < found.groups[found.gaps["total"].worst].total
-    assert "v02" in found.table()
+    result = score(predictions, index, by="video", resamples=0)
+    assert "va" not in result.groups["v02"].tasks
+    assert result.groups["v02"].total < result.groups[result.gaps["total"].worst].total
+    assert "v02" in result.table()
 
 
 def test_comparison_of_a_copy_finds_nothing(make):
     predictions, index = make()
     copy = predictions.sample(fraction=1, shuffle=True, seed=3)
-    found = compare(predictions, copy, index, resamples=100)
-    assert set(found.p.values()) == {1.0}
-    assert set(found.difference.values()) == {0.0}
-    assert set(found.intervals.values()) == {(0.0, 0.0)}
+    result = compare(predictions, copy, index, resamples=100)
+    assert set(result.p.values()) == {1.0}
+    assert set(result.difference.values()) == {0.0}
+    assert set(result.intervals.values()) == {(0.0, 0.0)}
 
 
 def test_comparison_sees_a_real_difference_and_both_ways_alike(make):
     better, index = make(1, videos=12, noise=0.2)
     worse, _ = make(1, videos=12, noise=0.9)
-    found, back = (compare(*pair, index, resamples=400) for pair in ((better, worse), (worse, better)))
+    result, back = (compare(*pair, index, resamples=400) for pair in ((better, worse), (worse, better)))
     for name in ("va", "expr", "au", "total"):
-        assert found.p[name] < 0.01
-        assert found.intervals[name][0] > 0
-        assert found.p[name] == back.p[name]
-        assert found.difference[name] == -back.difference[name]
+        assert result.p[name] < 0.01
+        assert result.intervals[name][0] > 0
+        assert result.p[name] == back.p[name]
+        assert result.difference[name] == -back.difference[name]
         assert score(better, index, resamples=0).total - score(worse, index, resamples=0).total == pytest.approx(
-            found.difference["total"]
+            result.difference["total"]
         )
 
 
@@ -299,7 +299,7 @@ def test_comparison_agrees_with_scipys(make):
     """scipy resamples the same videos, paired; the limits may differ by what 4,000 draws leave to chance."""
     a, index = make(2, videos=25, frames=20, missing=False)
     b, _ = make(2, videos=25, frames=20, missing=False, noise=0.55)
-    found = compare(a, b, index, resamples=4000, tasks=["va"])
+    result = compare(a, b, index, resamples=4000, tasks=["va"])
     target = index.select("valence", "arousal").to_numpy()
     sides = [side.select("valence", "arousal").to_numpy() for side in (a, b)]
     rows = [np.flatnonzero((index["video"] == video).to_numpy()) for video in index["video"].unique().sort()]
@@ -317,19 +317,19 @@ def test_comparison_agrees_with_scipys(make):
         (videos, videos), difference, paired=True, vectorized=False, method="percentile", n_resamples=4000, rng=1
     )
     low, high = theirs.confidence_interval
-    assert found.difference["va"] == pytest.approx(difference(videos, videos), abs=1e-12)
-    assert found.intervals["va"] == pytest.approx((low, high), abs=4 * theirs.standard_error / np.sqrt(4000) * 3)
+    assert result.difference["va"] == pytest.approx(difference(videos, videos), abs=1e-12)
+    assert result.intervals["va"] == pytest.approx((low, high), abs=4 * theirs.standard_error / np.sqrt(4000) * 3)
     sign = (theirs.bootstrap_distribution <= 0).mean()
-    assert found.p["va"] == pytest.approx(min(1, 2 * min(sign, 1 - sign)), abs=0.04)
+    assert result.p["va"] == pytest.approx(min(1, 2 * min(sign, 1 - sign)), abs=0.04)
 
 
 def test_comparison_needs_two_videos(make):
     a, index = make(0, videos=1)
     b, _ = make(0, videos=1, noise=0.6)
-    found = compare(a, b, index)
-    assert found.intervals == {}
-    assert found.p["total"] is None
-    assert f"{found.difference['total']:+.4f}" in found.table()
+    result = compare(a, b, index)
+    assert result.intervals == {}
+    assert result.p["total"] is None
+    assert f"{result.difference['total']:+.4f}" in result.table()
     assert compare(a, a, index).p["total"] == 1.0
 
 
@@ -347,8 +347,8 @@ def test_files_do_as_well_as_tables(make, tmp_path):
     predictions, index = make()
     save_predictions(predictions, tmp_path / "p.parquet", {"model": "made up"})
     save_index(index, tmp_path / "i.parquet", root=tmp_path, images=None, format="table")
-    found = score(tmp_path / "p.parquet", tmp_path / "i.parquet", split="val", resamples=10)
-    assert found == score(predictions, index, resamples=10)
+    result = score(tmp_path / "p.parquet", tmp_path / "i.parquet", split="val", resamples=10)
+    assert result == score(predictions, index, resamples=10)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_alike_missing_aus_are_one_line(make):
     ]
 
 
-def test_an_action_unit_without_labels_is_told(make):
+def test_an_action_unit_without_labels_is_marked(make):
     _, index = make(missing=False)
     index = index.with_columns(pl.lit(None, pl.Int8).alias("AU26"))
     figure = figures.statistics_figures(statistics(index))["action_units"]
@@ -73,15 +73,15 @@ def test_an_action_unit_without_labels_is_told(make):
 
 def test_the_density_has_valence_across(make):
     _, index = make(missing=False)
-    found = statistics(index.with_columns(valence=0.95, arousal=0.02))
-    (picture,) = figures.statistics_figures(found)["va_density"].axes[0].images
+    counts = statistics(index.with_columns(valence=0.95, arousal=0.02))
+    (picture,) = figures.statistics_figures(counts)["va_density"].axes[0].images
     cells = picture.get_array().filled(0)
     assert cells[len(cells) // 2, -1] == cells.sum() == index.height
 
 
 def metrics(epochs: int, *tasks: str) -> pl.DataFrame:
     epoch = np.arange(1, epochs + 1)
-    found = {
+    columns = {
         "epoch": epoch,
         "lr": 0.1 / epoch,
         "seconds": 3.0,
@@ -90,8 +90,8 @@ def metrics(epochs: int, *tasks: str) -> pl.DataFrame:
         "val/loss": 2 / epoch,
     }
     for task in tasks:
-        found[f"val/{task}"] = np.sin(epoch)
-    return pl.DataFrame(found)
+        columns[f"val/{task}"] = np.sin(epoch)
+    return pl.DataFrame(columns)
 
 
 @pytest.mark.parametrize("tasks", [("va", "expr", "au"), ("expr",)])
@@ -135,15 +135,15 @@ def test_contact_sheet_shows_every_crop_with_its_labels(crops):
     index, root = crops
     figure = figures.contact_sheet(index, root, 30)
     drawn(figure)
-    said = words(figure)
+    texts = words(figure)
     broken = index["image"].gather_every(3).to_list()
-    assert sorted(word for word in said if word.startswith("cannot")) == [
+    assert sorted(word for word in texts if word.startswith("cannot")) == [
         f"cannot be decoded\n{name}" for name in broken
     ]
-    told = {word.split("\n")[0]: word for word in said if word.startswith("frame")}
-    assert len(told) == 30
+    labels = {word.split("\n")[0]: word for word in texts if word.startswith("frame")}
+    assert len(labels) == 30
     for row in index.to_dicts():
-        lines = told[f"frame {row['frame']}, val"].split("\n")
+        lines = labels[f"frame {row['frame']}, val"].split("\n")
         valence = "–" if row["valence"] is None else f"{row['valence']:+.2f}".replace("-", "−")
         assert lines[1].startswith(f"V {valence} ")
         assert lines[2] == ("expression –" if row["expression"] is None else EXPRESSIONS[row["expression"]])
@@ -157,10 +157,10 @@ def test_contact_sheet_draws_of_one_task_and_split(crops):
         split=pl.when(pl.int_range(pl.len()) < 20).then(pl.lit("train")).otherwise(pl.lit("val"))
     )
     figure = figures.contact_sheet(index, root, 100, task="expr", split="train")
-    kept = index[:20].drop_nulls("expression")
-    told = [word.split("\n") for word in words(figure) if word.startswith("frame")]
-    assert sorted(lines[0] for lines in told) == sorted(f"frame {f}, train" for f in kept["frame"])
-    assert all(len(lines) == 2 for lines in told)
+    rows = index[:20].drop_nulls("expression")
+    labels = [word.split("\n") for word in words(figure) if word.startswith("frame")]
+    assert sorted(lines[0] for lines in labels) == sorted(f"frame {f}, train" for f in rows["frame"])
+    assert all(len(lines) == 2 for lines in labels)
     assert words(figures.contact_sheet(index, root, 4, seed=1)) == words(figures.contact_sheet(index, root, 4, seed=1))
     assert words(figures.contact_sheet(index, root, 4, seed=1)) != words(figures.contact_sheet(index, root, 4, seed=2))
 

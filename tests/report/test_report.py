@@ -1,4 +1,4 @@
-"""The report of a made-up study: what stands on the page, what does not, and that it is safe, whole and the same."""
+"""The report of a made-up study: what the page has, what it leaves out; it is safe, complete, reproducible."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_hostile_results_are_words(change, study):
     Page(text)
 
 
-def test_figures_are_told_in_words(page):
+def test_figures_have_descriptions(page):
     pictures = [given for tag, given in page.tags if tag == "svg"]
     assert len(pictures) > 25
     labels = [given["aria-label"] for given in pictures]
@@ -179,20 +179,20 @@ def test_figures_are_told_in_words(page):
     assert len(set(page.ids)) == len(page.ids)
 
 
-def test_scores_stand_as_they_were_found(page, study):
+def test_scores_are_those_of_the_study(page, study):
     results = json.loads((study / "results.json").read_text())
     head, *rows, floor = page.tables["Scores of all models"]
     assert [word.strip() for word in head] == ["Model", "Valence-arousal", "Expression", "Action units", "Total"]
     for row, model in zip(rows, results["models"], strict=True):
         assert row[0].startswith(model["name"])
-        found = model["scores"]
+        scores = model["scores"]
         for cell, task in zip(row[1:4], ("va", "expr", "au"), strict=True):
-            if task in found["tasks"]:
-                low, high = found["intervals"][task]
-                assert cell == f"{found['tasks'][task]:.3f} {low:.3f} to {high:.3f} "
+            if task in scores["tasks"]:
+                low, high = scores["intervals"][task]
+                assert cell == f"{scores['tasks'][task]:.3f} {low:.3f} to {high:.3f} "
             else:
                 assert cell == ""
-        assert row[4].startswith(f"{found['total']:.3f}" if len(found["tasks"]) == 3 else "")
+        assert row[4].startswith(f"{scores['total']:.3f}" if len(scores["tasks"]) == 3 else "")
     assert [float(cell) for cell in floor[1:]] == pytest.approx(
         [results["models"][3]["scores"]["baseline"][name] for name in ("va", "expr", "au", "total")], abs=5e-4
     )
@@ -226,10 +226,10 @@ def test_the_verb(change, capsys):
     assert (lean / "report.html").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("held", [None, "{", "[]", '{"models": 3}'])
-def test_a_folder_that_is_no_study(tmp_path, capsys, held):
-    if held is not None:
-        (tmp_path / "results.json").write_text(held)
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"models": 3}'])
+def test_a_folder_that_is_no_study(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
     assert main(["report", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"triaffect report: {tmp_path}")
@@ -241,7 +241,7 @@ def test_a_folder_that_is_no_study(tmp_path, capsys, held):
 
 
 def error_of(row) -> tuple[float, int]:
-    """A frame's error, said again in plain Python."""
+    """A frame's error, computed in plain Python."""
     parts = []
     va = [abs(row[n] - row[f"predicted_{n}"]) / 2 for n in ("valence", "arousal") if row[n] is not None]
     if va:
@@ -258,11 +258,11 @@ def test_worst_and_best_frames(study):
     shown = StudyFolder.read(study).best_predictions()
     rows = [row | dict(zip(("is", "tasks"), error_of(row), strict=True)) for row in shown.to_dicts()]
     assert shown["error"].to_list() == pytest.approx([row["is"] for row in rows])
-    seen = [row for row in rows if row["exists"] and not row["filled"] and row["tasks"] == 3]
+    shown_rows = [row for row in rows if row["exists"] and not row["filled"] and row["tasks"] == 3]
     worst, best = extreme_frames(shown)
     for side, sign in ((worst, -1), (best, 1)):
         taken: list[str] = []
-        for row in sorted(seen, key=lambda row: (sign * row["is"], row["image"])):
+        for row in sorted(shown_rows, key=lambda row: (sign * row["is"], row["image"])):
             video = row["video"]
             if sum(image.startswith(video) for image in taken) < 2 and len(taken) < 10:
                 taken.append(row["image"])
@@ -272,8 +272,8 @@ def test_worst_and_best_frames(study):
 
 
 def test_a_planted_mistake_is_the_worst(study):
-    found = StudyFolder.read(study)
-    shown = found.best_predictions()
+    loaded = StudyFolder.read(study)
+    shown = loaded.best_predictions()
     image = shown.filter(pl.col("labelled_tasks") == 3, pl.col("exists"))["image"][5]
     planted = shown.with_columns(error=pl.when(pl.col("image") == image).then(1.0).otherwise("error"))
     assert extreme_frames(planted)[0]["image"][0] == image
@@ -311,18 +311,18 @@ def test_epochs_to_90_agree_with_the_runs(page, study):
 
 
 def test_who_is_looked_at_closely(study):
-    found = StudyFolder.read(study)
-    score = {model.name: model.score("expr") for model in found.models}
+    loaded = StudyFolder.read(study)
+    score = {model.name: model.score("expr") for model in loaded.models}
     names = [name for name in score if score[name] is not None and name != "expr"]  # which stands in single-task
-    assert [model.name for model in found.leading("expr", 9)] == sorted(names, key=score.__getitem__, reverse=True)
-    assert len(found.leading("expr")) == 3
-    assert {model.name for model in found.best().values()} == {"fused, tuned λ"}
-    found.results.models = [model for model in found.models if model.kind == "single"]
-    assert {task: model.name for task, model in found.best().items()} == {"va": "va", "expr": "expr", "au": "au"}
-    assert [model.name for model in found.leading("va")] == ["va"]
-    each = found.best_predictions().select("predicted_valence", "predicted_neutral", "predicted_AU26")
-    assert each.null_count().row(0) == (0, 0, 0)
-    assert sections.scores(found)["head"] == ["Valence-arousal", "Expression", "Action units"]  # no totals to compare
+    assert [model.name for model in loaded.leading("expr", 9)] == sorted(names, key=score.__getitem__, reverse=True)
+    assert len(loaded.leading("expr")) == 3
+    assert {model.name for model in loaded.best().values()} == {"fused, tuned λ"}
+    loaded.results.models = [model for model in loaded.models if model.kind == "single"]
+    assert {task: model.name for task, model in loaded.best().items()} == {"va": "va", "expr": "expr", "au": "au"}
+    assert [model.name for model in loaded.leading("va")] == ["va"]
+    columns = loaded.best_predictions().select("predicted_valence", "predicted_neutral", "predicted_AU26")
+    assert columns.null_count().row(0) == (0, 0, 0)
+    assert sections.scores(loaded)["head"] == ["Valence-arousal", "Expression", "Action units"]  # no totals to compare
 
 
 def test_pairs_are_turned_to_the_one_ahead(change):
@@ -347,20 +347,20 @@ def test_paths_of_the_folder_the_study_ran_in(study, tmp_path, monkeypatch):
     (study.parent / "other").mkdir()
     (study.parent / "other" / "results.json").write_text(json.dumps(results))
     monkeypatch.chdir(tmp_path)
-    found = StudyFolder.read(study.parent / "other")
-    assert found.index.height == 36 * 24
-    assert found.image(found.labels["exists"].arg_max()).startswith(b"\xff\xd8")
+    loaded = StudyFolder.read(study.parent / "other")
+    assert loaded.index.height == 36 * 24
+    assert loaded.image(loaded.labels["exists"].arg_max()).startswith(b"\xff\xd8")
 
 
 def test_missing_predictions_leave_a_note(study, tmp_path, change):
-    found = StudyFolder.read(change(index=str(study.parent / "index.parquet")))
-    assert found.best_predictions() is None
-    assert image_sections.timelines(found) is None
-    assert image_sections.frames(found) is None
-    assert any("sections that need these predictions are left out" in note for note in found.notes)
-    found.models[0].predictions = "../../secret.parquet"
-    found._tables.clear()
-    assert found.predictions(found.models[0]) is None
+    loaded = StudyFolder.read(change(index=str(study.parent / "index.parquet")))
+    assert loaded.best_predictions() is None
+    assert image_sections.timelines(loaded) is None
+    assert image_sections.frames(loaded) is None
+    assert any("sections that need these predictions are left out" in note for note in loaded.notes)
+    loaded.models[0].predictions = "../../secret.parquet"
+    loaded._tables.clear()
+    assert loaded.predictions(loaded.models[0]) is None
 
 
 # Pictures ---------------------------------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ def test_timeline_keeps_gaps_and_tells_hits_from_misses():
     frame = np.array([1, 2, 3, 4, 5, 50, 51, 52, 53, 54])
     label = {"va": np.zeros((10, 2)), "expr": np.full(10, 3.0), "au": np.zeros((10, 12))}
     predicted = {"va": np.ones((10, 2)), "expr": np.full(10, 3.0), "au": np.zeros((10, 12))}
-    label["au"][:5, 0] = 1  # missed, then found
+    label["au"][:5, 0] = 1  # missed, then detected
     label["au"][5:, 1] = predicted["au"][5:, 1] = 1
     predicted["au"][:, 2] = 1  # false alarm
     label["au"][:, 3] = np.nan
@@ -420,9 +420,9 @@ def test_thumbnails_are_small_pictures(tmp_path):
 
 
 def test_a_frame_without_its_picture(study, change):
-    found = StudyFolder.read(study)
-    found._images = None
-    part = image_sections.frames(found)
+    loaded = StudyFolder.read(study)
+    loaded._images = None
+    part = image_sections.frames(loaded)
     assert [card["picture"] for card in part["worst"]] == [None] * 10
     with pytest.raises(InputError, match=r"no results\.json"):
         StudyFolder.read(study / "nowhere")
