@@ -2,8 +2,8 @@
 
     python benchmarks/balancing.py [--backbone resnet18] [--steps 8] [--rounds 3]
 
-One fixed batch of 64, all three tasks, the whole step with its optimiser; one backward pass a task is what combining on
-the weights takes, beside the one through the heads.
+One fixed batch of 64, all three tasks, the full step with its optimiser; combining on the weights takes one backward
+pass per task, besides the one through the heads.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from pathlib import Path
 import polars as pl
 import torch
 from common import alternate, block, crops, table
-from triaffect.training.step import Step
 
 from triaffect.labels import TASKS
-from triaffect.training import run_folder as runs
 from triaffect.training.config import TrainConfig
 from triaffect.training.dataset import FrameDataset
-from triaffect.training.losses import TaskLosses
 from triaffect.training.model import AffectModel
+from triaffect.training.module import AffectTraining
+from triaffect.training.run_folder import make_optimizer, precision
 
 WAYS = {
     "fixed": {},
@@ -50,18 +49,18 @@ def stepper(index: Path, root: Path, backbone: str, balancing: dict[str, object]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_flush_denormal(True)
     model = AffectModel(backbone, TASKS, size=112).to(device, memory_format=torch.channels_last).train()
-    step = Step(config, TaskLosses(config.losses, TASKS, rows), rows).to(device)
-    optimizer = runs.optimizer(config.training, [*model.parameters(), *step.parameters()])
+    training = AffectTraining(model, config, rows).to(device)
+    optimizer = make_optimizer(config.training, list(training.parameters()))
     batch = FrameDataset(rows, root, 112).__getitems__(list(range(64)))
     batch = {key: value.to(device) for key, value in batch.items() if key != "bad"}
-    half = runs.precision("auto") == "bf16-mixed"
+    half = precision("auto") == "bf16-mixed"
 
     def run() -> float:
         start = time.perf_counter()
         for number in range(steps):
             optimizer.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                minimised, _ = step(model, batch, (0, 0, 0, number))
+                minimised, _ = training.batch_loss(batch, (0, 0, 0, number))
             minimised.backward()
             optimizer.step()
         if device.type == "cuda":
@@ -77,14 +76,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/triaffect-benchmarks"))
-    arguments = parser.parse_args()
-    index, root = crops(arguments.folder, 256)
-    ways = {name: stepper(index, root, arguments.backbone, keys, arguments.steps) for name, keys in WAYS.items()}
+    options = parser.parse_args()
+    index, root = crops(options.folder, 256)
+    ways = {name: stepper(index, root, options.backbone, keys, options.steps) for name, keys in WAYS.items()}
     for way in ways.values():
         way()
-    seconds = alternate(ways, arguments.rounds)
-    lines = [(name, f"{value:.0f}", f"{value / seconds['fixed']:.2f}") for name, value in seconds.items()]
-    text = table((f"balancing ({arguments.backbone}, 112 px, batch 64)", "ms a step", "of a plain step"), lines)
+    medians = alternate(ways, options.rounds)
+    lines = [(name, f"{value:.0f}", f"{value / medians['fixed']:.2f}") for name, value in medians.items()]
+    text = table(
+        (f"balancing ({options.backbone}, 112 px, batch 64)", "ms per step", "relative to a plain step"), lines
+    )
     block("Balancing", f"python benchmarks/balancing.py {' '.join(sys.argv[1:])}".strip(), text)
 
 

@@ -17,24 +17,24 @@ import polars as pl
 
 
 def alternate(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Runs each way once a round, so that a busy minute of the machine meets all; gives the medians."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    """Run each way once per round, so that a busy minute of the machine affects all; return the medians."""
+    values_by_way: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            seconds[name].append(way())
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            values_by_way[name].append(way())
+    return {name: statistics.median(values) for name, values in values_by_way.items()}
 
 
 def alone(script: str, *words: str) -> dict[str, float]:
-    """Runs a script in a process of its own, whose last line is JSON; adds its peak memory in GB."""
+    """Run a script in a new process, read its last line as JSON, and add its peak memory in GB."""
     code = (
         "import resource, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
     )
     command = [sys.executable, "-c", code, script, *words]
     path = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=path)
-    *_, line, peak = result.stdout.strip().splitlines()
+    completed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=path)
+    *_, line, peak = completed.stdout.strip().splitlines()
     return {**json.loads(line), "peak": float(peak)}
 
 
@@ -52,7 +52,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def block(title: str, command: str, text: str) -> None:
-    """Prints one section of docs/performance.md."""
+    """Print one section of docs/performance.md."""
     print(f"## {title}\n\n{text}\n\n`{command}`, {machine()}\n")
 
 
@@ -65,7 +65,7 @@ def machine() -> str:
 
 
 def crops(folder: Path, count: int) -> tuple[Path, Path]:
-    """Writes `count` crops of 112 px and about 6 KB (the sample's faces with grain) and an index of them, once.
+    """Write `count` crops of 112 px and about 6 KB (the sample's faces with grain) and an index of them, once.
 
     Returns:
         The index and the image root.

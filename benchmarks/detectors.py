@@ -55,7 +55,7 @@ def head(studio: Studio, person: Person, yaw: float, pitch: float, rng: np.rando
     direction = f32([rng.uniform(-0.8, 0.8), rng.uniform(0, 0.8), 0.8])
     scene = Scene(
         weights=np.zeros(len(studio.model.shapes), np.float32),
-        turn=(float(np.radians(yaw)), float(np.radians(pitch)), 0.0),
+        head_pose=(float(np.radians(yaw)), float(np.radians(pitch)), 0.0),
         lights=[Light(direction / np.linalg.norm(direction), f32([0.9, 0.9, 0.85]), 0.4)],
         zoom=0.5,
     )

@@ -1,9 +1,9 @@
-"""Claim: the index of 564 videos, 2.8 M frames a task, within 1.5 times the best in time and memory, checks on.
+"""Claim: the index of 564 videos, 2.8 M frames per task, within 1.5 times the best in time and memory, checks on.
 
     python benchmarks/indexing.py [FOLDER] [--videos 564] [--frames 4800] [--rounds 3]
 
-FOLDER holds a tree of benchmarks/trees.py, written there where it is missing (minutes, 3 million links). Beside the
-index: the floor (list the folders, read the text), numpy's way without checks, and the second paper's loop on a
+FOLDER holds a tree of benchmarks/trees.py, written if it does not exist (minutes, 3 million links). Compared with a
+lower bound (list the folders, read the text), with numpy without checks, and with the second paper's loop on a
 twentieth of the videos, times 20.
 """
 
@@ -21,7 +21,7 @@ from common import alone, alternate, block, table
 from trees import write
 
 
-def floor(folder: Path) -> int:
+def lower_bound(folder: Path) -> int:
     size = sum(len(path.read_bytes()) for path in folder.glob("annotations/*/*/*.txt"))
     return size + sum(len(os.listdir(home)) for home in (folder / "cropped_aligned").iterdir())
 
@@ -34,21 +34,21 @@ def ours(folder: Path) -> int:
 
 def plain(folder: Path) -> int:
     """What a few lines of numpy do: the numbers, and which frames have a crop; no check, no join, no names."""
-    count, numbers_of, seconds = 0, {}, []
+    count, crops_by_video, arrays = 0, {}, []
     for home in (folder / "cropped_aligned").iterdir():
-        numbers_of[home.name] = np.array([int(name[:5]) for name in os.listdir(home) if name[0] != "."])
+        crops_by_video[home.name] = np.array([int(name[:5]) for name in os.listdir(home) if name[0] != "."])
     for path in folder.glob("annotations/*/*/*.txt"):
         kind = np.float32 if path.parts[-3].startswith("VA") else np.int8
         values = np.loadtxt(path, kind, delimiter=",", skiprows=1, ndmin=2)
-        crops, has_crop = numbers_of.get(path.stem, np.zeros(0, int)), np.zeros(len(values) + 1, bool)
-        has_crop[crops[crops <= len(values)]] = True
-        seconds.append((values, has_crop[1:]))
+        crops, exists = crops_by_video.get(path.stem, np.zeros(0, int)), np.zeros(len(values) + 1, bool)
+        exists[crops[crops <= len(values)]] = True
+        arrays.append((values, exists[1:]))
         count += len(values)
     return count
 
 
 def loop(folder: Path, part: int = 20) -> int:
-    """The way of the second paper: a line at a time, and a look at the disk for each frame."""
+    """The way of the second paper: one line at a time, and one file lookup per frame."""
     rows: list[list[object]] = []
     for path in sorted(folder.glob("annotations/*/*/*.txt"))[::part]:
         with open(path) as file:
@@ -68,36 +68,34 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=4800)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--way")
-    arguments = parser.parse_args()
-    folder = Path(arguments.folder)
-    if arguments.way:
+    options = parser.parse_args()
+    folder = Path(options.folder)
+    if options.way:
         start = time.perf_counter()
-        count = {"floor": floor, "plain": plain, "ours": ours, "loop": loop}[arguments.way](folder)
+        count = {"bound": lower_bound, "plain": plain, "ours": ours, "loop": loop}[options.way](folder)
         print(json.dumps({"seconds": time.perf_counter() - start, "count": count}))
         return
     if not folder.exists():
-        write(folder, arguments.videos, arguments.frames)
+        write(folder, options.videos, options.frames)
     last: dict[str, dict[str, float]] = {}
 
     def run(way: str) -> float:
         last[way] = alone(__file__, str(folder), "--way", way)
         return last[way]["seconds"] * (20 if way == "loop" else 1)
 
-    seconds = alternate(
-        {way: (lambda way=way: run(way)) for way in ("floor", "plain", "ours", "loop")}, arguments.rounds
-    )
+    medians = alternate({way: (lambda way=way: run(way)) for way in ("bound", "plain", "ours", "loop")}, options.rounds)
     names = {
-        "floor": "list folders, read text",
+        "bound": "list folders, read text",
         "plain": "numpy.loadtxt and listdir, no checks, no table",
         "ours": "`triaffect index`",
         "loop": "a loop with os.path.exists (a twentieth, times 20)",
     }
     rows = [
-        (names[way], f"{seconds:.2f}", f"{last[way]['peak']:.2f}", f"{seconds / seconds['ours']:.2f}")
-        for way, seconds in seconds.items()
+        (names[way], f"{seconds:.2f}", f"{last[way]['peak']:.2f}", f"{seconds / medians['ours']:.2f}")
+        for way, seconds in medians.items()
     ]
     text = table(("way", "seconds", "peak, GB", "time to ours"), rows)
-    note = f"\n\n{last['ours']['count']:,.0f} frames; the table takes 107 bytes a frame, 40 of them the image's name."
+    note = f"\n\n{last['ours']['count']:,.0f} frames; 107 bytes per frame, 40 of them for the image's name."
     block("Index", f"python benchmarks/indexing.py {' '.join(sys.argv[1:])}".strip(), text + note)
 
 

@@ -1,10 +1,10 @@
-"""The study of studies/mtl.yaml on thinned labels of rendered faces, in one command that goes on where it was stopped.
+"""The study of studies/mtl.yaml on thinned labels of rendered faces, in one command that can be continued.
 
     python benchmarks/mtl.py RENDERS/index.parquet --out work/mtl --seeds 3 [--set base.training.epochs=1 ...]
     python benchmarks/mtl.py work/base/index.parquet --images work/base/images --variants ferplus --out work/mtl
 
 Thins the training labels (`thirds`: each task missing on its own third of the frames; `disjoint`: each labelled for
-one task only) by pieces of videos; the validation labels stay whole. `ferplus` reads what examples/base.py wrote:
+one task only) by pieces of videos; the validation labels stay complete. `ferplus` reads what examples/base.py wrote:
 6,000 real faces labelled for expression only, and every other rendered frame, labelled for the other two. For each
 seed: the study, then its three single-task models as teachers of a student (studies/mtl_soft.yaml). Prints a table for
 docs/log.md.
@@ -53,33 +53,31 @@ CHANGES = {
 
 
 def thin(index: pl.DataFrame, variant: str, seed: int = 0) -> pl.DataFrame:
-    """The index with holes in its training labels: of three kinds of pieces, each lacks one task, or has one only."""
+    """Remove training labels: of three kinds of pieces, each loses one task, or keeps only one."""
     piece = index.select(pl.struct("video", FRAME // PIECE).rank("dense")).to_series().to_numpy() - 1
     kind = np.random.default_rng(seed).permutation(np.arange(piece.max() + 1) % 3)[piece]
     holes = []
     for i, task in enumerate(TASKS):
         labelled = kind != i if variant == "thirds" else kind == i
-        has_label = pl.Series(labelled) | (index["split"] != "train")
-        holes += [pl.when(has_label).then(pl.col(name)).alias(name) for name in LABEL_COLUMNS[task]]
+        present = pl.Series(labelled) | (index["split"] != "train")
+        holes += [pl.when(present).then(pl.col(name)).alias(name) for name in LABEL_COLUMNS[task]]
     return index.with_columns(holes)
 
 
-def real(index_rows: pl.DataFrame, votes: Path) -> pl.DataFrame:
+def real(index: pl.DataFrame, votes: Path) -> pl.DataFrame:
     """Expressions of real faces (the strict majority's class), valence-arousal and action units of rendered ones."""
     share = pl.concat_list(PREDICTION_COLUMNS["expr"])
-    predictions = pl.read_parquet(votes).filter(share.list.max() > 0.5)
-    predictions = predictions.select("image", majority=share.list.arg_max().cast(pl.Int8))
-    faces = index_rows.filter(pl.col("image").str.starts_with("ferplus/aligned"))
-    faces = faces.join(predictions, on="image", how="left", maintain_order="left")
-    faces = faces.with_columns(pl.coalesce("expression", "majority").alias("expression")).filter(
+    winner = pl.read_parquet(votes).filter(share.list.max() > 0.5)
+    winner = winner.select("image", winner=share.list.arg_max().cast(pl.Int8))
+    faces = index.filter(pl.col("image").str.starts_with("ferplus/aligned"))
+    faces = faces.join(winner, on="image", how="left", maintain_order="left")
+    faces = faces.with_columns(pl.coalesce("expression", "winner").alias("expression")).filter(
         pl.col("expression") >= 0
     )
-    train = faces.filter(pl.col("split") == "train").drop("majority").sample(6_000, seed=0)
-    renders = index_rows.filter(
-        pl.col("image").str.starts_with("renders-a"), (pl.col("split") == "val") | (FRAME % 2 == 0)
-    )
+    train = faces.filter(pl.col("split") == "train").drop("winner").sample(6_000, seed=0)
+    renders = index.filter(pl.col("image").str.starts_with("renders-a"), (pl.col("split") == "val") | (FRAME % 2 == 0))
     renders = renders.with_columns(expression=pl.lit(None, pl.Int8))
-    return pl.concat([train, faces.filter(pl.col("split") == "val").drop("majority"), renders])
+    return pl.concat([train, faces.filter(pl.col("split") == "val").drop("winner"), renders])
 
 
 def run(index: Path, images: str, folder: Path, seed: int, jobs: int, changes: list[str]) -> dict[str, Path]:
@@ -113,20 +111,20 @@ def table(made: list[dict[str, Path]], index: Path) -> str:
     labels = load_index(index, "val")
     lines = ["| model | valence-arousal | expression | action units | total | tuned |", "|---|---|---|---|---|---|"]
     names = [name for name in made[0] if name.removesuffix("-steps") not in TASKS]
-    against = [load_predictions(model_files[STEPS]) for model_files in made]
+    references = [load_predictions(paths[STEPS]) for paths in made]
     for name in names:
-        results = []
-        for baseline, model_files in zip(against, made, strict=True):
-            predictions = load_predictions(model_files[name])
+        per_seed = []
+        for reference, paths in zip(references, made, strict=True):
+            predictions = load_predictions(paths[name])
             scores = score(predictions, labels, resamples=0)
-            paired = compare(predictions, baseline, labels, resamples=1000 if model_files is made[0] else 1)
-            results.append((paired, {**scores.tasks, "total": scores.total}))
+            paired = compare(predictions, reference, labels, resamples=1000 if paths is made[0] else 1)
+            per_seed.append((paired, {**scores.tasks, "total": scores.total}))
         cells = []
         for task in (*TASKS, "total"):
-            low, high = results[0][0].intervals[task]
+            low, high = per_seed[0][0].intervals[task]
             star = "*" if low > 0 or high < 0 else ""
-            gap = np.mean([paired.difference[task] for paired, _ in results])
-            cell = f"{np.mean([value[task] for _, value in results]):.3f}"
+            gap = np.mean([paired.difference[task] for paired, _ in per_seed])
+            cell = f"{np.mean([value[task] for _, value in per_seed]):.3f}"
             cells.append(cell if name == STEPS else f"{cell} ({gap:+.3f}{star})")
         tuned = tune(load_predictions(made[0][name]), labels).cross_fitted.tasks
         cells.append(" · ".join(f"{tuned[task]:.3f}" for task in TASKS))
@@ -144,22 +142,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--set", nargs="*", default=[], help="keys of the study, such as base.training.epochs=1")
-    arguments = parser.parse_args()
-    index_rows = load_index(arguments.index)
-    images = arguments.images or provenance(arguments.index)["images"]
-    for variant in arguments.variants:
-        folder = Path(arguments.out, variant)
+    options = parser.parse_args()
+    index = load_index(options.index)
+    images = options.images or provenance(options.index)["images"]
+    for variant in options.variants:
+        folder = Path(options.out, variant)
         path = folder / f"{variant}.parquet"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            votes = Path(arguments.index).with_name("votes.parquet")
-            thinned = real(index_rows, votes) if variant == "ferplus" else thin(index_rows, variant)
-            save_index(thinned, path, root=arguments.index, images=images, format="table")
-        changes = [*arguments.set, *CHANGES[variant]]
-        made = [
-            run(path, images, folder / f"seed{seed}", seed, arguments.jobs, changes) for seed in range(arguments.seeds)
-        ]
-        print(f"\n### {variant}, {arguments.seeds} seeds\n\n{table(made, path)}\n")
+            votes = Path(options.index).with_name("votes.parquet")
+            thinned = real(index, votes) if variant == "ferplus" else thin(index, variant)
+            save_index(thinned, path, root=options.index, images=images, format="table")
+        changes = [*options.set, *CHANGES[variant]]
+        made = [run(path, images, folder / f"seed{seed}", seed, options.jobs, changes) for seed in range(options.seeds)]
+        print(f"\n### {variant}, {options.seeds} seeds\n\n{table(made, path)}\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Side by side: the second paper's way (Asim 2024, sec. 1.8 to 1.11) and ours, on the same images with the same model.
+"""The second paper's way (Asim 2024, sec. 1.8 to 1.11) and ours, on the same images with the same model.
 
     python benchmarks/paper_way.py [--images 4096] [--rounds 3] [--folder /tmp/triaffect-benchmarks]
 
-Written anew from the paper's text: a look at the disk for every frame, Pillow, transforms a sample at a time, float32,
+Rewritten from the paper's text: one file lookup per frame, Pillow, transforms per sample, float32,
 scikit-learn's measures. Index, one epoch of loading, one of training (ResNet-18, batch 64), and the measures.
 """
 
@@ -28,7 +28,7 @@ from triaffect.labels import ACTION_UNITS
 
 
 class CustomDataset(Dataset[Any]):
-    """One image a call: opened, resized, flipped, rotated, made a tensor, normalised."""
+    """One image per call: opened, resized, flipped, rotated, made a tensor, normalised."""
 
     def __init__(self, root: Path, names: list[str], targets: np.ndarray | None = None) -> None:
         self.names = [os.path.join(root, name) for name in names if os.path.exists(os.path.join(root, name))]
@@ -110,21 +110,23 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/triaffect-benchmarks"))
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     from trees import write
 
+    from triaffect.training.augmentation import Augmentation
     from triaffect.training.config import DataConfig
-    from triaffect.training.dataset import FrameDataset, augmentation
-    from triaffect.training.loader import loader as our_loader
+    from triaffect.training.dataset import FrameDataset
+    from triaffect.training.loader import BatchLoader
+    from triaffect.training.sampling import EpochSampler
 
-    index, root = crops(arguments.folder, arguments.images)
+    index, root = crops(options.folder, options.images)
     rows = pl.read_parquet(index)
     train = rows.filter(pl.col("split") == "train")
-    tree, part = arguments.folder / "tree", 20  # of the loop, a twentieth of the files will do
+    tree, part = options.folder / "tree", 20  # the loop runs on a twentieth of the files
     if not tree.exists():
-        tree, part = arguments.folder / "small-tree", 1
+        tree, part = options.folder / "small-tree", 1
     if not tree.exists():
-        write(tree, 20, arguments.images // 8)
+        write(tree, 20, options.images // 8)
     from indexing import loop, ours
 
     height = ours(tree)
@@ -134,27 +136,28 @@ def main() -> None:
         way()
         return height / part / (time.perf_counter() - start)
 
-    drawn = FrameDataset(train, root, 112, augmentation(DataConfig()))
+    dataset = FrameDataset(train, root, 112, Augmentation.from_config(DataConfig()))
+    batches = BatchLoader(dataset, 64, 2, EpochSampler(len(dataset), shuffle=True))
     papers_measures, our_measures = measures()
     ways = {
         "index|paper": lambda: frames(lambda: loop(tree, part), part),
         "index|ours": lambda: frames(lambda: ours(tree)),
         "loading|paper": lambda: drain(loader(root, train["image"].to_list(), 2), len(train)),
-        "loading|ours": lambda: drain(our_loader(drawn, 64, 2, shuffle=True), len(train)),
+        "loading|ours": lambda: drain(batches, len(train)),
         "training|paper": lambda: papers_epoch(root, train),
-        "training|ours": lambda: our_epoch(index, root, arguments.folder),
+        "training|ours": lambda: our_epoch(index, root, options.folder),
         "measures|paper": papers_measures,
         "measures|ours": our_measures,
     }
-    seconds = alternate(ways, arguments.rounds)
+    medians = alternate(ways, options.rounds)
     text = table(
         ("frames/s", "the paper's way", "triaffect", "ratio"),
         [
             (
                 part,
-                f"{seconds[f'{part}|paper']:,.0f}",
-                f"{seconds[f'{part}|ours']:,.0f}",
-                f"{seconds[f'{part}|ours'] / seconds[f'{part}|paper']:.1f}",
+                f"{medians[f'{part}|paper']:,.0f}",
+                f"{medians[f'{part}|ours']:,.0f}",
+                f"{medians[f'{part}|ours'] / medians[f'{part}|paper']:.1f}",
             )
             for part in ("index", "loading", "training", "measures")
         ],

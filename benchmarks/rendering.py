@@ -1,4 +1,4 @@
-"""Crops a second that one core renders, all told: pose, rays, shadows, textures, camera, JPEG; people are counted too.
+"""Crops per second that one core renders, with everything: people, poses, rays, shadows, textures, camera, JPEG.
 
 Run with one thread: OMP_NUM_THREADS=1 python benchmarks/rendering.py MODEL [SIZE]
 """

@@ -1,9 +1,9 @@
-"""What a network trained on rendered faces knows: AUC of each action unit on unseen people, and of smiles of real ones.
+"""What a network learns from rendered faces: AUC of each action unit on unseen people, and real smiles over time.
 
     python benchmarks/renders.py RUN INDEX [--clips FOLDER --detector YUNET.onnx --out clips.png]
 
-RUN is what `triaffect train --config configs/renders.yaml` made. The clips (../shared/data) are detected with YuNet and
-cropped as the renders are; their figure is how AU6, AU12 and AU25 move with the time of the smile.
+RUN is a run of `triaffect train --config renders`. In the clips (any .mp4 files of faces) YuNet detects the face, which
+is cropped as the renders are; the figure shows AU6, AU12 and AU25 over time.
 """
 
 import argparse
@@ -16,15 +16,14 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from triaffect.data.index import load_index
-from triaffect.inference.predict import load_model, predict
+from triaffect.data.index import image_root, load_index
+from triaffect.images import TEMPLATE, similarity
+from triaffect.inference.predict import predict
 from triaffect.labels import ACTION_UNITS
-from triaffect.render.scene import TEMPLATE, similarity
 from triaffect.report.style import save_figure
-from triaffect.training.dataset import image_root
-from triaffect.training.model import AffectModel, probabilities
+from triaffect.training.model import AffectModel, load_model, probabilities
 
-# The bars of the issue "Faces with exact labels".
+# AUC that is required of each action unit.
 BARS = dict.fromkeys(ACTION_UNITS, 0.90) | {"AU7": 0.80, "AU23": 0.80, "AU24": 0.80}
 SMILE = ("AU6", "AU12", "AU25")
 
@@ -38,11 +37,11 @@ def auc(score: np.ndarray, truth: np.ndarray) -> float:
 
 def unseen(run: Path, index: Path) -> None:
     rows = load_index(index, "val")
-    joined = rows.join(predict(run, rows, image_root(index, None), workers=1), on="image", suffix="_said")
+    joined = rows.join(predict(run, rows, image_root(index, None), workers=1), on="image", suffix="_predicted")
     print(f"{rows['video'].n_unique()} unseen people, {len(rows)} frames")
     for unit in ACTION_UNITS:
         labelled = joined.filter(pl.col(unit).is_not_null())
-        value = auc(labelled[f"{unit}_said"].to_numpy(), labelled[unit].to_numpy())
+        value = auc(labelled[f"{unit}_predicted"].to_numpy(), labelled[unit].to_numpy())
         verdict = "ok" if value > BARS[unit] else "SHORT"
         print(f"{unit:>5}  AUC {value:.3f}  (bar {BARS[unit]:.2f}, {verdict}; prevalence {labelled[unit].mean():.2f})")
 
@@ -50,7 +49,7 @@ def unseen(run: Path, index: Path) -> None:
 def crops(clip: Path, detector: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Frame numbers and aligned crops (n, 3, size, size) of the largest face of each frame."""
     video = cv2.VideoCapture(str(clip))
-    finder, frames, crops = None, [], []
+    finder, frames, pictures = None, [], []
     while True:
         success, frame = video.read()
         if not success:
@@ -63,9 +62,9 @@ def crops(clip: Path, detector: Path, size: int) -> tuple[np.ndarray, np.ndarray
             five = face[4:14].reshape(5, 2).astype(np.float32)
             matrix = similarity(five, TEMPLATE * (size / 112))
             crop = cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
-            crops.append(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB))
+            pictures.append(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB))
             frames.append(int(video.get(cv2.CAP_PROP_POS_FRAMES)))
-    return np.array(frames), np.stack(crops).transpose(0, 3, 1, 2)
+    return np.array(frames), np.stack(pictures).transpose(0, 3, 1, 2)
 
 
 @torch.inference_mode()
@@ -73,7 +72,7 @@ def smiles(model: AffectModel, clips: list[Path], detector: Path, out: Path) -> 
     figure = Figure(figsize=(9, 2.6 * len(clips)), layout="constrained")
     for axes, clip in zip(np.atleast_1d(figure.subplots(len(clips))), clips, strict=True):
         frames, pictures = crops(clip, detector, model.size)
-        outputs = np.concatenate(
+        probability = np.concatenate(
             [
                 probabilities(model(torch.from_numpy(part)))["au"].numpy()
                 for part in np.array_split(pictures, 20)
@@ -82,7 +81,7 @@ def smiles(model: AffectModel, clips: list[Path], detector: Path, out: Path) -> 
         )
         print(f"{clip.name}: {len(frames)} frames with a face")
         for unit in SMILE:
-            line = outputs[:, ACTION_UNITS.index(unit)]
+            line = probability[:, ACTION_UNITS.index(unit)]
             tenths = " ".join(f"{part.mean():.2f}" for part in np.array_split(line, 10))
             print(f"{unit:>5}  by tenths of the clip: {tenths}")
             axes.plot(frames, line, label=unit, linewidth=1.2)

@@ -18,11 +18,11 @@ import torch
 from common import alternate, block, crops, table
 
 from triaffect.labels import TASKS
-from triaffect.training import run_folder as runs
 from triaffect.training.config import TrainConfig
 from triaffect.training.dataset import FrameDataset
 from triaffect.training.losses import TaskLosses
 from triaffect.training.model import AffectModel
+from triaffect.training.run_folder import make_optimizer, precision
 from triaffect.training.trainer import train
 
 IMAGES = 142_382
@@ -42,7 +42,7 @@ def settings(index: Path, root: Path, backbone: str, epochs: int, tasks: list[st
 def ours(
     index: Path, root: Path, folder: Path, backbone: str, epochs: int = 2, tasks: list[str] | None = None
 ) -> float:
-    """Images a second of the last epoch, from `metrics.csv`."""
+    """Images per second of the last epoch, from `metrics.csv`."""
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
     train(settings(index, root, backbone, epochs, tasks or list(TASKS)), run, progress=False)
@@ -56,10 +56,10 @@ def bare(index: Path, root: Path, backbone: str, steps: int) -> float:
     torch.set_flush_denormal(True)
     model = AffectModel(backbone, TASKS, size=112).to(device, memory_format=torch.channels_last)
     losses = TaskLosses(config.losses, TASKS, rows).to(device)
-    optimizer = runs.optimizer(config.training, list(model.parameters()))
+    optimizer = make_optimizer(config.training, list(model.parameters()))
     batch = FrameDataset(rows, root, 112).__getitems__(list(range(64)))
     batch = {key: value.to(device) for key, value in batch.items() if key != "bad"}
-    half = runs.precision("auto") == "bf16-mixed"
+    half = precision("auto") == "bf16-mixed"
     model.train()
 
     def step() -> None:
@@ -87,24 +87,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backbones", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--folder", type=Path, default=Path("/tmp/triaffect-benchmarks"))
-    arguments = parser.parse_args()
-    index, root = crops(arguments.folder, arguments.images)
-    steps = arguments.images * 15 // 16 // 64
+    options = parser.parse_args()
+    index, root = crops(options.folder, options.images)
+    steps = options.images * 15 // 16 // 64
     lines = []
-    for backbone in arguments.backbones:
-        seconds = alternate(
+    for backbone in options.backbones:
+        medians = alternate(
             {
                 "bare": lambda backbone=backbone: bare(index, root, backbone, steps),
-                "ours": lambda backbone=backbone: ours(index, root, arguments.folder, backbone),
+                "ours": lambda backbone=backbone: ours(index, root, options.folder, backbone),
             },
-            arguments.rounds,
+            options.rounds,
         )
         # chang2022: three single-task runs and a multi-task one, 20 epochs each at most.
-        hours = 4 * 20 * IMAGES / seconds["ours"] / 3600
-        share = f"{seconds['ours'] / seconds['bare']:.2f}"
-        lines.append((backbone, f"{seconds['bare']:.1f}", f"{seconds['ours']:.1f}", share, f"{hours:,.0f} h"))
+        hours = 4 * 20 * IMAGES / medians["ours"] / 3600
+        share = f"{medians['ours'] / medians['bare']:.2f}"
+        lines.append((backbone, f"{medians['bare']:.1f}", f"{medians['ours']:.1f}", share, f"{hours:,.0f} h"))
     header = ("backbone, 112 px, batch 64", "bare step, images/s", "`train`", "ratio", "a `chang2022` study")
-    note = f"\n\nThe study's time is extrapolated: 4 runs of 20 epochs over {IMAGES:,} images, without judging."
+    note = f"\n\nThe study's time is extrapolated: 4 runs of 20 epochs over {IMAGES:,} images, without the evaluations."
     place = torch.cuda.get_device_name() if torch.cuda.is_available() else "on the CPU"
     text = table(header, lines) + note + f" Measured {place}."
     block("Training", f"python benchmarks/training.py {' '.join(sys.argv[1:])}".strip(), text)

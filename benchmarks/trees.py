@@ -1,4 +1,4 @@
-"""Writes an annotation tree of any size in the layout of Aff-Wild2, to measure `triaffect index` on.
+"""Write an annotation tree of any size in the layout of Aff-Wild2, to measure `triaffect index`.
 
 Run: `python benchmarks/trees.py FOLDER [--videos 564] [--frames 4800]`
 """
@@ -15,7 +15,7 @@ from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 
 
 def write(folder: str | Path, videos: int, frames: int, seed: int = 0) -> int:
-    """Writes `annotations/` (three tasks, two splits) and `cropped_aligned/` with hard-linked stand-ins for crops.
+    """Write `annotations/` (three tasks, two splits) and `cropped_aligned/` with hard-linked files in place of crops.
 
     About half of the expressions and a tenth of the rest are missing, 4 % of the crops are, and a quarter of the videos
     lacks each task; lengths lie between a tenth and nearly twice `frames`.
@@ -63,5 +63,5 @@ if __name__ == "__main__":
     parser.add_argument("folder")
     parser.add_argument("--videos", type=int, default=564)
     parser.add_argument("--frames", type=int, default=4800)
-    arguments = parser.parse_args()
-    print(f"{write(arguments.folder, arguments.videos, arguments.frames):,} lines")
+    options = parser.parse_args()
+    print(f"{write(options.folder, options.videos, options.frames):,} lines")

@@ -3,15 +3,15 @@
     triaffect render --model ict.npz --out work/base/images/renders-a --videos 500 --frames 40 --seed 11 --seconds 0.3
     python examples/base.py teach ferplus_trainval.npz work/base/teacher.npz --task face_landmarker.task
     python examples/base.py write ferplus_trainval.npz work/base
-    triaffect train --config configs/base.yaml --out work/base/run
+    triaffect train --config base --out work/base/run
     triaffect predict triaffect-base work/base/ferplus.csv --images work/base/images --out work/base/ours.parquet
     triaffect predict fer work/base/ferplus.csv --images work/base/images --out work/base/fer.parquet
     python examples/base.py check ferplus_trainval.npz work/base work/base/ours.parquet work/base/fer.parquet
 
-FER+ gives expressions as votes of ten people. `teach` finds five points with YuNet and asks MediaPipe's blendshapes
-(pip install mediapipe, in an environment of its own) what the faces do; `write` aligns every face, keeps it as it came
-besides (so that other crops work, too), and turns blendshapes into soft action units and votes into soft
-valence-arousal. Every folder `renders-*` below work/base/images takes part with its exact labels.
+FER+ has the votes of ten people for an expression. `teach` finds landmarks with YuNet and blendshapes with MediaPipe
+(pip install mediapipe, in a separate environment). `write` stores each face aligned and also unaligned (so that the
+model works on other crops), and makes soft action units from the blendshapes and soft valence-arousal from the votes.
+Every folder `renders-*` in work/base/images is added with its exact labels.
 """
 
 import argparse
@@ -29,17 +29,17 @@ from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INDEX_COLUMNS, PREDICTIO
 SIZE, SCALE, PAD = 64, 4, 64
 OURS = {name.lower(): code for code, name in enumerate(EXPRESSIONS)} | {"contempt": EXPRESSIONS.index("Other")}
 
-# Valence and arousal of a face that everybody calls by one name: between Aff-Wild2's means and the circumplex.
+# Valence and arousal of a unanimous expression: between Aff-Wild2's means and the circumplex.
 CIRCUMPLEX = np.array(
     [(0.0, 0.0), (-0.5, 0.55), (-0.6, 0.45), (-0.5, 0.65), (0.7, 0.4), (-0.6, 0.1), (0.1, 0.65), (-0.3, 0.25)]
 )
 
 
 def action_units(shapes: dict[str, np.ndarray], gap: np.ndarray) -> np.ndarray:
-    """Blendshape scores to probabilities of the twelve action units (N, 12).
+    """Convert blendshape scores to probabilities of the twelve action units, (N, 12).
 
-    MediaPipe's scores have thresholds of their own, set by eye on the distribution of each over FER+'s classes; its
-    cheekSquint is always zero, so that AU6 is a smile with narrowed eyes. `gap` is the distance of the inner lips as a
+    The thresholds were set by eye on the distribution of each score over FER+'s classes. MediaPipe's cheekSquint is
+    always zero, so AU6 is a smile with narrowed eyes. `gap` is the distance of the inner lips as a
     part of the distance between the outer corners of the eyes.
     """
     both = {name[:-4]: (shapes[name] + shapes[name[:-4] + "Right"]) / 2 for name in shapes if name.endswith("Left")}
@@ -62,12 +62,12 @@ def action_units(shapes: dict[str, np.ndarray], gap: np.ndarray) -> np.ndarray:
 
 
 def valence_arousal(votes: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Votes (N, 8) to valence and arousal (N, 2); what the face does raises arousal and grades a smile."""
+    """Convert votes (N, 8) to valence and arousal (N, 2); action units raise arousal and grade a smile."""
     affect = votes @ CIRCUMPLEX
-    has_units = np.where(np.isnan(units), 0.4, units)
-    moving = has_units[:, [ACTION_UNITS.index(name) for name in ("AU1", "AU2", "AU4", "AU10", "AU12", "AU25", "AU26")]]
+    filled = np.where(np.isnan(units), 0.4, units)
+    moving = filled[:, [ACTION_UNITS.index(name) for name in ("AU1", "AU2", "AU4", "AU10", "AU12", "AU25", "AU26")]]
     affect[:, 1] += 0.4 * (moving.mean(1) - 0.3)
-    affect[:, 0] += 0.2 * votes[:, 4] * (has_units[:, ACTION_UNITS.index("AU12")] - 0.5)
+    affect[:, 0] += 0.2 * votes[:, 4] * (filled[:, ACTION_UNITS.index("AU12")] - 0.5)
     return affect.clip(-1, 1)
 
 
@@ -81,9 +81,9 @@ def teach(npz: Path, out: Path, task: str) -> None:
     import mediapipe
     from mediapipe.tasks.python import BaseOptions, vision
 
-    from triaffect.inference.detect import detector
+    from triaffect.inference.detect import open_detector
 
-    images, find = np.load(npz, allow_pickle=False)["images"], detector("yunet")
+    images, find = np.load(npz, allow_pickle=False)["images"], open_detector()
     options = vision.FaceLandmarkerOptions(BaseOptions(task), output_face_blendshapes=True)
     options.min_face_detection_confidence = options.min_face_presence_confidence = 0.1
     five = np.full((len(images), 5, 2), np.nan, np.float32)
@@ -93,12 +93,12 @@ def teach(npz: Path, out: Path, task: str) -> None:
             picture = enlarged(image)
             if faces := [face for face in find(picture) if face.landmarks is not None]:
                 five[i] = (faces[0].landmarks - PAD + 0.5) / SCALE - 0.5
-            complete = landmarker.detect(mediapipe.Image(mediapipe.ImageFormat.SRGB, picture))
-            if complete.face_blendshapes:
-                names = [shape.category_name for shape in complete.face_blendshapes[0]]
-                shapes[i] = [shape.score for shape in complete.face_blendshapes[0]]
+            result = landmarker.detect(mediapipe.Image(mediapipe.ImageFormat.SRGB, picture))
+            if result.face_blendshapes:
+                names = [shape.category_name for shape in result.face_blendshapes[0]]
+                shapes[i] = [shape.score for shape in result.face_blendshapes[0]]
                 lips, eyes = (
-                    np.array([(p.x, p.y) for p in (complete.face_landmarks[0][a], complete.face_landmarks[0][b])])
+                    np.array([(p.x, p.y) for p in (result.face_landmarks[0][a], result.face_landmarks[0][b])])
                     for a, b in ((13, 14), (33, 263))
                 )
                 gap[i] = np.linalg.norm(lips[0] - lips[1]) / np.linalg.norm(eyes[0] - eyes[1])
@@ -118,19 +118,19 @@ def write(npz: Path, out: Path) -> None:
     for column, name in enumerate(map(str, data["labels"])):
         if name in OURS:
             votes[:, OURS[name]] += counts[:, column]
-    has_units = votes.sum(1) > 0.5 * counts.sum(1)  # the others are unknown, or no faces
+    decided = votes.sum(1) > 0.5 * counts.sum(1)  # the others are unknown, or no faces
     votes /= votes.sum(1, keepdims=True).clip(min=1)
     raw = data["votes"].astype(int)
-    strict = has_units & (raw.max(1) * 2 > raw.sum(1)) & (raw.argmax(1) < 8)
+    strict = decided & (raw.max(1) * 2 > raw.sum(1)) & (raw.argmax(1) < 8)
 
     rows = []
-    for i in np.flatnonzero(has_units):
+    for i in np.flatnonzero(decided):
         train = data["split"][i] == 0
         if not (train or strict[i]):
             continue
         picture = cv2.cvtColor(images[i], cv2.COLOR_GRAY2RGB)
-        has_landmarks = np.isfinite(five[i]).all()
-        crops = {"aligned": align(picture, five[i], SIZE)} if has_landmarks else {}
+        detected = np.isfinite(five[i]).all()
+        crops = {"aligned": align(picture, five[i], SIZE)} if detected else {}
         crops["raw"] = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
         code = None if train else OURS[str(data["labels"][raw[i].argmax()])]
         for kind, crop in crops.items():
@@ -138,8 +138,8 @@ def write(npz: Path, out: Path) -> None:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(crop[..., :1]), 95, "GRAY", "444"))
-            # Trained on both, judged during training as `analyze` sees a face.
-            if train or kind == "aligned" or not has_landmarks:
+            # Train on both; evaluate on aligned crops, as `analyze` makes them.
+            if train or kind == "aligned" or not detected:
                 rows.append((f"ferplus/{kind}/{i:05d}.jpg", f"ferplus/{i:05d}", "train" if train else "val", code, i))
     schema = {"image": pl.String, "video": pl.String, "split": pl.String, "expression": pl.Int8, "i": pl.Int64}
     faces = pl.DataFrame(rows, schema, orient="row")
@@ -153,7 +153,7 @@ def write(npz: Path, out: Path) -> None:
     with atomic_path(out / "index.parquet") as tmp_path:
         pl.concat(tables, how="diagonal").write_parquet(tmp_path)
 
-    judged = pl.DataFrame(
+    validation = pl.DataFrame(
         [
             (f"ferplus/{kind}/{i:05d}.jpg", kind, OURS[str(data["labels"][raw[i].argmax()])])
             for i in np.flatnonzero(strict & (data["split"] == 1))
@@ -164,7 +164,7 @@ def write(npz: Path, out: Path) -> None:
         orient="row",
     )
     with atomic_path(out / "ferplus.csv") as tmp_path:
-        judged.with_columns(split=pl.lit("val")).write_csv(tmp_path)
+        validation.with_columns(split=pl.lit("val")).write_csv(tmp_path)
 
     train = faces.filter(pl.col("split") == "train")
     rows = train["i"].to_numpy()
@@ -172,9 +172,9 @@ def write(npz: Path, out: Path) -> None:
     columns = dict(zip(PREDICTION_COLUMNS["expr"], votes[rows].T, strict=True))
     columns |= dict(zip(PREDICTION_COLUMNS["va"], affect[rows].T, strict=True))
     save_predictions(pl.DataFrame({"image": train["image"], **columns}), out / "votes.parquet")
-    complete = np.isfinite(units[rows]).all(1)
-    columns = dict(zip(PREDICTION_COLUMNS["au"], units[rows][complete].T, strict=True))
-    save_predictions(pl.DataFrame({"image": train["image"].filter(complete), **columns}), out / "teacher.parquet")
+    has_units = np.isfinite(units[rows]).all(1)
+    columns = dict(zip(PREDICTION_COLUMNS["au"], units[rows][has_units].T, strict=True))
+    save_predictions(pl.DataFrame({"image": train["image"].filter(has_units), **columns}), out / "teacher.parquet")
     print(pl.concat(tables, how="diagonal").group_by("split", pl.col("image").str.extract(r"^([^/]*/?[^/]*)/")).len())
 
 
@@ -187,18 +187,18 @@ def check(npz: Path, out: Path, predictions: list[Path]) -> None:
 
     truth, analyzer, faces = load_index(out / "ferplus.csv"), Analyzer(), []
     for image in truth.filter(pl.col("kind") == "raw")["image"]:
-        has_landmarks = analyzer.image(out / "images" / image).sort(pl.col("w") * pl.col("h"), descending=True)
-        faces.append(has_landmarks.head(1).select(pl.lit(image).alias("image"), *PREDICTION_COLUMNS["expr"]))
+        detected = analyzer.image(out / "images" / image).sort(pl.col("w") * pl.col("h"), descending=True)
+        faces.append(detected.head(1).select(pl.lit(image).alias("image"), *PREDICTION_COLUMNS["expr"]))
     save_predictions(pl.concat(faces), out / "analyze.parquet")
     for path in (out / "analyze.parquet", *predictions):
         rows = truth.join(load_predictions(path), on="image", how="inner")
         for kind in sorted(rows["kind"].unique()):
             group = rows.filter(pl.col("kind") == kind)
-            complete, codes = group.select(PREDICTION_COLUMNS["expr"]).to_numpy(), group["expression"].to_numpy()
-            right = float((complete.argmax(1) == codes).mean())
+            probabilities, codes = group.select(PREDICTION_COLUMNS["expr"]).to_numpy(), group["expression"].to_numpy()
+            right = float((probabilities.argmax(1) == codes).mean())
             print(
                 f"{path.name:<28} {kind:<8} {len(group):,} images  accuracy {right:.4f}  "
-                f"macro F1 {expr_score(complete, codes)['expr']:.4f}"
+                f"macro F1 {expr_score(probabilities, codes)['expr']:.4f}"
             )
 
 

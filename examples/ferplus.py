@@ -1,13 +1,13 @@
-"""FER+ as images and a table that `triaffect train` reads: any labelled data set can come in this way.
+"""FER+ as images and a table that `triaffect train` reads; any labelled data set works in the same way.
 
     python examples/ferplus.py ferplus_trainval.npz work/ferplus
-    triaffect train --config configs/ferplus.yaml --out work/ferplus/run
+    triaffect train --config ferplus --out work/ferplus/run
     triaffect predict work/ferplus/run work/ferplus/index.csv --split val --images work/ferplus/images --out p.parquet
     python examples/ferplus.py --check p.parquet ferplus_trainval.npz work/ferplus
 
-The .npz holds `images` (N, 48, 48), `votes` (N, 10) of the crowd, `split` and `labels`. FER+'s contempt becomes Other;
-images whose winner is "unknown" or "not a face" are left out. An image is kept where more than half of its votes agree
-(the strict majority), or, with --all, where one class simply leads.
+The .npz contains `images` (N, 48, 48), `votes` (N, 10), `split` and `labels`. FER+'s contempt becomes Other; images
+whose class is "unknown" or "not a face" are skipped. An image is used if more than half of its votes agree (the
+strict majority) or, with --all, if one class leads.
 """
 
 import argparse
@@ -26,9 +26,8 @@ OURS = {name.lower(): code for code, name in enumerate(EXPRESSIONS)} | {"contemp
 
 
 def accuracy(predictions: Path, index: Path) -> str:
-    """FER+ is reported by accuracy; `triaffect score` prints the F1 of each class."""
-    predictions_table = load_predictions(predictions)
-    rows = load_index(index, "val").join(predictions_table, on="image", how="inner")
+    """The accuracy, as FER+ is reported; `triaffect score` prints the F1 of each class."""
+    rows = load_index(index, "val").join(load_predictions(predictions), on="image", how="inner")
     winner = rows.select(PREDICTION_COLUMNS["expr"]).to_numpy().argmax(1)
     right = winner == rows["expression"].to_numpy()
     return f"accuracy {right.mean():.4f} on {len(rows)} validation images"
@@ -52,11 +51,11 @@ def main() -> None:
     winner = votes.argmax(1)
     strict = votes.max(1) * 2 > votes.sum(1)
     leading = (votes == votes.max(1, keepdims=True)).sum(1) == 1
-    # Judged on the strict majority in either case.
-    is_used = np.where((split == "train") & arguments.all, leading, strict) & (codes[winner] >= 0)
+    # Validation images always need the strict majority.
+    selected = np.where((split == "train") & arguments.all, leading, strict) & (codes[winner] >= 0)
 
     rows = []
-    for i in np.flatnonzero(is_used):
+    for i in np.flatnonzero(selected):
         name = f"{split[i]}/{i:05d}.jpg"
         path = arguments.out / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)

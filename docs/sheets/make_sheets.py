@@ -1,4 +1,4 @@
-"""The contact sheets beside this file: every action unit alone on four people, every expression on eight, the sample.
+"""The contact sheets in this folder: every action unit alone on four people, every expression on eight, the sample.
 
 python docs/sheets/make_sheets.py MODEL
 """
@@ -50,14 +50,14 @@ def page(rows: list[list[np.ndarray]], titles: list[str], notes: list[str] | Non
 
 
 def save(name: str, sheet: np.ndarray, quality: int = 88) -> None:
-    """Writes a sheet beside this file."""
+    """Write a sheet next to this file."""
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(sheet), quality=quality, colorsubsampling="444")
     (HERE / name).write_bytes(data)
     print(name, sheet.shape, len(data))
 
 
 class Portraits:
-    """A few people before one camera, in one light."""
+    """A few people in front of one camera, in the same light."""
 
     def __init__(self, studio: Studio, seeds: list[int], tones: list[float]) -> None:
         self.studio = studio
@@ -79,13 +79,13 @@ class Portraits:
             Light(f32([0.42, 0.5, 0.76]), f32([0.95, 0.9, 0.86])),
             Light(f32([-0.85, 0.1, 0.5]), f32([0.2, 0.22, 0.26])),
         ]
-        turn = (0.12 if who % 2 else -0.12, 0.0, 0.0)
-        scene = Scene(weights, furrows, turn=turn, lights=lights, background=room, zoom=0.98)
+        head_pose = (0.12 if who % 2 else -0.12, 0.0, 0.0)
+        scene = Scene(weights, furrows, head_pose=head_pose, lights=lights, background=room, zoom=0.98)
         return self.studio.renderer.draw(person, scene, np.random.default_rng(who), size, 3)
 
 
 def main(model: str) -> None:
-    """Draws the three sheets."""
+    """Draw the three sheets."""
     studio = Studio(load_model(model))
     four = Portraits(studio, [2, 5, 9, 4], [0.12, 0.4, 0.65, 0.9])
     columns = ["neutral", *ACTION_UNITS]
