@@ -27,7 +27,6 @@ from triaffect.report.results import HalvesResult, StudyResults
 from triaffect.study.recipe import read_study
 from triaffect.study.results import split_halves
 from triaffect.study.study import run_study, same_data
-from triaffect.training import heads
 from triaffect.training import run_folder as runs
 from triaffect.training import trainer as training
 
@@ -49,8 +48,7 @@ def short_report(request, monkeypatch):
 
     if "real_report" not in request.fixturenames:
         monkeypatch.setattr("triaffect.report.report.write_report", brief)
-        for module in (runs, heads):
-            monkeypatch.setattr(module, "save_figure", lambda figure, path: None)
+        monkeypatch.setattr(runs, "save_figure", lambda figure, path: None)
 
 
 @pytest.fixture
