@@ -73,7 +73,7 @@ pytest_runtest_call = pytest.hookimpl(wrapper=True)(_skip_without_optional_packa
 
 
 def picture(code, rng, size=48):
-    """A square whose colour and stripes tell the expression code."""
+    """A square whose colour and stripes show the expression code."""
     pixels = np.full((size, size, 3), 40 + 20 * code, np.uint8)
     pixels[:, :, code % 3] = 230
     pixels[:: 2 + code // 3] //= 2

@@ -103,8 +103,8 @@ def _va(rng: np.random.Generator, odd: set[str], missing: bool, marker: str) -> 
         return None, str(rng.choice(["-5", "-5.0", "-5.00"])) if "markers" in odd else marker
     kind = rng.random()
     if kind < 0.1:  # the ends of the range, printed as integers or as floats
-        whole = int(rng.integers(-1, 2))
-        return float(whole), f"{whole}.0" if kind < 0.05 else f"{whole}"
+        integer = int(rng.integers(-1, 2))
+        return float(integer), f"{integer}.0" if kind < 0.05 else f"{integer}"
     if kind < 0.15:
         small = int(rng.integers(1, 99)) / 1e6
         return small, repr(small)  # 5e-05
@@ -298,8 +298,8 @@ def _write_multi_task(folder: Path, layout: str, rng: np.random.Generator, odd: 
         if video.startswith("no-") or NO_CROPS_AT_ALL in odd:
             crops = set()
         if video != "no-folder":
-            more = {max(frames) + 1, max(frames) + 2} if "lengths" in odd else set()
-            _write_crops(tree.images / video, crops | more)
+            extra = {max(frames) + 1, max(frames) + 2} if "lengths" in odd else set()
+            _write_crops(tree.images / video, crops | extra)
         for frame in frames:
             image = f"{video}/{frame:05d}.jpg"
             row = _row(split, video, frame, image, frame in crops)

@@ -1,4 +1,4 @@
-"""Errors that help, writing that never leaves half a file, and paths that stay inside their root."""
+"""Errors for users, atomic writing, and paths that stay inside their root."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a path beside `path` to write to, and renames it to `path` when the block ends well.
+    """Yield a temporary path to write to, which is renamed to `path` when the block succeeds.
 
-    A block that raises (Ctrl-C included) leaves `path` as it was and removes what was half-written.
+    A block that raises (also on Ctrl-C) leaves `path` unchanged and removes the temporary file.
 
     Args:
-        path: The file or folder to write; an older one is replaced. Its folder is made where it is missing.
+        path: The file or folder to write; an existing one is replaced. Its folder is created if missing.
 
     Raises:
-        InputError: `path` names a folder where a file is written, or its folder cannot be made.
+        InputError: `path` is a folder and the block wrote a file, or its folder cannot be created.
     """
     target = Path(path)
     # The suffix stays last, for writers that choose a format by it.
@@ -52,20 +52,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file (UTF-8, LF) beside `path`, then renames it."""
+    """Write a text file (UTF-8, LF), or leave the existing one unchanged."""
     with atomic_path(path) as tmp_path:
         tmp_path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def inside(root: str | os.PathLike[str], relative: str) -> Path:
-    """Joins a path read from a data file to its root.
+    """Join a path from a data file to its root.
 
     Args:
         root: The folder that the path must not leave.
         relative: A path with forward slashes, as in the column `image`.
 
     Raises:
-        InputError: `relative` is absolute or climbs out of `root` (so a data file cannot name a foreign file).
+        InputError: `relative` is absolute or outside of `root` (so that a data file cannot name any other file).
     """
     if relative.startswith(("/", "\\")) or ".." in relative.replace("\\", "/").split("/") or ":" in relative[:3]:
         raise InputError(f"{relative!r}: leaves the image root; use a path relative to {os.fspath(root)}")
@@ -77,7 +77,7 @@ BASE = "triaffect-base"
 
 
 def model_folder(model: str | os.PathLike[str]) -> Path:
-    """The folder with `config.json` of a model.
+    """Return the folder with `config.json` of a model.
 
     Args:
         model: `triaffect-base`, a run folder or a model folder.

@@ -1,6 +1,6 @@
 """Tasks, classes, action units, their order and names, and the columns of every table.
 
-Everything in triaffect stands on these tuples; their order is the order of the official annotation files.
+All of triaffect uses these tuples; their order is that of the official annotation files.
 """
 
 from __future__ import annotations

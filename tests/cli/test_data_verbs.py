@@ -43,9 +43,9 @@ def test_index_and_stats_and_leaks(tree: tuple[str, str], tmp_path: Path, capsys
     assert "valence-arousal" in printed
     assert "warning: train and val share 1 source videos, so scores on val leak: 1_left / 1_right" in printed
     assert main(["stats", out, "--json", "--split", "train"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["splits"]["train"]["frames"] == 2
-    assert found["leaks"] == []
+    result = json.loads(capsys.readouterr().out)
+    assert result["splits"]["train"]["frames"] == 2
+    assert result["leaks"] == []
 
     assert main(["leaks", out, out, "--split_a", "train", "--split_b", "val"]) == 1
     assert "1: 1_left | 1_right\n1 source videos" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The readers of one file: legal irregularities, illegal values by line, and the quick path held to the careful one."""
+"""The readers of one file: legal irregularities, illegal values by line, and both parsers against each other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, LABEL_COLUMNS, VA
 
 Write = Callable[..., Path]
-NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def test_each_task_reads_its_own_line_and_missing_sign(text_file: Write) -> None
         assert dict(table.schema) == dict.fromkeys(LABEL_COLUMNS[task], dtype)
 
 
-def test_a_missing_header_does_not_cost_the_first_row(text_file: Write) -> None:
+def test_the_first_row_is_read_without_a_header(text_file: Write) -> None:
     # Published readers drop line 1 whatever it holds.
     assert read_video(text_file("a.txt", "0.1,0.2", "0.3,0.4"), "va").rows() == [(0.1, 0.2), (0.3, 0.4)]
     assert read_video(text_file("b.txt", "3", "4"), "expr").rows() == [(3,), (4,)]
@@ -125,7 +124,7 @@ def test_an_unknown_header_is_named(text_file: Write, task: str, first: str, mes
         read_video(text_file("video.txt", first, "0"), task)
 
 
-def test_bytes_that_are_no_utf8_are_named(text_file: Write) -> None:
+def test_bytes_that_are_not_utf8_are_named(text_file: Write) -> None:
     with pytest.raises(InputError, match=r"a\.txt:3: byte 0xe9 is not UTF-8"):
         read_video(text_file("a.txt", data=b"valence,arousal\n0,0\n0,\xe9\n"), "va")
     with pytest.raises(InputError, match=r"b\.txt:1: is UTF-16"):
@@ -141,7 +140,7 @@ def test_a_file_without_rows_is_no_error(text_file: Write, data: bytes) -> None:
     assert read_video(text_file("video.txt", data=data), "va").shape == (0, 2)
 
 
-def test_blank_lines_are_no_frames_and_are_told(text_file: Write) -> None:
+def test_blank_lines_are_not_frames_and_are_reported(text_file: Write) -> None:
     notices = Notices()
     path = text_file("video.txt", "", HEADERS["expr"], "1", "", "  ", "2")
     assert read_video(path, "expr", notices).rows() == [(1,), (2,)]
@@ -223,7 +222,7 @@ def test_release_lists_of_videos(text_file: Write) -> None:
         read_videos(text_file("b.txt", "v", "../x"))
 
 
-def test_detect_kind_knows_what_a_file_holds(text_file: Write) -> None:
+def test_detect_kind(text_file: Write) -> None:
     for task, header in HEADERS.items():
         assert detect_kind(text_file("a.txt", header, "0")) == task
     assert detect_kind(text_file("b.txt", MTL, f"v/00001.jpg,0,0,0,{ZEROS}")) == "rows"
@@ -231,7 +230,7 @@ def test_detect_kind_knows_what_a_file_holds(text_file: Write) -> None:
     assert detect_kind(text_file("d.txt", "")) is None
 
 
-# The quick path and the careful one.
+# The fast parser and the careful one.
 
 VALUES = {
     "va": st.tuples(*[st.one_of(st.just(-5.0), st.floats(-1, 1).map(lambda x: round(x, 14)))] * 2),
@@ -317,7 +316,7 @@ ROW = st.tuples(st.integers(1, 120_000), VALUES["va"], VALUES["expr"], VALUES["a
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=6), st.booleans())
-def test_rows_read_alike_by_both_paths(one_file: Path, rows: list, header: bool) -> None:
+def test_both_parsers_read_rows_alike(one_file: Path, rows: list, header: bool) -> None:
     lines = [f"v/{n:05d}.jpg,{v},{a},{e[0]},{','.join(map(str, au))}" for n, (v, a), e, au in rows]
     plain = "\n".join([MTL] * header + lines) + "\n"
     line_format = LineFormat((*VA, "expression", *ACTION_UNITS), header)

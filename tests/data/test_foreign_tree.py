@@ -235,7 +235,7 @@ LINE = 17
 
 
 class Bad(NamedTuple):
-    """A line that no edition allows: in which file, what it says, what the message must show of it, and where."""
+    """A line that no edition allows: its file, its text, the part that the message must show, and its number."""
 
     task: str
     text: str

@@ -39,7 +39,7 @@ def test_batches_are_those_of_the_folder(frames, packed):
         np.testing.assert_array_equal(loose.rows, blob.rows)
 
 
-def test_what_cannot_be_read_is_left_out_and_named_when_asked_for(frames, tmp_path, capsys):
+def test_unreadable_images_are_left_out_and_reported(frames, tmp_path, capsys):
     index = load_index(frames[0]).head(3)
     index = pl.concat([index, index.head(1).with_columns(image=pl.lit("v00/gone.jpg"))])
     index.write_parquet(tmp_path / "index.parquet")
@@ -84,7 +84,7 @@ def test_a_damaged_file_is_refused_in_one_line(frames, packed, damage):
     assert "\n" not in str(caught.value)
 
 
-def test_wrong_requests_are_told(frames, tmp_path, capsys):
+def test_wrong_requests_are_refused(frames, tmp_path, capsys):
     assert main(["pack", str(frames[0]), "--images", str(frames[1]), "--out", "a.zip"]) == 2
     assert "safetensors" in capsys.readouterr().err
     (tmp_path / "none").mkdir()

@@ -1,4 +1,4 @@
-"""From raw layouts to the index, and what is asked of an index."""
+"""From raw layouts to the index; leaks and subsets."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def test_two_editions_under_one_root_are_refused(video_file: Write, text_file: W
 
 def test_a_task_or_split_folder_is_a_root_too(video_file: Write) -> None:
     root = video_file("a", "va", ["0,0"])
-    whole = build_index(root)
-    assert whole["exists"].to_list() == [None]  # no images, nothing to say
+    index = build_index(root)
+    assert index["exists"].to_list() == [None]  # no images, nothing to say
     folder = next(root.iterdir())
-    assert_frame_equal(build_index(folder), whole)
-    assert_frame_equal(build_index(folder / "Train_Set"), whole)
-    assert_frame_equal(build_index(folder / "Train_Set" / "a.txt"), whole)
+    assert_frame_equal(build_index(folder), index)
+    assert_frame_equal(build_index(folder / "Train_Set"), index)
+    assert_frame_equal(build_index(folder / "Train_Set" / "a.txt"), index)
 
 
 def test_loose_per_video_files_have_no_split(text_file: Write, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_loose_per_video_files_have_no_split(text_file: Write, tmp_path: Path) -
     ]
 
 
-def test_a_video_may_stand_in_different_splits_by_task(video_file: Write) -> None:
+def test_a_video_may_be_in_different_splits_by_task(video_file: Write) -> None:
     video_file("a", "va", ["0,0"], "Train_Set")
     reading = read_annotations(video_file("a", "expr", ["1"], "Validation_Set"))
     assert reading.index.select("split", "valence", "expression").rows() == [("train", 0.0, None), ("val", None, 1)]
@@ -111,7 +111,7 @@ def test_a_video_may_stand_in_different_splits_by_task(video_file: Write) -> Non
     assert [leak["splits"] for leak in split_leaks(reading.index)] == [["train", "val"]]
 
 
-def test_s_aff_wild2_keeps_rows_as_they_stand(text_file: Write, crops: Write, tmp_path: Path) -> None:
+def test_s_aff_wild2_rows_are_in_the_order_of_the_file(text_file: Write, crops: Write, tmp_path: Path) -> None:
     row = f"12/00041.jpg,-5.0,-5.0,-1,{ZEROS}"
     text_file("s/training_set_annotations.txt", MTL, f"9/00005.jpg,0.1,0.2,7,{ZEROS}", row, row)
     text_file("s/validation_set_annotations.txt", MTL, f"46-30-484x360_left/00001.jpg,0,0,0,{ZEROS}")
@@ -119,7 +119,7 @@ def test_s_aff_wild2_keeps_rows_as_they_stand(text_file: Write, crops: Write, tm
         "s/MTL_Challenge_test_set_release.txt", "image,valence,arousal,expression,aus", "t/00002.jpg", "t/00002.jpg"
     )
     crops("12", [41], root="s/cropped_aligned")
-    reading = read_annotations(tmp_path / "s")  # the crops are found beside the annotations
+    reading = read_annotations(tmp_path / "s")  # the crops are found next to the annotations
     assert reading.images == tmp_path / "s" / "cropped_aligned"
     assert reading.index.select("image", "video", "frame", "split", "exists", "valence").rows() == [
         ("9/00005.jpg", "9", 5, "train", False, 0.1),
@@ -255,7 +255,7 @@ def test_empty_and_wholly_missing_files(video_file: Write, text_file: Write) -> 
 
 
 @pytest.mark.parametrize("missing", ["root", "images", "annotations"])
-def test_what_is_not_there_is_named(video_file: Write, tmp_path: Path, missing: str) -> None:
+def test_a_missing_path_is_named(video_file: Write, tmp_path: Path, missing: str) -> None:
     root = video_file("a", "va", ["0,0"])
     if missing == "root":
         with pytest.raises(InputError, match="no such file or folder"):
@@ -318,7 +318,7 @@ def test_a_table_needs_only_images(text_file: Write, crops: Write, tmp_path: Pat
     assert load_index(path, "val").height == 1
     crops("x", [3], root=".")
     (tmp_path / "c.png").touch()
-    assert build_index(path)["exists"].to_list() == [True, False, True]  # beside the table
+    assert build_index(path)["exists"].to_list() == [True, False, True]  # next to the table
     parquet = tmp_path / "table.parquet"
     index.drop("exists").write_parquet(parquet)
     assert_frame_equal(load_index(parquet).drop("exists"), index.drop("exists"))
@@ -388,10 +388,10 @@ def test_subset_draws_by_frame_or_by_video(videos: list[int], fraction: float, s
     assert drawn["row"].is_sorted()
     assert drawn["row"].is_unique().all()
     assert_frame_equal(drawn, subset(index, fraction, "frame", seed))
-    whole = subset(index, fraction, "video", seed)
-    kept = whole["video"].unique().to_list()
-    assert len(kept) == max(1, round(fraction * len(set(videos))))
-    assert_frame_equal(whole, index.filter(pl.col("video").is_in(kept)))
+    by_video = subset(index, fraction, "video", seed)
+    names = by_video["video"].unique().to_list()
+    assert len(names) == max(1, round(fraction * len(set(videos))))
+    assert_frame_equal(by_video, index.filter(pl.col("video").is_in(names)))
 
 
 def test_subset_depends_on_the_seed_and_refuses_nonsense() -> None:

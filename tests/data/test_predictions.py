@@ -1,4 +1,4 @@
-"""The predictions file: what is refused, and the join with an index."""
+"""The predictions file: writing, reading and what is refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         (predictions(["a"], "va").with_columns(arousal=pl.lit("0.1")), "arousal holds no numbers"),
     ],
 )
-def test_what_is_no_prediction_is_refused_before_anything_is_written(
+def test_an_invalid_table_is_refused_before_anything_is_written(
     table: pl.DataFrame, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -73,7 +73,7 @@ def test_threshold_row() -> None:
         threshold_row({"AU3": 0.2})
 
 
-def test_an_extra_column_is_no_harm() -> None:
-    more = predictions(["a"], "va").with_columns(filled=pl.lit(True), note=pl.lit("x"))
-    check_predictions(more)
-    assert tasks_of(more) == ("va",)
+def test_extra_columns_are_accepted() -> None:
+    table = predictions(["a"], "va").with_columns(filled=pl.lit(True), note=pl.lit("x"))
+    check_predictions(table)
+    assert tasks_of(table) == ("va",)

@@ -1,4 +1,4 @@
-"""Counts of an index, held to numpy and to the published formulas; warnings of leaks."""
+"""Counts of an index, compared with numpy and the published formulas; warnings of leaks."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def an_index(rows: int = 400, seed: int = 3) -> pl.DataFrame:
 
 def test_counts_and_balance_against_numpy() -> None:
     index = an_index()
-    found = statistics(index)
-    assert list(found) == ["train", "val"]
-    for split, of in found.items():
+    result = statistics(index)
+    assert list(result) == ["train", "val"]
+    for split, of in result.items():
         rows = index.filter(split=split)
         codes = rows["expression"].drop_nulls().to_numpy()
         assert of["frames"] == rows.height
@@ -61,8 +61,8 @@ def test_counts_and_balance_against_numpy() -> None:
 
 
 def test_everything_is_plain_data() -> None:
-    found = statistics(an_index())
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    result = statistics(an_index())
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
 def test_an_index_without_labels_or_splits() -> None:
@@ -70,12 +70,12 @@ def test_an_index_without_labels_or_splits() -> None:
         pl.col(name).cast(dtype) if name in ("image", "video") else pl.lit(None, dtype).alias(name)
         for name, dtype in SCHEMA.items()
     )
-    found = statistics(index)
-    assert list(found) == ["none"]
-    assert found["none"]["duplicates"] == 1
-    assert found["none"]["crops"] is None
-    assert not {"va", "expr", "au"} & set(found["none"])
-    assert "unknown" in tables(found)
+    result = statistics(index)
+    assert list(result) == ["none"]
+    assert result["none"]["duplicates"] == 1
+    assert result["none"]["crops"] is None
+    assert not {"va", "expr", "au"} & set(result["none"])
+    assert "unknown" in tables(result)
     assert statistics(index[:0]) == {}
     assert tables({}) == summary({})
 

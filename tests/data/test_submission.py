@@ -72,14 +72,18 @@ def test_the_uni_task_files_verbatim(text_file: Write, tmp_path: Path, track: st
 
 def test_per_video_files_have_a_line_for_every_expected_frame(text_file: Write, tmp_path: Path) -> None:
     table = predicted(["v/00001.jpg", "v/00002.jpg", "v/00003.jpg", "w_left/00001.jpg"])
-    told = text_file("a_test_set_release.txt", "w_left", "v,2")
-    assert write_submission(table, told, tmp_path / "out", "expr-videos")["rows"] == 3
+    with_lengths = text_file("a_test_set_release.txt", "w_left", "v,2")
+    assert write_submission(table, with_lengths, tmp_path / "out", "expr-videos")["rows"] == 3
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["v.txt", "w_left.txt"]
     lines = (tmp_path / "out" / "v.txt").read_text().splitlines()
     assert lines[0] == HEADERS["expr"]
     assert [int(x) for x in lines[1:]] == table.select(PREDICTION_COLUMNS["expr"]).to_numpy().argmax(1)[:2].tolist()
-    untold = text_file("b_test_set_release.txt", "v")
-    assert write_submission(table, untold, tmp_path / "out", "va-videos") == {"rows": 3, "videos": 1, "filled": 0}
+    without_lengths = text_file("b_test_set_release.txt", "v")
+    assert write_submission(table, without_lengths, tmp_path / "out", "va-videos") == {
+        "rows": 3,
+        "videos": 1,
+        "filled": 0,
+    }
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["v.txt"]  # the folder is replaced as a whole
     too_long = text_file("c_test_set_release.txt", "v,5")
     with pytest.raises(InputError, match=r"2 of 5 images have no prediction: v/00004\.jpg, v/00005\.jpg;"):
@@ -87,7 +91,7 @@ def test_per_video_files_have_a_line_for_every_expected_frame(text_file: Write, 
     assert (tmp_path / "out" / "v.txt").read_text().startswith("valence,arousal\n")
 
 
-def test_what_is_missing_is_told_and_nothing_is_written(text_file: Write, tmp_path: Path) -> None:
+def test_missing_images_are_named_and_nothing_is_written(text_file: Write, tmp_path: Path) -> None:
     release = text_file("list.txt", *(f"v/{i:05d}.jpg" for i in range(1, 8)))
     out = tmp_path / "out.txt"
     with pytest.raises(
@@ -107,7 +111,7 @@ def test_what_is_missing_is_told_and_nothing_is_written(text_file: Write, tmp_pa
     assert {p.name for p in tmp_path.iterdir()} == {"list.txt", "VA_test_set_release.txt"}
 
 
-def test_crops_unpacked_deeper_still_meet_the_list(text_file: Write, tmp_path: Path) -> None:
+def test_crops_unpacked_deeper_match_the_list(text_file: Write, tmp_path: Path) -> None:
     deeper = ONE.with_columns(pl.concat_str(pl.lit("batch1/cropped_aligned/"), "image").alias("image"))
     release = text_file("list.txt", "v/00001.jpg")
     write_submission(deeper, release, tmp_path / "out.txt", "va")

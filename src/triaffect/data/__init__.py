@@ -1,1 +1,1 @@
-"""Raw annotations in, tables out (numpy and polars; never torch)."""
+"""Annotations in, tables out (numpy and polars; never torch)."""

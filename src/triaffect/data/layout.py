@@ -239,7 +239,7 @@ def _pad(table: pl.DataFrame, length: int) -> pl.DataFrame:
 
 
 def find_image_root(root: Path, folders: set[str]) -> Path | None:
-    """Return the image root beside the annotations, if any of these folders of crops lies there."""
+    """Return the image root next to the annotations, if it contains any of these folders of crops."""
     base = root if root.is_dir() else root.parent
     for images in (base / "cropped_aligned", base):
         if any((images / folder).is_dir() for folder in folders):

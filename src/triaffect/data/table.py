@@ -27,8 +27,8 @@ def read_table(path: StrPath) -> pl.DataFrame:
             Others are returned unchanged, for `score --by`.
 
     Returns:
-        The index's columns, then the others. By default every image is a `video` of its own (right for stills; frames
-        of videos need the column, on which intervals and leaks rest), `frame` is the number in the image's name or
+        The index's columns, then the others. By default every image is a separate `video` (right for stills; frames of
+        videos need the column, since intervals and leaks are by video), `frame` is the number in the image's name or
         else its position in the video, and `split` and `exists` are null.
 
     Raises:

@@ -18,22 +18,22 @@ RECORD = "render.json"
 
 
 def sample(folder: str | os.PathLike[str]) -> Path:
-    """Copies the bundled sample out of the package.
+    """Copy the bundled sample out of the package.
 
     Args:
-        folder: Where to put it. A folder that already holds the sample is left as it is.
+        folder: Where to put it. A folder that already contains the sample is not changed.
 
     Returns:
         The folder, an annotation tree with its crops: give it to `build_index`.
 
     Raises:
-        InputError: The folder holds something else.
+        InputError: The folder contains something else.
     """
     target = Path(folder)
     with as_file(files(__name__) / "data") as data:
-        said = (data / RECORD).read_bytes()
+        record = (data / RECORD).read_bytes()
         if target.is_dir() and any(target.iterdir()):
-            if not (target / RECORD).is_file() or (target / RECORD).read_bytes() != said:
+            if not (target / RECORD).is_file() or (target / RECORD).read_bytes() != record:
                 raise InputError(f"{target}: is not empty; name a folder that is new or empty")
             return target
         if target.exists() and not target.is_dir():
