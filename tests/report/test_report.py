@@ -18,9 +18,12 @@ from PIL import Image
 
 from made_study import make_study
 from triaffect.cli.main import main
+from triaffect.data.image_store import pack
+from triaffect.data.index import load_index
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 from triaffect.report import image_sections, panels, sections
+from triaffect.report.figures import contact_sheet
 from triaffect.report.report import TITLES, write_report
 from triaffect.report.study_folder import StudyFolder, epochs_to, extreme_frames, typical_videos
 from triaffect.report.style import svg, thumbnail
@@ -417,6 +420,21 @@ def test_thumbnails_are_small_pictures(tmp_path):
     with Image.open(io.BytesIO(base64.b64decode(data.removeprefix("data:image/jpeg;base64,")))) as picture:
         assert (picture.format, picture.size) == ("JPEG", (64, 32))
     assert thumbnail(b"\xff\xd8 no image") is None
+
+
+def test_packed_images_are_shown(study, change, tmp_path):
+    rows = load_index(study.parent / "index.parquet", "val")
+    existing = rows.filter("exists")
+    pack(existing, study.parent / "images", tmp_path / "val.safetensors", progress=False)
+    loose = StudyFolder.read(study)
+    index = str(study.parent / "index.parquet")
+    packed = StudyFolder.read(change(index=index, images=str(tmp_path / "val.safetensors")))
+    number = rows["exists"].arg_max()
+    assert packed.image(number) == loose.image(number)
+    assert packed.image(rows["exists"].arg_min()) is None
+    sheets = [contact_sheet(existing, images, 4) for images in (study.parent / "images", tmp_path / "val.safetensors")]
+    pixels = [[axes.images[0].get_array() for axes in sheet.axes[::2]] for sheet in sheets]
+    assert all(np.array_equal(a, b) for a, b in zip(*pixels, strict=True))
 
 
 def test_a_frame_without_its_picture(study, change):
