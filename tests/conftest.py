@@ -42,8 +42,8 @@ def _imports(path):
 def _is_left_out(path):
     for name in _imports(path):
         parts = name.split(".")
-        known = [NEEDS[key] for n in range(len(parts), 0, -1) if (key := ".".join(parts[:n])) in NEEDS]
-        if known and known[0] in MISSING:
+        needed = [NEEDS[key] for n in range(len(parts), 0, -1) if (key := ".".join(parts[:n])) in NEEDS]
+        if needed and needed[0] in MISSING:
             return True
     return False
 

@@ -23,12 +23,12 @@ def made_up(seed: int = 0, videos: int = 6, frames: int = 60, noise: float = 0.5
     va = (tendency + rng.normal(0, 0.3, (n, 2))).clip(-1, 1)
     expression = rng.integers(0, 8, n)
     au = (rng.random((n, 12)) < np.linspace(0.05, 0.8, 12)).astype(float)
-    known = rng.random((n, 15)) > (0.2 if missing else -1)
+    labelled = rng.random((n, 15)) > (0.2 if missing else -1)
     if missing:
-        known[rng.random(n) < 0.1] = False
-        known[video == 1, 2] = False
-        known[video == 2, :2] = False
-        known[rng.random(n) < 0.2, 3:] = False
+        labelled[rng.random(n) < 0.1] = False
+        labelled[video == 1, 2] = False
+        labelled[video == 2, :2] = False
+        labelled[rng.random(n) < 0.2, 3:] = False
     index = pl.DataFrame(
         {
             "image": [f"v{v:02d}/{f:05d}.jpg" for v, f in zip(video, np.arange(n), strict=True)],
@@ -36,9 +36,9 @@ def made_up(seed: int = 0, videos: int = 6, frames: int = 60, noise: float = 0.5
             "frame": pl.Series(np.arange(n) + 1, dtype=pl.Int32),
             "split": ["val"] * n,
             "exists": rng.random(n) > 0.1,
-            **{name: _null(va[:, i], known[:, i]) for i, name in enumerate(("valence", "arousal"))},
-            "expression": _null(expression, known[:, 2]).cast(pl.Int8),
-            **{name: _null(au[:, i], known[:, 3 + i]).cast(pl.Int8) for i, name in enumerate(ACTION_UNITS)},
+            **{name: _null(va[:, i], labelled[:, i]) for i, name in enumerate(("valence", "arousal"))},
+            "expression": _null(expression, labelled[:, 2]).cast(pl.Int8),
+            **{name: _null(au[:, i], labelled[:, 3 + i]).cast(pl.Int8) for i, name in enumerate(ACTION_UNITS)},
         }
     ).select(INDEX_COLUMNS)
     scores = rng.normal(0, 2 * noise, (n, 8))
@@ -57,8 +57,8 @@ def made_up(seed: int = 0, videos: int = 6, frames: int = 60, noise: float = 0.5
     return predictions, index
 
 
-def _null(values: np.ndarray, known: np.ndarray) -> pl.Series:
-    return pl.select(pl.when(pl.Series(known)).then(pl.Series(values))).to_series()
+def _null(values: np.ndarray, labelled: np.ndarray) -> pl.Series:
+    return pl.select(pl.when(pl.Series(labelled)).then(pl.Series(values))).to_series()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from triaffect.render.ranges import Ranges
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the parts, whose Parquet names no content of its own."""
+    """Every file except those in .parts."""
     files = (p for p in folder.rglob("*") if p.is_file() and ".parts" not in p.parts)
     return {os.fspath(p.relative_to(folder)): p.read_bytes() for p in files}
 

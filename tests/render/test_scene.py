@@ -21,10 +21,10 @@ def person(studio):
     return make_person(studio.model, studio.atlas, np.random.default_rng(3), PLAIN)
 
 
-def scene(studio, actions=None, lights=None, **more):
+def scene(studio, actions=None, lights=None, **settings):
     weights, furrows = studio.actions.pose(actions or {})
     lights = lights or [Light(f32([0, 0.2, 0.98]), f32([1, 1, 1]))]
-    return Scene(weights, furrows, lights=lights, **more)
+    return Scene(weights, furrows, lights=lights, **settings)
 
 
 def test_similarity_is_the_least_squares_one():

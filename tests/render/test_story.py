@@ -51,9 +51,9 @@ def test_a_neutral_face_moves_lips_and_jaw_only(stories):
 
 
 def test_pressed_lips_are_not_open(stories):
-    seen = gather(stories, "occurrence") == 1
-    pressed = seen[:, [ACTION_UNITS.index(a) for a in ("AU23", "AU24")]].any(1)
-    opened = seen[:, [ACTION_UNITS.index(a) for a in ("AU25", "AU26")]].any(1)
+    present = gather(stories, "occurrence") == 1
+    pressed = present[:, [ACTION_UNITS.index(a) for a in ("AU23", "AU24")]].any(1)
+    opened = present[:, [ACTION_UNITS.index(a) for a in ("AU25", "AU26")]].any(1)
     assert pressed.any()
     assert (pressed & opened).mean() < 0.005
 

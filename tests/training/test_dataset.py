@@ -32,9 +32,9 @@ def test_decoding_into_a_batch_is_decoding(tmp_path, size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "x.jpg")
     batch = np.full((3, 20, 20, 3), 7, np.uint8)
-    found = read_image(tmp_path / "x.jpg", batch[1])
-    np.testing.assert_array_equal(found, read_image(tmp_path / "x.jpg"))
-    assert np.shares_memory(found, batch) == (size == (20, 20))
+    decoded = read_image(tmp_path / "x.jpg", batch[1])
+    np.testing.assert_array_equal(decoded, read_image(tmp_path / "x.jpg"))
+    assert np.shares_memory(decoded, batch) == (size == (20, 20))
     assert (batch[[0, 2]] == 7).all()
 
 
@@ -124,9 +124,9 @@ def test_augmentation_follows_from_seed_and_epoch_alone(frames):
     dataset = FrameDataset(
         load_index(frames[0]), frames[1], 32, Augmentation.from_config(DataConfig(rotation=20)), seed=1
     )
-    one, again = dataset.__getitems__([3, 4, 5])["image"], dataset.__getitems__([5])["image"]
-    assert torch.equal(one[2:], again)
-    assert not torch.equal(one, dataset.__getitems__([k + len(dataset) for k in (3, 4, 5)])["image"])
+    first, again = dataset.__getitems__([3, 4, 5])["image"], dataset.__getitems__([5])["image"]
+    assert torch.equal(first[2:], again)
+    assert not torch.equal(first, dataset.__getitems__([k + len(dataset) for k in (3, 4, 5)])["image"])
 
 
 def test_bad_images_are_named_and_left_out(frames, tmp_path):
@@ -147,9 +147,9 @@ def test_a_path_that_leaves_the_root_is_refused(frames):
 
 @pytest.mark.parametrize(("length", "world"), [(10, 1), (10, 2), (11, 3), (2, 3)])
 def test_shards_cover_everything_and_are_equally_long(length, world):
-    judged = [list(EpochSampler(length, False, rank=r, world=world)) for r in range(world)]
-    assert len({len(shard) for shard in judged}) == 1
-    assert {row for shard in judged for row in shard} == set(range(length))
+    evaluated = [list(EpochSampler(length, False, rank=r, world=world)) for r in range(world)]
+    assert len({len(shard) for shard in evaluated}) == 1
+    assert {row for shard in evaluated for row in shard} == set(range(length))
     samplers = [EpochSampler(length, True, 4, r, world) for r in range(world)]
     for sampler in samplers:
         sampler.set_epoch(3)
@@ -160,16 +160,16 @@ def test_shards_cover_everything_and_are_equally_long(length, world):
 
 def test_the_loader_shuffles_by_epoch_and_workers_change_nothing(frames):
     dataset = FrameDataset(load_index(frames[0]), frames[1], 16, Augmentation(0.5, 10, 0.1, 0.1, 0.1), seed=2)
-    seen = []
+    runs = []
     for workers in (0, 2):
         batches = BatchLoader(dataset, 16, workers, EpochSampler(len(dataset), True, 2), drop_last=True)
         batches.sampler.set_epoch(1)
-        seen.append(list(batches))
-    assert len(seen[0]) == 4  # 72 images; the last batch of 8 waits for the next epoch's order
-    for a, b in zip(*seen, strict=True):
+        runs.append(list(batches))
+    assert len(runs[0]) == 4  # 72 images; the last batch of 8 waits for the next epoch's order
+    for a, b in zip(*runs, strict=True):
         assert torch.equal(a["image"], b["image"])
         assert torch.equal(a["row"], b["row"])
-    assert seen[0][0]["row"].tolist() != sorted(seen[0][0]["row"].tolist())
+    assert runs[0][0]["row"].tolist() != sorted(runs[0][0]["row"].tolist())
 
 
 def test_the_image_root_is_asked_for_where_it_is_not_known(frames, tmp_path):
@@ -218,10 +218,10 @@ def test_soft_labels_stand_in_for_missing_ones_only(frames, tmp_path):
         code = hard.targets["expr"][row]
         expected = np.full(8, 0.125) if code < 0 else np.eye(8)[code]
         np.testing.assert_allclose(soft.targets["expr"][i], expected)
-    known = ~np.isnan(hard.targets["au"][rows])
-    np.testing.assert_array_equal(soft.targets["au"][known], hard.targets["au"][rows][known])
-    assert (soft.targets["au"][~known] == 0.25).all()
-    assert FrameDataset(val, images, 8).targets["expr"].ndim == 1  # judged by labels alone
+    labelled = ~np.isnan(hard.targets["au"][rows])
+    np.testing.assert_array_equal(soft.targets["au"][labelled], hard.targets["au"][rows][labelled])
+    assert (soft.targets["au"][~labelled] == 0.25).all()
+    assert FrameDataset(val, images, 8).targets["expr"].ndim == 1  # evaluated by labels alone
 
 
 def test_two_soft_files_of_one_task_are_refused(frames, tmp_path):
@@ -237,7 +237,7 @@ def test_two_soft_files_of_one_task_are_refused(frames, tmp_path):
 def test_an_index_in_several_pieces_is_one(frames):
     index = load_index(frames[0])
     pieces = pl.concat([index.head(5), index.slice(5, 30)], rechunk=False)
-    whole, parts = FrameDataset(index.head(35), frames[1], 8), FrameDataset(pieces, frames[1], 8)
+    single, parts = FrameDataset(index.head(35), frames[1], 8), FrameDataset(pieces, frames[1], 8)
     assert parts.index.n_chunks() > 1
-    for task, target in whole.targets.items():
+    for task, target in single.targets.items():
         np.testing.assert_array_equal(target, parts.targets[task])

@@ -82,8 +82,8 @@ def holed(frames, tmp_path):
 def start(recipe, out, torchrun=False, **nested):
     recipe.write_text(yaml.safe_dump(nested))
     words = ["-m", "triaffect.cli.main", "train", "--config", str(recipe), "--out", str(out)]
-    beside = Path(sys.executable).parent
-    front = [str(beside / "torchrun"), "--standalone", "--nproc-per-node", "2"] if torchrun else [sys.executable]
+    folder = Path(sys.executable).parent
+    front = [str(folder / "torchrun"), "--standalone", "--nproc-per-node", "2"] if torchrun else [sys.executable]
     return subprocess.Popen([*front, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -91,15 +91,15 @@ def test_two_processes_under_torchrun_train_the_model_of_one(frames, tmp_path):
     # Layer norm, since batch norm's statistics are each process's own. The last step has one batch, the others two.
     changes = {"model__backbone": "test_convnext", "training__accumulate": 2, "training__optimizer": "sgd"}
     data = holed(frames, tmp_path)
-    one = training.train(config(data, training__batch=16, **changes), tmp_path / "one", progress=False)
+    alone = training.train(config(data, training__batch=16, **changes), tmp_path / "one", progress=False)
     nested = settings(data, training__batch=8, training__devices=2, **changes)
     process = start(tmp_path / "recipe.yaml", tmp_path / "two", torchrun=True, **nested)
-    said = process.communicate(timeout=250)
-    assert process.returncode == 0, said[1]
-    ours, theirs = history(tmp_path / "two"), history(one)
+    _, errors = process.communicate(timeout=250)
+    assert process.returncode == 0, errors
+    ours, theirs = history(tmp_path / "two"), history(alone)
     for name in ("train/loss", "train/loss_va", "train/loss_expr", "train/loss_au", "val/loss", "val/total"):
         assert ours[name].to_list() == pytest.approx(theirs[name].to_list(), abs=2e-4), name
-    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in one.iterdir()}
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in alone.iterdir()}
 
 
 def children(pid):
@@ -118,13 +118,13 @@ def test_a_killed_process_ends_the_job_with_a_message_and_it_resumes(frames, tmp
             time.sleep(0.05)
         (other,) = (p for p in children(process.pid) if b"LOCAL_RANK=1" in Path(f"/proc/{p}/environ").read_bytes())
         os.kill(other, signal.SIGKILL)
-        said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()
     assert process.returncode != 0
-    assert "start all again with --resume" in said[1]
-    assert "Traceback" not in said[1]
+    assert "start all again with --resume" in errors
+    assert "Traceback" not in errors
     assert len(history(run)) < 20
     again = [sys.executable, "-m", "triaffect.cli.main", "train", "--resume", "--out", str(run)]
     subprocess.run(again, check=True, capture_output=True, timeout=250)

@@ -155,9 +155,9 @@ def test_separate_heads_are_each_at_their_own_best_epoch(frames, model, features
     best = json.loads((run / "summary.json").read_text())["best"]
     epochs = []
     for task in ("va", "expr", "au"):
-        own = metrics(run / "heads" / task)
-        assert best[f"val/{task}"] == own[f"val/{task}"].max()
-        epochs.append(len(own))
+        single = metrics(run / "heads" / task)
+        assert best[f"val/{task}"] == single[f"val/{task}"].max()
+        epochs.append(len(single))
     assert len(metrics(run)) == max(epochs)
     assert best["val/total"] == pytest.approx(sum(best[f"val/{task}"] for task in ("va", "expr", "au")))
     again = train_heads(settings, tmp_path / "again", progress=False)

@@ -88,10 +88,10 @@ def test_a_grey_model_sees_brightness_only(tmp_path):
 
 def test_predictions_are_in_range():
     raw = {"va": torch.tensor([[3.0, -0.5]]), "expr": torch.randn(1, 8), "au": torch.randn(1, 12) * 9}
-    found = probabilities(raw)
-    assert found["va"].tolist() == [[1.0, -0.5]]
-    assert found["expr"].sum().item() == pytest.approx(1)
-    assert ((found["au"] >= 0) & (found["au"] <= 1)).all()
+    outputs = probabilities(raw)
+    assert outputs["va"].tolist() == [[1.0, -0.5]]
+    assert outputs["expr"].sum().item() == pytest.approx(1)
+    assert ((outputs["au"] >= 0) & (outputs["au"] <= 1)).all()
 
 
 @pytest.mark.parametrize("kind", ["folder", "safetensors", "pth", "wrapped"])

@@ -64,10 +64,10 @@ def test_pieces_of_videos_are_equal_to_the_whole(causal, monkeypatch):
     monkeypatch.setattr("triaffect.training.temporal.PIECE", 10)
     net = model(0.7, causal)
     features, time, video = made()
-    whole = net.predict_from_features(features, time, video)
+    expected = net.predict_from_features(features, time, video)
     pieces = in_videos(net, features, time, video)
     for task in TASKS:
-        torch.testing.assert_close(pieces[task], whole[task], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(pieces[task], expected[task], atol=1e-4, rtol=1e-4)
 
 
 def noisy_videos(tmp_path, net):
@@ -92,7 +92,7 @@ def noisy_videos(tmp_path, net):
     net.save_pretrained(tmp_path / "model")
 
 
-def settings(tmp_path, **more):
+def settings(tmp_path, **changes):
     return TrainConfig.load(
         {
             "data": {
@@ -100,7 +100,7 @@ def settings(tmp_path, **more):
                 "images": str(tmp_path / "images"),
                 "features": str(tmp_path / "features"),
             },
-            "model": {"tasks": ["va"], "pretrained": str(tmp_path / "model"), **more},
+            "model": {"tasks": ["va"], "pretrained": str(tmp_path / "model"), **changes},
             "training": {"epochs": 12, "batch": 128, "lr": 3e-3, "accelerator": "cpu"},
         }
     )
@@ -109,14 +109,18 @@ def settings(tmp_path, **more):
 def test_it_learns_to_look_around_where_one_frame_says_little(tmp_path):
     noisy_videos(tmp_path, AffectModel("test_resnet", size=32))
     scores = {}
-    for name, more in {"still": {}, "around": {"temporal": 0.5}, "camera": {"temporal": 0.5, "causal": True}}.items():
-        run = training.train(settings(tmp_path, **more), tmp_path / name, progress=False)
+    for name, changes in {
+        "still": {},
+        "around": {"temporal": 0.5},
+        "camera": {"temporal": 0.5, "causal": True},
+    }.items():
+        run = training.train(settings(tmp_path, **changes), tmp_path / name, progress=False)
         scores[name] = pl.read_csv(run / "metrics.csv")["val/va"].max()
     assert scores["around"] > scores["still"] + 0.1
     assert scores["camera"] > scores["still"] + 0.05
-    kept = load_model(tmp_path / "camera")
-    assert kept.temporal.causal
-    assert kept.temporal.seconds == 0.5
+    best = load_model(tmp_path / "camera")
+    assert best.temporal.causal
+    assert best.temporal.seconds == 0.5
 
 
 def test_train_on_features_through_the_command_line(frames, tmp_path, capsys):

@@ -80,13 +80,13 @@ def test_a_run_folder_holds_everything(frames, tmp_path):
 def test_the_kept_model_scores_what_the_run_says(frames, tmp_path):
     run = training.train(config(frames, training__epochs=4), tmp_path / "run", progress=False)
     rows = load_index(frames[0], "val")
-    found = predict(run, rows, frames[1], workers=0, progress=False, device="cpu", half=False)
+    predictions = predict(run, rows, frames[1], workers=0, progress=False, device="cpu", half=False)
     best = json.loads((run / "summary.json").read_text())["best"]
-    assert found["image"].to_list() == rows["image"].to_list()
+    assert predictions["image"].to_list() == rows["image"].to_list()
     for task in TASKS:
         target = rows.select(LABEL_COLUMNS[task]).to_numpy()
         target = target[:, 0] if task == "expr" else target.astype(float)
-        score = SCORES[task](found.select(PREDICTION_COLUMNS[task]).to_numpy(), target)[task]
+        score = SCORES[task](predictions.select(PREDICTION_COLUMNS[task]).to_numpy(), target)[task]
         assert score == pytest.approx(best[f"val/{task}"], abs=1e-6)
 
 
@@ -160,7 +160,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(frames, tmp_path, kind):
     }
     plain = {"training__schedule": "cosine", "training__warmup": 0.2}
     nested = settings(frames, training__epochs=8, **(rich if kind == "rich" else plain))
-    whole = training.train(TrainConfig.load(nested), tmp_path / "whole", progress=False)
+    unbroken = training.train(TrainConfig.load(nested), tmp_path / "unbroken", progress=False)
 
     run, recipe = tmp_path / "killed", tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(nested))
@@ -176,8 +176,8 @@ def test_a_killed_run_resumes_to_the_same_numbers(frames, tmp_path, kind):
     assert not (run / "summary.json").exists()
     assert len(history(run)) < 8
     assert main(["train", "--resume", "--out", str(run)]) == 0
-    assert numbers(run).equals(numbers(whole))
-    ours, theirs = load_model(run).state_dict(), load_model(whole).state_dict()
+    assert numbers(run).equals(numbers(unbroken))
+    ours, theirs = load_model(run).state_dict(), load_model(unbroken).state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
@@ -314,7 +314,7 @@ def test_two_processes_report_the_score_of_one(frames, tmp_path):
     table.filter(~pl.col("image").is_in(["v00/00001.jpg", "v09/00003.jpg"])).write_parquet(index)
     # A frozen backbone and no learning rate: the same weights in both.
     still = {"model__frozen": True, "training__lr": 1e-12, "training__epochs": 1, "training__batch": 8}
-    one = training.train(config((index, frames[1]), **still), tmp_path / "one", progress=False)
+    alone = training.train(config((index, frames[1]), **still), tmp_path / "one", progress=False)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(settings((index, frames[1]), **still, training__devices=2)))
     command = [
@@ -330,5 +330,5 @@ def test_two_processes_report_the_score_of_one(frames, tmp_path):
     subprocess.run(command, check=True, capture_output=True, timeout=200)
     columns = ["val/total", "val/va", "val/expr", "val/au", "val/loss"]
     for name in columns:
-        assert history(tmp_path / "two")[name][0] == pytest.approx(history(one)[name][0], abs=1e-6)
+        assert history(tmp_path / "two")[name][0] == pytest.approx(history(alone)[name][0], abs=1e-6)
     assert len(history(tmp_path / "two")) == 1

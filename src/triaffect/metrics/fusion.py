@@ -159,9 +159,9 @@ def tune_fusion(
     places = {id(table): locate(table, index) for table in (*singles, multi_table)}
     lambdas, curves, scores = {}, [], []
     for task in common_tasks(tuple(by_task), index):
-        one, target, unit = aligned(by_task[task], places[id(by_task[task])], index, task)
-        many, _, _ = aligned(multi_table, places[id(multi_table)], index, task)
-        task_tuning = _TaskTuning(task, one, many, target, unit, fold, lambda_grid, cuts, seed)
+        single_columns, target, unit = aligned(by_task[task], places[id(by_task[task])], index, task)
+        multi_columns, _, _ = aligned(multi_table, places[id(multi_table)], index, task)
+        task_tuning = _TaskTuning(task, single_columns, multi_columns, target, unit, fold, lambda_grid, cuts, seed)
         lambdas[task] = task_tuning.choose(np.full(sources, True))
         curve = task_tuning.curve()
         curves.append(pl.DataFrame({"task": [task] * len(curve), "lambda": lambda_grid, "score": curve}))

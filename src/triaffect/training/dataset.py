@@ -26,7 +26,7 @@ from triaffect.training.augmentation import Augmentation
 from triaffect.training.config import TrainConfig
 
 SOFT = "soft/"
-"""Prefix of prediction columns that stand in for missing labels (`data.soft`)."""
+"""Prefix of prediction columns that replace missing labels (`data.soft`)."""
 
 Batch = dict[str, Any]
 

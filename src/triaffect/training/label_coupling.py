@@ -117,7 +117,7 @@ class Coupling(nn.Module):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
 
     def posterior(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The expression that an image's labels speak for: its own label, else Bayes' rule over the table.
+        """Probabilities of the expression of each image: from its label, else by Bayes' rule over the table.
 
         Args:
             batch: Targets with their holes.

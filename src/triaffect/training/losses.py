@@ -1,7 +1,7 @@
 """What each task minimises. Every loss takes a batch as it is and is zero, with a graph, where nothing is labelled.
 
 Raw outputs are (N, 2) for va, (N, 8) for expr, (N, 12) for au; missing targets are NaN, -1 and NaN. Expressions are
-codes (N,) or, where a teacher or a crowd speaks, distributions (N, 8) with rows of NaN. Sums over labelled entries are
+codes (N,) or, from a teacher or a crowd, distributions (N, 8) with rows of NaN. Sums over labelled entries are
 divided by their number; no value leaves the device.
 """
 
@@ -109,7 +109,7 @@ def au_mse(raw: Tensor, target: Tensor) -> Tensor:
 def expression_weights(index: pl.DataFrame) -> Tensor:
     """w_c = N / N_c of each expression in a training index (Chang et al. 2022, sec. 2); 0 for an absent class.
 
-    Where a row has a soft label in place of its own, that is counted: a class that only soft labels show must not be 0.
+    A soft label counts where a row has no label: a class that only soft labels have must not get weight 0.
     """
     codes = index["expression"] if "expression" in index.columns else pl.Series([None] * len(index), dtype=pl.Int8)
     counts = np.bincount(codes.drop_nulls().to_numpy(), minlength=len(EXPRESSIONS)).astype(float)

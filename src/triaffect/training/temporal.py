@@ -19,10 +19,10 @@ PIECE = 512
 
 
 class TemporalAttention(nn.Module):
-    """Adds to features what the frames within reach tell; at first nothing, so that it starts as the still model.
+    """Adds information of neighbouring frames to features; at first nothing, so that it starts as the still model.
 
-    Attention knows a frame by its distance in seconds (a bias of its own slope for each of four heads, after Press et
-    al. 2022), so gaps and uneven steps need no filling: what is not there is not attended to. With a single layer a
+    Attention uses the distance of frames in seconds (a bias with a different slope for each of four heads, after Press
+    et al. 2022), so gaps and uneven steps need no filling. With a single layer a
     frame depends on nothing farther than `seconds`, which makes pieces of a video equal to the whole.
 
     Args:
