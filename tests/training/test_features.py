@@ -1,6 +1,7 @@
 """Features of a frozen backbone, and heads trained on them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -164,7 +165,7 @@ def test_separate_heads_are_each_at_their_own_best_epoch(frames, model, features
     assert metrics(run).equals(metrics(again))
     train_heads(settings, tmp_path / "again", progress=False)  # finished: left as it is
     with pytest.raises(InputError, match=r"training\.lr"):
-        train_heads(on_features(frames, model, features, training__lr=1.0), tmp_path / "again", progress=False)
+        train_heads(replace(settings, training=replace(settings.training, lr=1.0)), tmp_path / "again", progress=False)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +213,11 @@ def test_the_kept_epoch_of_cached_features_is_the_one_that_select_asks_for(frame
         ({"balancing__conflict": True}, "balancing.conflict has no effect on a frozen backbone"),
         ({"data__jitter": 0.2}, "data.jitter has no effect on data.features"),
         ({"data__erase": 0.2}, "data.erase has no effect on data.features"),
+        ({"data__flip": 0.3}, "data.flip has no effect on data.features"),
+        ({"data__rotation": 20.0}, "data.rotation has no effect on data.features"),
+        ({"model__frozen": True}, "model.frozen has no effect on data.features"),
+        ({"coupling__table": "literature"}, "coupling.table has no effect without"),
+        ({"balancing__method": "dwa", "model__tasks": ["va"]}, "balancing.method has no effect with a single task"),
         ({"data__cache": "ram"}, "data.cache has no effect on data.features"),
         ({"model__temporal": 0.5, "data__mixup": 0.2}, "data.mixup has no effect on windows"),
         ({"model__temporal": 0.5, "data__balance": "class"}, "data.balance has no effect on windows"),
@@ -227,3 +233,25 @@ def test_options_without_effect_on_cached_features_are_refused(frames, model, fe
 def test_features_of_another_backbone_than_the_config_names_are_refused(frames, model, features, tmp_path):
     with pytest.raises(InputError, match=r"model\.backbone is test_convnext, but data.features are of test_resnet"):
         train(on_features(frames, model, features, model__backbone="test_convnext"), tmp_path / "run", **QUIET)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"training__select": "va"}, {"balancing__method": "dwa"}, {"coupling__matching": 0.5}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_options_that_need_all_heads_are_refused_for_separate_ones(frames, model, features, tmp_path, changes):
+    with pytest.raises(InputError, match="has no effect on heads that are trained one by one"):
+        train_heads(on_features(frames, model, features, **changes), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_heads_on_a_temporal_model_keep_what_it_learned(frames, model, features, tmp_path):
+    settings = on_features(frames, model, features, model__temporal=0.5, training__epochs=3)
+    run = train_heads(settings, tmp_path / "run", progress=False)
+    assert load_model(run).temporal.outward[1].weight.abs().sum() > 0  # zero before training
+
+
+def test_cached_features_do_not_need_the_images(frames, model, features, tmp_path):
+    settings = on_features(frames, model, features, data__images=str(tmp_path / "deleted"), training__epochs=1)
+    assert load_model(train(settings, tmp_path / "run", progress=False)).tasks == ("va", "expr", "au")

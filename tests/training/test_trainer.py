@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 
 from triaffect.cli.main import main
 from triaffect.data.index import build_index, load_index
@@ -179,6 +182,63 @@ def test_a_killed_run_resumes_to_the_same_numbers(frames, tmp_path, kind):
     assert numbers(run).equals(numbers(unbroken))
     ours, theirs = load_model(run).state_dict(), load_model(unbroken).state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_run_stopped_after_any_epoch_resumes_exactly_even_in_a_moved_folder(frames, tmp_path, monkeypatch, moved):
+    scores = iter([0.1, 0.5, 0.4, 0.3, 0.2] + [0.45] * 50)
+    real = module.evaluate
+    monkeypatch.setattr(module, "evaluate", lambda *args: {**real(*args), "val/total": next(scores)})
+    changes = {"training__epochs": 5, "training__schedule": "plateau", "training__patience": 0, "training__ema": 0.9}
+    copies, start_of_epoch = tmp_path / "copies", module.AffectTraining.on_train_epoch_start
+
+    def copy_first(self):
+        start_of_epoch(self)
+        if self.current_epoch and not (copies / str(self.current_epoch)).exists():
+            shutil.copytree(tmp_path / "run", copies / str(self.current_epoch))
+
+    monkeypatch.setattr(module.AffectTraining, "on_train_epoch_start", copy_first)
+    whole = training.train(config(frames, **changes), tmp_path / "run", progress=False).rename(tmp_path / "whole")
+    assert numbers(whole)["lr"].to_list() == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4, 1e-5])
+    for epoch in (3, 4):
+        scores = iter(numbers(whole)["val/total"].to_list()[epoch:])
+        run = copies / str(epoch) if moved else (copies / str(epoch)).rename(tmp_path / "run")
+        training.train(config(frames, **changes), run, resume=True, progress=False)
+        assert numbers(run).equals(numbers(whole))
+        ours, theirs = load_model(run).state_dict(), load_model(whole).state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+        if not moved:
+            shutil.rmtree(run)
+
+
+def test_the_scores_of_the_kept_model_are_of_its_own_epoch(frames, tmp_path, monkeypatch):
+    """Lightning compares float32 scores: these two are the same to it."""
+    scores, real = iter([0.5, 0.5 + 1e-10]), module.evaluate
+    monkeypatch.setattr(module, "evaluate", lambda *args: {**real(*args), "val/total": next(scores)})
+    run = training.train(config(frames), tmp_path / "run", progress=False)
+    assert json.loads((run / "summary.json").read_text())["best"]["epoch"] == 1
+    assert load_model(run).provenance["validation"]["epoch"] == 1
+
+
+@pytest.mark.parametrize("changes", [{"data__index": "/nowhere.csv"}, {"training__loggers": ["NoLogger"]}])
+def test_what_is_wrong_with_a_run_is_found_before_its_folder_is_made(frames, tmp_path, changes):
+    with pytest.raises(InputError):
+        training.train(config(frames, **changes), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_cannot_be_fetched_are_reported_at_once(frames, tmp_path, monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # without listen: it refuses
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(InputError, match=r"HF_ENDPOINT.*local-dir:.*--model\.pretrained false") as caught:
+            training.train(
+                config(frames, model__backbone="resnet18", model__pretrained=True), tmp_path / "run", progress=False
+            )
+    assert time.monotonic() - start < 15
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_taken_folder_and_another_configuration_are_refused(frames, tmp_path):

@@ -295,6 +295,7 @@ class TrainConfig:
 
         gradient = self.balancing.method not in ("fixed", "uncertainty", "dwa")
         focal = "focal" in (self.losses.expr, self.losses.au)
+        coupled = self.coupling.co_annotation or self.coupling.matching
         rules = [
             (self.training.optimizer != "sgd", ["training.momentum"], "without training.optimizer sgd"),
             (self.training.schedule != "plateau", ["training.patience"], "without training.schedule plateau"),
@@ -308,6 +309,8 @@ class TrainConfig:
             ),
             (not self.model.temporal, ["model.causal", "model.fps"], "without model.temporal"),
             (self.data.fraction == 1, ["data.fraction_by"], "with data.fraction 1"),
+            (len(self.model.tasks) == 1 and self.balancing.method != "uncertainty", BALANCING, "with a single task"),
+            (not coupled, ["coupling.table"], "without coupling.co_annotation or coupling.matching"),
             (bool(self.model.temporal), TEMPORAL_REFUSES, "on windows of neighbouring frames (model.temporal)"),
             (bool(self.data.features), FEATURES_REFUSE, "on data.features, which are fixed"),
         ]
@@ -336,6 +339,10 @@ class TrainConfig:
 RANGES: dict[str, tuple[float, float]] = {
     "data.fraction": (1e-9, 1.0),
     "data.flip": (0.0, 1.0),
+    "data.rotation": (0.0, 180.0),
+    "data.scale": (0.0, 1.0),
+    "data.shift": (0.0, 1.0),
+    "data.jitter": (0.0, 1.0),
     "data.degrade": (0.0, 1.0),
     "data.erase": (0.0, 1.0),
     "data.workers": (0, 1024),
@@ -351,11 +358,20 @@ RANGES: dict[str, tuple[float, float]] = {
     "training.epochs": (1, 1_000_000),
     "training.batch": (1, 1_000_000),
     "training.lr": (1e-12, 1e3),
+    "training.weight_decay": (0.0, 1e3),
+    "training.patience": (0, 1_000_000),
+    "training.early_stop": (0, 1_000_000),
+    "training.clip": (0.0, 1e9),
+    "training.threads": (0, 4096),
     "training.accumulate": (1, 1_000_000),
     "training.warmup": (0.0, 1.0),
     "training.ema": (0.0, 0.9999999),
 }
-FEATURES_REFUSE = [f"data.{name}" for name in ("scale", "shift", "jitter", "degrade", "erase", "cache", "on_bad_image")]
+BALANCING = ["balancing.method", "balancing.conflict"]
+FEATURES_REFUSE = ["data.flip", "data.rotation", "model.frozen"]
+FEATURES_REFUSE += [
+    f"data.{name}" for name in ("scale", "shift", "jitter", "degrade", "erase", "cache", "on_bad_image")
+]
 TEMPORAL_REFUSES = ["data.mixup", "data.balance", "data.stride"]
 
 

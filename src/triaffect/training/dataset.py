@@ -217,7 +217,7 @@ def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path
         raise InputError(f"{path}: no label of {select} in split {data.val!r}, which training.select needs")
     train = subset(train, data.fraction, data.fraction_by, config.training.seed)
     # Models are evaluated on the index's own labels only.
-    return train, val.select(pl.exclude(f"^{SOFT}.*$")), image_root(path, data.images)
+    return train, val.select(pl.exclude(f"^{SOFT}.*$")), Path() if data.features else image_root(path, data.images)
 
 
 def _with_soft_labels(index: pl.DataFrame, path: str, split: str) -> pl.DataFrame:

@@ -6,16 +6,19 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import timm
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download, try_to_load_from_cache
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import triaffect
 from triaffect.io import InputError, model_folder, write_text
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, OUTPUTS, TASKS, VA
+from triaffect.training.config import TrainConfig
 from triaffect.training.temporal import TemporalAttention
 
 CARD = """---
@@ -212,11 +215,39 @@ def _backbone(name: str, size: int, pretrained: bool) -> nn.Module:
         near = difflib.get_close_matches(name, timm.list_models(), 3)
         raise InputError(f"backbone {name!r}: timm has no such model; similar: {', '.join(near) or 'none'}") from None
     except OSError as error:  # of hub clients without a network
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(
-            f"pretrained weights of {name} cannot be fetched ({reason}); set HF_ENDPOINT to a mirror, name a "
-            f"downloaded folder with --model.backbone local-dir:PATH, or use --model.pretrained false"
-        ) from None
+        raise _cannot_fetch(name, error) from None
+
+
+def _cannot_fetch(name: str, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0][:120]
+    return InputError(
+        f"pretrained weights of {name} cannot be fetched ({reason}); set HF_ENDPOINT to a mirror, name a "
+        f"downloaded folder with --model.backbone local-dir:PATH, or use --model.pretrained false"
+    )
+
+
+def check_pretrained(config: TrainConfig) -> None:
+    """Check in one request that timm's weights can be fetched; the hub's own client tries for most of a minute.
+
+    Raises:
+        InputError: They are neither in the hub's cache nor can the hub be reached.
+    """
+    name = config.model.backbone
+    if config.model.pretrained is not True or ":" in name:  # a local folder, or a name that timm resolves itself
+        return
+    pretrained = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    repository = pretrained.hf_hub_id if pretrained else None
+    if not repository or any(
+        isinstance(try_to_load_from_cache(repository, file), str) for file in ("model.safetensors", "pytorch_model.bin")
+    ):
+        return
+    try:
+        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5):
+            return
+    except HTTPError:  # it answers
+        return
+    except (OSError, ValueError) as error:
+        raise _cannot_fetch(name, error) from None
 
 
 def load_backbone_weights(model: AffectModel, path: str | Path) -> None:

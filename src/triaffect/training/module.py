@@ -139,7 +139,9 @@ class AffectTraining(lightning.LightningModule):
                 linear = LinearLR(optimizer, 1 / warm, 1.0, warm - 1)
                 schedulers.append({"scheduler": linear, "interval": "step"})
             plateau = ReduceLROnPlateau(optimizer, "max", patience=training.patience, threshold=0.0)
-            schedulers.append({"scheduler": plateau, "interval": "epoch", "monitor": self.monitor})
+            # At the last step, after validation: Lightning's "epoch" is after last.ckpt, which would miss the division.
+            steps = int(self.trainer.num_training_batches)
+            schedulers.append({"scheduler": plateau, "interval": "step", "frequency": steps, "monitor": self.monitor})
         elif warm or training.schedule == "cosine":
             schedulers.append({"scheduler": LambdaLR(optimizer, factor), "interval": "step"})
         return [optimizer], schedulers

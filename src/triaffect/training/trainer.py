@@ -27,9 +27,9 @@ from tqdm import tqdm
 from triaffect.io import InputError
 from triaffect.training import run_folder
 from triaffect.training.augmentation import Augmentation
-from triaffect.training.config import ModelConfig, TrainConfig
+from triaffect.training.config import BalancingConfig, CouplingConfig, ModelConfig, TrainConfig
 from triaffect.training.dataset import FeatureDataset, FrameDataset, training_rows
-from triaffect.training.model import AffectModel, join_heads, load_backbone_weights, load_model
+from triaffect.training.model import AffectModel, check_pretrained, join_heads, load_backbone_weights, load_model
 from triaffect.training.module import CHECK_INTERVAL, AffectTraining, FrameDataModule
 
 LOST = "another process of this run has ended, its message says why; start all again with --resume"
@@ -64,17 +64,19 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
-    model = _make_model(config)  # before the folder is made: weights may be missing
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        run_folder.open_run(run, config, resume=True)
-    train_rows, val_rows, images = training_rows(config)
-    train_data, val_data = _datasets(config, train_rows, val_rows, images)
-    backbone = model.backbone
+    # What may be wrong is found before the folder is made.
+    check_pretrained(config)
+    train_data, val_data = _datasets(config, *training_rows(config))
+    model = _make_model(config)
+    parameters, backbone = sum(p.numel() for p in model.parameters()), model.backbone
     if config.data.features:
         model.backbone = nn.Identity()  # its outputs are the data
     module = AffectTraining(model, config, train_data.index, run.name if progress else None)
     with _without_hints():
         trainer = _make_trainer(config, run, progress)
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            run_folder.open_run(run, config, resume=True)
+        module.to(trainer.strategy.root_device)  # weight averaging copies the module as it is before the fit
         last = run / "last.ckpt"
         try:
             trainer.fit(
@@ -90,13 +92,10 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
                 raise
             raise InputError(f"{run}: {LOST}") from None
         finally:
-            if trainer.is_global_zero:
-                _keep_best(module, backbone, run)
+            best = _keep_best(module, backbone, run) if trainer.is_global_zero else None
     if trainer.is_global_zero:
         (run / "best.ckpt").unlink(missing_ok=True)
-        parameters = sum(p.numel() for p in [*backbone.parameters(), *model.parameters()])
-        parameters -= sum(p.numel() for p in model.backbone.parameters()) if not config.data.features else 0
-        run_folder.close_run(run, module.history, config.training.select, parameters, module.bad)
+        run_folder.close_run(run, module.history, config.training.select, parameters, module.bad, best)
     return run
 
 
@@ -106,7 +105,8 @@ def train_heads(config: TrainConfig, out: str | Path, joint: bool = False, progr
     Args:
         config: With `data.features`.
         out: The run folder to make or to resume; a finished one is left as it is.
-        joint: Train and choose one epoch for all heads together, by the total.
+        joint: Train and choose one epoch for all heads together, by the total; so it is with `model.temporal`, which
+            they share.
         progress: As in `train`.
 
     Returns:
@@ -116,8 +116,15 @@ def train_heads(config: TrainConfig, out: str | Path, joint: bool = False, progr
         InputError: As `train`.
     """
     run, tasks, config = Path(out), config.model.tasks, _with_source_backbone(config)
-    if joint or len(tasks) == 1:
+    if joint or len(tasks) == 1 or config.model.temporal:
         return train(config, run, resume=True, progress=progress)
+    for key, group, default in (
+        ("balancing", config.balancing, BalancingConfig()),
+        ("coupling", config.coupling, CouplingConfig()),
+        ("training.select", config.training.select, "total"),
+    ):
+        if group != default:
+            raise InputError(f"{key} has no effect on heads that are trained one by one; leave it out, or set joint")
     run_folder.check_run(run, config, resume=True)
     if run_folder.finished(run):
         return run
@@ -177,17 +184,32 @@ def _datasets(
     )
 
 
-def _keep_best(module: AffectTraining, backbone: nn.Module, run: Path) -> None:
-    """Write `model/` from the checkpoint of the best epoch, which holds averaged weights if there are any."""
+def _keep_best(module: AffectTraining, backbone: nn.Module, run: Path) -> dict[str, float] | None:
+    """Write `model/` from the checkpoint of the best epoch, which holds averaged weights if there are any.
+
+    Returns:
+        The row of that epoch. Lightning compares float32 scores, so the largest of the history may be another's.
+    """
     if not (run / "best.ckpt").exists() or not module.history:
-        return
-    state = torch.load(run / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+        return None
+    checkpoint = torch.load(run / "best.ckpt", map_location="cpu", weights_only=True)
+    state, best = checkpoint["state_dict"], module.history[checkpoint["epoch"]]
     model = module.model.cpu()
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
     if module.config.data.features:
         model.backbone = backbone
-    best = max(module.history, key=lambda row: row[module.monitor])
     run_folder.keep_model(run, model, module.config, best, module.bad)
+    return best
+
+
+class _Checkpoint(ModelCheckpoint):
+    """A checkpoint that knows its best score after the run folder was moved, too."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        old, new = str(state_dict["dirpath"]), str(self.dirpath)
+        moved = {k: v.replace(old, new, 1) if isinstance(v, str) else v for k, v in state_dict.items()}
+        scores = {path.replace(old, new, 1): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**moved, "best_k_models": scores})
 
 
 class _RunFolderCallback(Callback):
@@ -240,9 +262,7 @@ def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.T
     save: dict[str, Any] = {"save_top_k": 1, "enable_version_counter": False, "auto_insert_metric_name": False}
     callbacks: list[Callback] = [
         _RunFolderCallback(run),
-        ModelCheckpoint(
-            run, "best", monitor, mode="max", save_weights_only=True, save_on_train_epoch_end=False, **save
-        ),
+        _Checkpoint(run, "best", monitor, mode="max", save_weights_only=True, save_on_train_epoch_end=False, **save),
     ]
     if training.early_stop:
         callbacks.append(
@@ -252,7 +272,7 @@ def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.T
         # EMAWeightAveraging with torch's own multi-tensor average, buffers (batch norm's statistics) included.
         callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(training.ema)))
     # Last, so that it holds the state of the others after the epoch.
-    callbacks.append(ModelCheckpoint(run, "last", monitor=None, save_on_train_epoch_end=True, **save))
+    callbacks.append(_Checkpoint(run, "last", monitor=None, save_on_train_epoch_end=True, **save))
     if bar:
         callbacks.append(_ProgressBar(refresh_rate=20))
     return lightning.Trainer(
