@@ -80,8 +80,9 @@ def test_a_run_folder_holds_everything(frames, tmp_path):
     assert json.loads((run / "environment.json").read_text())["packages"]["torch"] == torch.__version__.split("+")[0]
 
 
-def test_the_kept_model_scores_what_the_run_says(frames, tmp_path):
-    run = training.train(config(frames, training__epochs=4), tmp_path / "run", progress=False)
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_kept_model_scores_what_the_run_says(frames, tmp_path, ema):
+    run = training.train(config(frames, training__epochs=4, training__ema=ema), tmp_path / "run", progress=False)
     rows = load_index(frames[0], "val")
     predictions = predict(run, rows, frames[1], workers=0, progress=False, device="cpu", half=False)
     best = json.loads((run / "summary.json").read_text())["best"]

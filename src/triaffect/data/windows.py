@@ -25,7 +25,8 @@ def windows(
     rows = np.arange(len(video))
     for start in range(0, len(video), length):
         end = min(start + length, len(video))
-        first, last = time[start] - reach, time[end - 1] + reach
+        # Wider than float32 rounds: a frame at exactly the reach counts, one beyond it does no harm.
+        first, last = time[start] - reach - 1e-3, time[end - 1] + reach + 1e-3
         is_near = (video >= video[start]) & (video <= video[end - 1])
         is_near &= ((video > video[start]) | (time >= first)) & ((video < video[end - 1]) | (time <= last))
         yield rows[is_near], (rows[is_near] >= start) & (rows[is_near] < end)

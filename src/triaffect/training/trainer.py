@@ -262,7 +262,8 @@ def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.T
     save: dict[str, Any] = {"save_top_k": 1, "enable_version_counter": False, "auto_insert_metric_name": False}
     callbacks: list[Callback] = [
         _RunFolderCallback(run),
-        _Checkpoint(run, "best", monitor, mode="max", save_weights_only=True, save_on_train_epoch_end=False, **save),
+        # Whole checkpoints: Lightning leaves the averaged weights out of those with weights only.
+        _Checkpoint(run, "best", monitor, mode="max", save_on_train_epoch_end=False, **save),
     ]
     if training.early_stop:
         callbacks.append(
