@@ -1,4 +1,4 @@
-"""Made-up labels with every kind of missing value, and predictions that know something of them."""
+"""Made-up labels with every kind of missing value, and predictions that are near them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Made = Callable[..., tuple[pl.DataFrame, pl.DataFrame]]
 
 
 def made_up(seed: int = 0, videos: int = 6, frames: int = 60, noise: float = 0.5, missing: bool = True) -> tuple:
-    """Predictions and an index; videos differ in length, labels miss by value, by task, by video and all together."""
+    """Predictions and an index; videos differ in length, labels are missing by value, task, video and frame."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(max(1, frames // 2), frames * 2, videos)
     video = np.repeat(np.arange(videos), lengths)

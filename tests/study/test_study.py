@@ -62,12 +62,12 @@ def results(folder):
 
 def figures(folder):
     """What must not depend on how often a study was stopped."""
-    found = results(folder)
-    for model in found["models"]:
+    content = results(folder)
+    for model in content["models"]:
         for key in ("seconds_per_epoch", "images_per_second", "energy_joules"):
             del model[key]
     return {
-        key: value for key, value in found.items() if key in ("models", "comparisons", "tuning", "halves", "answer")
+        key: value for key, value in content.items() if key in ("models", "comparisons", "tuning", "halves", "answer")
     }
 
 
@@ -87,7 +87,7 @@ fusions: [{name: fused, single: [single], multi: multi, lambdas: tuned}]
 """
 
 
-# The papers' recipes on raw layouts -------------------------------------------------------------------------------
+# The papers' studies on raw layouts -------------------------------------------------------------------------------
 
 
 def raw_tree(frames, root, layout):
@@ -114,28 +114,28 @@ def raw_tree(frames, root, layout):
         }
         for name, (head, line) in heads.items():
             (root / name / folder).mkdir(parents=True)
-            for (video,), own in part.group_by("video", maintain_order=True):
-                text = "\n".join([head, *map(line, own.iter_rows(named=True))])
+            for (video,), rows_of_video in part.group_by("video", maintain_order=True):
+                text = "\n".join([head, *map(line, rows_of_video.iter_rows(named=True))])
                 (root / name / folder / f"{video}.txt").write_text(text + "\n")
     return missing
 
 
 @pytest.mark.parametrize(
-    ("recipe", "layout"),
+    ("study", "layout"),
     [("chang2022", "s-affwild2"), ("chang2022", "per-video"), ("asim2024", "per-video"), ("asim2024", "s-affwild2")],
 )
-def test_the_papers_recipes_run_on_both_layouts(frames, tmp_path, recipe, layout, capsys):
+def test_the_papers_studies_run_on_both_layouts(frames, tmp_path, study, layout, capsys):
     missing = raw_tree(frames, tmp_path / "raw", layout)
     index, out = tmp_path / "i.parquet", tmp_path / "study"
     assert main(["index", str(tmp_path / "raw"), "--out", str(index)]) == 0
-    words = ["study", recipe, "--index", str(index), "--images", str(tmp_path / "raw" / "cropped_aligned")]
+    words = ["study", study, "--index", str(index), "--images", str(tmp_path / "raw" / "cropped_aligned")]
     assert main([*words, "--out", str(out), "--set", *TINY[:4], "--set", *TINY[4:]]) == 0
     printed = capsys.readouterr()
     assert "an estimate from the number of parameters" in printed.err
     assert printed.out.strip().endswith(str(out / "report.html"))
-    found, rows = results(out), load_index(index, "val")
-    models = {model["name"]: model for model in found["models"]}
-    fusions = ["fusion", "tuned-fusion"] if recipe == "chang2022" else []
+    content, rows = results(out), load_index(index, "val")
+    models = {model["name"]: model for model in content["models"]}
+    fusions = ["fusion", "tuned-fusion"] if study == "chang2022" else []
     assert list(models) == ["va", "expr", "au", "multi-task", "single-task", *fusions]
     for model in models.values():
         table = load_predictions(out / model["predictions"])
@@ -148,13 +148,13 @@ def test_the_papers_recipes_run_on_both_layouts(frames, tmp_path, recipe, layout
         "single-task": "joined",
     }
     assert models["single-task"]["parameters"] == sum(models[task]["parameters"] for task in TASKS)
-    assert found["same_data"] is False
+    assert content["same_data"] is False
     assert pl.read_csv(out / "results.csv")["name"].to_list() == list(models)
-    pair = next(c for c in found["comparisons"] if {c["a"], c["b"]} == {"multi-task", "single-task"})
+    pair = next(c for c in content["comparisons"] if {c["a"], c["b"]} == {"multi-task", "single-task"})
     difference = models[pair["a"]]["scores"]["total"] - models[pair["b"]]["scores"]["total"]
     assert pair["measures"]["total"]["difference"] == pytest.approx(difference)
     config = yaml.safe_load((out / "runs" / "expr" / "config.yaml").read_text())
-    if recipe == "chang2022":
+    if study == "chang2022":
         assert config["losses"] == {
             "va": "ccc",
             "expr": "weighted_ce",
@@ -169,34 +169,34 @@ def test_the_papers_recipes_run_on_both_layouts(frames, tmp_path, recipe, layout
         blend = 0.4 * single["valence"] + 0.6 * multi["valence"]
         assert fused["valence"].to_list() == pytest.approx(blend.to_list(), abs=1e-6)
         assert models["fusion"]["lambdas"] == {"va": 0.4, "expr": 0.6, "au": 0.6}
-        assert len(found["halves"]) == 6
-        assert {(row["tuned_on"], row["scored_on"]) for row in found["halves"]} == {
+        assert len(content["halves"]) == 6
+        assert {(row["tuned_on"], row["scored_on"]) for row in content["halves"]} == {
             ("first half", "second half"),
             ("second half", "first half"),
         }
     else:
         assert (config["training"]["optimizer"], config["data"]["fraction"]) == ("sgd", 0.8)
-        assert found["tuning"] == found["halves"] == []
+        assert content["tuning"] == content["halves"] == []
 
 
-# Stopping and going on --------------------------------------------------------------------------------------------
+# Stopping and continuing ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def whole(frames, tmp_path_factory):
+def finished(frames, tmp_path_factory):
     """A study that ran through at once."""
-    folder = tmp_path_factory.mktemp("whole")
-    recipe = write_study(folder / "r.yaml", RUNS)
+    folder = tmp_path_factory.mktemp("finished")
+    study = write_study(folder / "r.yaml", RUNS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("triaffect.report.report.write_report", lambda folder: folder / "report.html")
         patch.setattr(runs, "save_figure", lambda figure, path: None)
-        run_study(recipe, str(frames[0]), str(frames[1]), folder / "out", changes=[*TINY, "base.training.epochs=3"])
-    return recipe, folder / "out"
+        run_study(study, str(frames[0]), str(frames[1]), folder / "out", changes=[*TINY, "base.training.epochs=3"])
+    return study, folder / "out"
 
 
-def test_a_killed_study_goes_on_to_the_same_results(frames, tmp_path, whole, capfd):
-    recipe, done = whole
-    words = ["study", recipe, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(tmp_path / "out")]
+def test_a_killed_study_continues_to_the_same_results(frames, tmp_path, finished, capfd):
+    study, done = finished
+    words = ["study", study, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(tmp_path / "out")]
     words += ["--set", *TINY, "base.training.epochs=3"]
     process = subprocess.Popen(
         [sys.executable, "-m", "triaffect.cli.main", *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -217,8 +217,8 @@ def test_a_killed_study_goes_on_to_the_same_results(frames, tmp_path, whole, cap
     assert figures(tmp_path / "out") == figures(done)
 
 
-def test_a_finished_study_trains_nothing_again(frames, whole, monkeypatch, capsys):
-    done = whole[1]
+def test_a_finished_study_trains_nothing_again(frames, finished, monkeypatch, capsys):
+    done = finished[1]
     before = figures(done)
     monkeypatch.setattr(training, "train", lambda *arguments, **options: pytest.fail("trained again"))
     lines = []
@@ -228,27 +228,27 @@ def test_a_finished_study_trains_nothing_again(frames, whole, monkeypatch, capsy
     assert figures(done) == before
 
 
-def test_ctrl_c_says_how_to_go_on(frames, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_says_how_to_continue(frames, tmp_path, monkeypatch, capsys):
     def interrupted(config, run, resume):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train", interrupted)
-    recipe, out = write_study(tmp_path / "r.yaml", RUNS), tmp_path / "out"
-    words = ["study", recipe, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(out)]
+    study, out = write_study(tmp_path / "r.yaml", RUNS), tmp_path / "out"
+    words = ["study", study, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(out)]
     assert main([*words, "--set", *TINY]) == 130
-    told = next(line for line in capsys.readouterr().err.splitlines() if "continue with" in line)
-    monkeypatch.setattr(training, "train", lambda config, run, resume: run)  # leaves nothing, so nothing can be judged
-    assert main(told.partition("triaffect ")[2].split()) == 1
+    line = next(line for line in capsys.readouterr().err.splitlines() if "continue with" in line)
+    monkeypatch.setattr(training, "train", lambda config, run, resume: run)  # leaves nothing, so nothing can be scored
+    assert main(line.partition("triaffect ")[2].split()) == 1
     assert results(out)["answer"] == ["No model of this study was completed."]
 
 
-def test_another_recipe_in_the_same_folder_is_refused(frames, whole, capsys):
-    recipe, done = whole
-    words = ["study", recipe, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(done)]
+def test_another_study_in_the_same_folder_is_refused(frames, finished, capsys):
+    study, done = finished
+    words = ["study", study, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(done)]
     assert main([*words, "--set", *TINY, "base.training.epochs=4"]) == 2
     assert "training.epochs 3, not 4" in capsys.readouterr().err
     with pytest.raises(InputError, match="holds no study"):
-        run_study(recipe, str(frames[0]), str(frames[1]), frames[1].parent, changes=TINY)
+        run_study(study, str(frames[0]), str(frames[1]), frames[1].parent, changes=TINY)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
@@ -267,7 +267,7 @@ def test_two_studies_cannot_work_in_one_folder(frames, tmp_path):
 # Failures ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_failure_loses_nothing_else_and_is_mended_later(frames, tmp_path, monkeypatch, capsys):
+def test_a_failure_loses_nothing_else_and_is_repaired_by_the_next_call(frames, tmp_path, monkeypatch, capsys):
     real = training.train
 
     def failing(config, run, resume):
@@ -277,33 +277,33 @@ def test_a_failure_loses_nothing_else_and_is_mended_later(frames, tmp_path, monk
 
     monkeypatch.setattr(training, "train", failing)
     text = RUNS.replace("joined: [", "joined: [{name: same, members: [multi]}, ")
-    recipe, out = write_study(tmp_path / "r.yaml", text), tmp_path / "out"
-    words = ["study", recipe, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(out), "--set", *TINY]
+    study, out = write_study(tmp_path / "r.yaml", text), tmp_path / "out"
+    words = ["study", study, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(out), "--set", *TINY]
     assert main(words) == 1
     assert "failed: expr: RuntimeError: out of paper (see" in capsys.readouterr().err
-    found = results(out)
-    assert [model["name"] for model in found["models"]] == ["va", "au", "multi", "same"]
-    assert [failure["name"] for failure in found["failures"]] == ["expr", "single", "fused"]
-    assert found["failures"][1]["reason"] == "needs expr, which is missing"
+    content = results(out)
+    assert [model["name"] for model in content["models"]] == ["va", "au", "multi", "same"]
+    assert [failure["name"] for failure in content["failures"]] == ["expr", "single", "fused"]
+    assert content["failures"][1]["reason"] == "needs expr, which is missing"
     assert "Traceback" in (out / "runs" / "expr" / "error.txt").read_text()
-    same = next(c for c in found["comparisons"] if {c["a"], c["b"]} == {"multi", "same"})
+    same = next(c for c in content["comparisons"] if {c["a"], c["b"]} == {"multi", "same"})
     assert {(m["difference"], m["p"]) for m in same["measures"].values()} == {(0.0, 1.0)}  # copies are never different
     monkeypatch.setattr(training, "train", real)
     assert main(words) == 0
     assert [model["name"] for model in results(out)["models"]] == [*TASKS, "multi", "same", "single", "fused"]
 
 
-def test_parallel_runs_give_the_same_results_and_isolate_failures(frames, tmp_path, whole):
-    recipe = write_study(tmp_path / "r.yaml", RUNS.partition("joined")[0] + "  bad: {model.tasks: [va]}\n")
+def test_parallel_runs_give_the_same_results_and_isolate_failures(frames, tmp_path, finished):
+    study = write_study(tmp_path / "r.yaml", RUNS.partition("joined")[0] + "  bad: {model.tasks: [va]}\n")
     bad = ["runs.expr=null", "runs.au=null", "runs.multi=null", "runs.bad.model.head=mlp", "runs.bad.training.lr=999"]
     bad += ["runs.bad.training.optimizer=sgd", "runs.bad.losses.va=mse"]
     out = tmp_path / "out"
-    words = ["study", recipe, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(out), "--jobs", "2"]
+    words = ["study", study, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(out), "--jobs", "2"]
     assert main([*words, "--set", *TINY, "base.training.epochs=3", *bad]) == 1
-    found = results(out)
-    assert [failure["name"] for failure in found["failures"]] == ["bad"]
-    assert "the va loss became" in found["failures"][0]["reason"]
-    alone = next(model for model in figures(whole[1])["models"] if model["name"] == "va")
+    content = results(out)
+    assert [failure["name"] for failure in content["failures"]] == ["bad"]
+    assert "the va loss became" in content["failures"][0]["reason"]
+    alone = next(model for model in figures(finished[1])["models"] if model["name"] == "va")
     (again,) = figures(out)["models"]
     assert {key: again[key] for key in again if again[key] != alone[key]} == {}
 
@@ -322,10 +322,10 @@ def test_a_killed_worker_continues_its_run(frames, tmp_path):
     thread = threading.Thread(target=kill_a_worker, daemon=True)
     thread.start()
     changes = [*TINY, "base.training.epochs=6"]
-    found = run_study(study, str(frames[0]), str(frames[1]), folder, changes=changes, jobs=2)
+    content = run_study(study, str(frames[0]), str(frames[1]), folder, changes=changes, jobs=2)
     assert len(killed) == 1
-    assert found["failures"] == []
-    assert [(model["name"], model["epochs"]) for model in found["models"]] == [("a", 6), ("b", 6)]
+    assert content["failures"] == []
+    assert [(model["name"], model["epochs"]) for model in content["models"]] == [("a", 6), ("b", 6)]
 
 
 # Study files ------------------------------------------------------------------------------------------------------
@@ -363,24 +363,15 @@ def test_a_killed_worker_continues_its_run(frames, tmp_path):
         ("runs: {a: {}}\npaper: {sauce: x}", "paper: no key 'sauce'; did you mean source?"),
     ],
 )
-def test_wrong_recipes_are_refused_by_name_before_anything_is_trained(frames, tmp_path, text, message, capsys):
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text(text)
-    words = [
-        "study",
-        str(recipe),
-        "--index",
-        str(frames[0]),
-        "--images",
-        str(frames[1]),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+def test_wrong_study_files_are_refused_by_name_before_anything_is_trained(frames, tmp_path, text, message, capsys):
+    study = tmp_path / "r.yaml"
+    study.write_text(text)
+    words = ["study", str(study), "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(tmp_path / "out")]
     assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert str(recipe) in error
+    assert str(study) in error
     assert not (tmp_path / "out").exists()
 
 
@@ -393,66 +384,66 @@ def test_wrong_changes_are_refused(frames, change, message):
         read_study("demo", "i.parquet", changes=[change], check_files=False)
 
 
-def test_every_bundled_recipe_is_whole():
+def test_every_bundled_study_can_be_read():
     changes = {"initialisation": ["runs.affect=null", "runs.affect-frozen=null"]}
     for name in ("chang2022", "asim2024", "initialisation", "losses", "balancing", "heads", "demo"):
-        recipe = read_study(name, "i.parquet", changes=changes.get(name, []))
-        assert recipe.question.endswith("?")
+        study = read_study(name, "i.parquet", changes=changes.get(name, []))
+        assert study.question.endswith("?")
     with pytest.raises(InputError, match=r"one of asim2024, .*chang2022"):
         read_study("chang2023", "i.parquet")
     with pytest.raises(InputError, match="no weights 'models/affect'"):
         read_study("initialisation", "i.parquet")
 
 
-def test_seeds_repeat_everything_and_energy_is_told(frames, tmp_path, monkeypatch):
+def test_seeds_repeat_everything_and_energy_is_reported(frames, tmp_path, monkeypatch):
     counter = itertools.count()
     monkeypatch.setattr(runs, "joules", lambda: 5.0 * next(counter))  # read before and after each epoch
     text = "runs: {a: {model.tasks: [va]}, b: {model.tasks: [va], losses.va: mse}}\nseeds: [0, 1]\ncompare: [[a, b]]\n"
-    recipe = write_study(tmp_path / "r.yaml", text)
-    found = run_study(recipe, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
-    assert [model["name"] for model in found["models"]] == ["a-seed0", "b-seed0", "a-seed1", "b-seed1"]
-    assert [(c["a"], c["b"]) for c in found["comparisons"]] == [("a-seed0", "b-seed0"), ("a-seed1", "b-seed1")]
-    assert any(line.startswith("Over 2 seeds a scores") for line in found["answer"])
-    scores = [model["scores"]["total"] for model in found["models"]]
+    study = write_study(tmp_path / "r.yaml", text)
+    content = run_study(study, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
+    assert [model["name"] for model in content["models"]] == ["a-seed0", "b-seed0", "a-seed1", "b-seed1"]
+    assert [(c["a"], c["b"]) for c in content["comparisons"]] == [("a-seed0", "b-seed0"), ("a-seed1", "b-seed1")]
+    assert any(line.startswith("Over 2 seeds a scores") for line in content["answer"])
+    scores = [model["scores"]["total"] for model in content["models"]]
     assert scores[0] != scores[2]
-    assert [model["energy_joules"] for model in found["models"]] == [5.0] * 4
+    assert [model["energy_joules"] for model in content["models"]] == [5.0] * 4
 
 
-def test_heads_stand_in_a_study(frames, tmp_path):
+def test_a_study_with_heads_on_frozen_features(frames, tmp_path):
     text = """
 runs: {multi: {}}
 heads:
   - {name: joint, features: multi, joint: true, training.epochs: 3, training.lr: 0.01}
   - {name: separate, features: multi, training: {epochs: 3, lr: 0.01}}
 """
-    recipe = write_study(tmp_path / "r.yaml", text)
-    found = run_study(recipe, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
-    assert [(model["name"], model["kind"], model["epochs"]) for model in found["models"]] == [
+    study = write_study(tmp_path / "r.yaml", text)
+    content = run_study(study, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
+    assert [(model["name"], model["kind"], model["epochs"]) for model in content["models"]] == [
         ("multi", "multi", 1),
         ("joint", "heads", 3),
         ("separate", "heads", 3),
     ]
     assert (tmp_path / "out" / "features" / "multi" / "features.npy").is_file()
-    assert len(found["comparisons"]) == 3
+    assert len(content["comparisons"]) == 3
 
 
 # Search -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_search_goes_on_where_it_was(frames, tmp_path, monkeypatch):
+def test_a_search_continues_where_it_was(frames, tmp_path, monkeypatch):
     text = """
 runs: {va: {model.tasks: [va]}}
 search: {run: va, keys: {training.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, losses.va: [ccc, mse]}}
 """
-    recipe, real = write_study(tmp_path / "r.yaml", text), training.train
+    study, real = write_study(tmp_path / "r.yaml", text), training.train
 
     def search(out, trials):
-        return run_study(recipe, str(frames[0]), str(frames[1]), tmp_path / out, changes=TINY, search=trials)["search"]
+        return run_study(study, str(frames[0]), str(frames[1]), tmp_path / out, changes=TINY, search=trials)["search"]
 
-    whole = search("whole", 2)
-    assert [trial["number"] for trial in whole["trials"]] == [0, 1]
-    assert set(whole["trials"][0]["values"]) == {"training.lr", "losses.va"}
-    assert whole["best"] == max(whole["trials"], key=lambda trial: trial["score"])
+    complete = search("complete", 2)
+    assert [trial["number"] for trial in complete["trials"]] == [0, 1]
+    assert set(complete["trials"][0]["values"]) == {"training.lr", "losses.va"}
+    assert complete["best"] == max(complete["trials"], key=lambda trial: trial["score"])
 
     def stopped(config, run, resume):
         if run.name == "trial-1":
@@ -463,8 +454,8 @@ search: {run: va, keys: {training.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, lo
     with pytest.raises(KeyboardInterrupt):
         search("stopped", 2)
     monkeypatch.setattr(training, "train", real)
-    assert search("stopped", 2) == whole
-    assert search("stopped", 0) == whole  # shown again, nothing tried
+    assert search("stopped", 2) == finished
+    assert search("stopped", 0) == complete  # shown again, nothing tried
     with pytest.raises(InputError, match="has no key search"):
         run_study("losses", str(frames[0]), str(frames[1]), tmp_path / "x", search=1, changes=TINY)
 
@@ -472,9 +463,9 @@ search: {run: va, keys: {training.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, lo
 def test_a_search_in_a_study_with_several_seeds_varies_the_run_of_the_first(frames, tmp_path):
     text = "runs: {va: {model.tasks: [va]}}\nseeds: [3, 4]\nsearch: {run: va, keys: {losses.va: [ccc, mse]}}\n"
     study = write_study(tmp_path / "s.yaml", text)
-    found = run_study(study, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY, search=1)
-    assert [model["name"] for model in found["models"]] == ["va-seed3", "va-seed4"]
-    assert len(found["search"]["trials"]) == 1
+    content = run_study(study, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY, search=1)
+    assert [model["name"] for model in content["models"]] == ["va-seed3", "va-seed4"]
+    assert len(content["search"]["trials"]) == 1
     config = yaml.safe_load((tmp_path / "out" / "search" / "trial-0" / "config.yaml").read_text())
     assert config["training"]["seed"] == 3
 
@@ -496,7 +487,7 @@ def test_halves_keep_both_persons_of_a_video_together():
     assert sum(unlabelled) == 75
 
 
-def test_the_papers_data_is_known_by_its_layout_and_counts(frames):
+def test_the_papers_data_is_recognised_by_layout_and_counts(frames):
     counts = {"train": 48, "val": 24}
     assert same_data({"frames": counts}, str(frames[0]))
     assert same_data({"frames": {**counts, "labelled": "valence"}}, str(frames[0]))
@@ -551,7 +542,7 @@ def test_the_answer_says_who_is_ahead_and_whether_it_is_significant():
     assert answer(StudyResults()) == ["No model of this study was completed."]
 
 
-def test_many_models_are_counted_and_the_best_is_told_of():
+def test_many_models_are_counted_and_the_best_is_reported_of():
     values = {"a": (0.4, 0.2), "b": (0.2, 0.1), "c": (0.5, 0.35), "d": (0.3, 0.3)}
     models = [model(name, "multi", {"va": va, "au": au}) for name, (va, au) in values.items()]
     models.append(model("all", "joined", {"va": 0.3, "au": 0.25}))

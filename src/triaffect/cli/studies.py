@@ -24,7 +24,7 @@ def study(
         images: The folder of the images, if the index does not know it.
         out: The study folder to make or to continue.
         set: Keys of the study to change, such as base.model.backbone=resnet18 runs.va.training.lr=1e-4.
-        jobs: Runs at once, each on a GPU of its own if there are several.
+        jobs: Runs at once, one per GPU if there are several.
         search: Total number of trials of the study's hyper-parameter search.
     """
     from triaffect.study.study import run_study

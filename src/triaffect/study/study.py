@@ -54,7 +54,7 @@ def run_study(
         images: Its image folder, if the index does not know it.
         out: The study folder to make or to continue.
         changes: `key=value` pairs that replace keys of the study.
-        jobs: Number of runs at once, each on a GPU of its own if there are several.
+        jobs: Number of runs at once, one per GPU if there are several.
         search: Total number of trials of the study's `search`.
         progress: Called with the plan and a line per step.
 
@@ -81,20 +81,20 @@ def run_study(
         seconds = sum(map(_training_seconds, (folder / "runs").iterdir()))
         try:
             failures = train_runs(plan.runs, folder / "runs", jobs, progress)
-            found = _after_training(plan, folder, index, root, failures, search, progress)
+            content = _after_training(plan, folder, index, root, failures, search, progress)
         except KeyboardInterrupt:
             progress(f"stopped; continue with: {command}")
             raise
-        found |= {"study": str(folder / "study.yaml"), "index": index, "images": root}
-        found |= {
+        content |= {"study": str(folder / "study.yaml"), "index": index, "images": root}
+        content |= {
             "seconds": seconds + time.time() - start,
-            "commands": _commands(plan, folder, found["models"], index, command),
+            "commands": _commands(plan, folder, content["models"], index, command),
         }
-        results.write_results(folder, found)
+        results.write_results(folder, content)
         from triaffect.report.report import write_report
 
         write_report(folder)
-    return found
+    return content
 
 
 def _training_seconds(run: Path) -> float:
@@ -282,7 +282,7 @@ def _after_training(
         if runs.finished(folder / "runs" / name):
             attempt(name, _predict, folder, name, config, rows, images)
     combined = results.combine(plan, folder, attempt)
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "title": plan.title,
         "question": plan.question,
         "answer": [],
@@ -295,9 +295,9 @@ def _after_training(
         **combined,
         "search": trials,
     }
-    found["failures"] = [{"name": name, "reason": reason} for name, reason in failures.items()]
-    found["answer"] = answer(StudyResults.from_dict(found))
-    return found
+    content["failures"] = [{"name": name, "reason": reason} for name, reason in failures.items()]
+    content["answer"] = answer(StudyResults.from_dict(content))
+    return content
 
 
 def _train_heads(plan: StudyPlan, folder: Path, name: str, index: str, images: str) -> None:
@@ -346,9 +346,11 @@ def same_data(paper: Mapping[str, Any] | None, index: str) -> bool:
     )
 
 
-def _commands(plan: StudyPlan, folder: Path, models: Sequence[Mapping[str, Any]], index: str, whole: str) -> list[str]:
+def _commands(
+    plan: StudyPlan, folder: Path, models: Sequence[Mapping[str, Any]], index: str, study_command: str
+) -> list[str]:
     """Shell commands that repeat the study: at once, then step by step."""
-    lines = [whole]
+    lines = [study_command]
     for model in models:
         name, predictions = model["name"], f"{folder}/{model['predictions']}"
         if name in plan.runs:
