@@ -14,6 +14,7 @@ from triaffect.inference.predict import predict
 from triaffect.io import InputError
 from triaffect.metrics.scores import score
 from triaffect.training import features as features_module
+from triaffect.training import module
 from triaffect.training.config import TrainConfig
 from triaffect.training.dataset import FrameDataset
 from triaffect.training.features import extract_features, load_features
@@ -173,14 +174,12 @@ def test_separate_heads_are_each_at_their_own_best_epoch(frames, model, features
     [
         {"training__ema": 0.9},
         {"training__schedule": "cosine"},
-        {"training__schedule": "plateau", "training__patience": 0},
         {"training__warmup": 0.3},
         {"training__clip": 0.01},
         {"training__accumulate": 2},
         {"training__optimizer": "sgd"},
         {"balancing__method": "uncertainty"},
         {"balancing__method": "dwa"},
-        {"coupling__co_annotation": 0.5, "coupling__table": "literature"},
         {"coupling__matching": 0.5, "coupling__table": "literature"},
         {"data__mixup": 0.4},
         {"data__balance": "class"},
@@ -196,7 +195,30 @@ def test_every_option_of_the_loop_has_its_effect_on_cached_features(frames, mode
         assert metrics(plain)["lr"].to_list() != metrics(changed)["lr"].to_list() or "warmup" in str(changes)
     weights = [load_model(run).heads.state_dict() for run in (plain, changed)]
     same = all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    assert not same or changes.get("training__schedule") == "plateau"
+    assert not same
+
+
+def test_co_annotation_fills_missing_labels_on_cached_features(frames, model, features, tmp_path):
+    table = pl.read_parquet(frames[0])
+    holes = [pl.when(pl.col("split") == "val").then(pl.col(name)).alias(name) for name in ("valence", "arousal")]
+    table.with_columns(holes).write_parquet(tmp_path / "index.parquet")
+    data = (tmp_path / "index.parquet", frames[1])
+    coupled = {"coupling__co_annotation": 0.5, "coupling__table": "literature"}
+    runs = [
+        train(on_features(data, model, features, training__epochs=2, **changes), tmp_path / name, **QUIET)
+        for name, changes in (("plain", {}), ("coupled", coupled))
+    ]
+    losses = [metrics(run)["train/loss_va"].to_list() for run in runs]
+    assert losses[0] == [0, 0]
+    assert min(losses[1]) > 0
+
+
+def test_a_plateau_divides_the_rate_on_cached_features(frames, model, features, tmp_path, monkeypatch):
+    zero = lambda prediction, target: {"va": 0.0, "expr": 0.0, "au": 0.0}  # noqa: E731
+    monkeypatch.setattr(module, "MEASURES", dict.fromkeys(("va", "expr", "au"), zero))
+    plateau = {"training__schedule": "plateau", "training__patience": 0, "training__epochs": 4}
+    run = train(on_features(frames, model, features, **plateau), tmp_path / "run", **QUIET)
+    assert metrics(run)["lr"].to_list() == pytest.approx([1e-2, 1e-2, 1e-3, 1e-4])
 
 
 def test_the_kept_epoch_of_cached_features_is_the_one_that_select_asks_for(frames, model, features, tmp_path):
