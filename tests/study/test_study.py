@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -240,6 +241,22 @@ def test_ctrl_c_says_how_to_continue(frames, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "train", lambda config, run, resume: run)  # leaves nothing, so nothing can be scored
     assert main(line.partition("triaffect ")[2].split()) == 1
     assert results(out)["answer"] == ["No model of this study was completed."]
+
+
+def test_weights_that_cannot_be_fetched_stop_a_study_before_its_first_run(frames, tmp_path, monkeypatch, capsys):
+    from huggingface_hub import constants
+
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        text = "base: {model: {backbone: resnet18, pretrained: true}}\nruns: {all: {}}"
+        study, out = write_study(tmp_path / "r.yaml", text), tmp_path / "out"
+        words = ["study", study, "--index", str(frames[0]), "--images", str(frames[1]), "--out", str(out)]
+        assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "HF_ENDPOINT" in error
+    assert error.count("\n") == 1
+    assert not out.exists()
 
 
 def test_another_study_in_the_same_folder_is_refused(frames, finished, capsys):

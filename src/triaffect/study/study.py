@@ -28,6 +28,7 @@ from triaffect.study.recipe import StudyPlan, read_study
 from triaffect.training import run_folder as runs
 from triaffect.training.config import TrainConfig
 from triaffect.training.dataset import training_rows
+from triaffect.training.model import check_pretrained
 
 LOCK = ".lock"
 """In every study folder from its first moment."""
@@ -72,6 +73,8 @@ def run_study(
     sizes = {name: (len(train), len(val)) for name, run in plan.runs.items() for train, val, _ in [training_rows(run)]}
     if folder.exists() and not (folder / LOCK).exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and holds no study; name a new folder")
+    for config in {run.model.backbone: run for run in plan.runs.values() if run.model.pretrained is True}.values():
+        check_pretrained(config)
     with _lock(folder):
         for name, run in plan.runs.items():
             runs.begin(folder / "runs" / name, run)
