@@ -19,7 +19,7 @@ test: $(INSTALLED)
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	$(RUN) pytest -n 2
+	TRIAFFECT_ALL_EXTRAS=1 $(RUN) pytest -n 2
 
 # The tests without optional packages (no torch), in an environment for each Python.
 test-core: .venv-core-$(VERSION)/installed

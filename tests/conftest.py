@@ -51,6 +51,11 @@ def _is_left_out(path):
 collect_ignore = [str(path) for path in Path(__file__).parent.rglob("*.py") if MISSING and _is_left_out(path)]
 
 
+def pytest_configure():
+    if MISSING and os.environ.get("TRIAFFECT_ALL_EXTRAS"):
+        raise pytest.UsageError(f"not installed: {', '.join(sorted(MISSING))}; make test needs every extra")
+
+
 def pytest_report_header():
     if MISSING:
         return f"not installed: {', '.join(sorted(MISSING))}; {len(collect_ignore)} files of tests are left out"

@@ -414,7 +414,7 @@ def test_every_bundled_study_can_be_read():
 
 def test_seeds_repeat_everything_and_energy_is_reported(frames, tmp_path, monkeypatch):
     counter = itertools.count()
-    monkeypatch.setattr(runs, "joules", lambda: 5.0 * next(counter))  # read before and after each epoch
+    monkeypatch.setattr("triaffect.training.module.energy_joules", lambda: 5.0 * next(counter))
     text = "runs: {a: {model.tasks: [va]}, b: {model.tasks: [va], losses.va: mse}}\nseeds: [0, 1]\ncompare: [[a, b]]\n"
     study = write_study(tmp_path / "r.yaml", text)
     content = run_study(study, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
@@ -471,7 +471,7 @@ search: {run: va, keys: {training.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, lo
     with pytest.raises(KeyboardInterrupt):
         search("stopped", 2)
     monkeypatch.setattr(training, "train", real)
-    assert search("stopped", 2) == finished
+    assert search("stopped", 2) == complete
     assert search("stopped", 0) == complete  # shown again, nothing tried
     with pytest.raises(InputError, match="has no key search"):
         run_study("losses", str(frames[0]), str(frames[1]), tmp_path / "x", search=1, changes=TINY)

@@ -197,7 +197,7 @@ def _resolve(raw: dict[str, Any], index: str, images: str | None, check_files: b
         try:
             return TrainConfig.load(values)
         except InputError as error:
-            raise InputError(f"{where}: {str(error).removeprefix('configuration: ')}") from None
+            raise InputError(f"{where}: {str(error).removeprefix('config: ')}") from None
 
     plan = StudyPlan(raw.get("title") or "Study", raw.get("question") or "", paper=raw.get("paper"), raw=raw)
     seeds = raw.get("seeds") or [None]
