@@ -191,8 +191,8 @@ def test_every_option_of_the_loop_has_its_effect_on_cached_features(frames, mode
     short = {"training__epochs": 4}
     plain = train(on_features(frames, model, features, **short), tmp_path / "plain", **QUIET)
     changed = train(on_features(frames, model, features, **short, **changes), tmp_path / "changed", **QUIET)
-    if "training__schedule" in changes or "training__warmup" in changes:
-        assert metrics(plain)["lr"].to_list() != metrics(changed)["lr"].to_list() or "warmup" in str(changes)
+    if "training__schedule" in changes:
+        assert metrics(plain)["lr"].to_list() != metrics(changed)["lr"].to_list()
     weights = [load_model(run).heads.state_dict() for run in (plain, changed)]
     same = all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert not same
