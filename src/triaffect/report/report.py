@@ -147,7 +147,7 @@ def answer(results: StudyResults) -> list[str]:
     lines += [*_seeds(models), _baselines(models)]
     if results.failures:
         lines.append(f"Missing: {', '.join(failure.name for failure in results.failures)} (see Failures).")
-    return lines
+    return [re.sub(r"(?<!\w)-(?=\d)", "−", line) for line in lines]
 
 
 def _tally(rivals: Sequence[ModelResult], joined: ModelResult) -> str:
