@@ -97,3 +97,20 @@ def test_the_processes_end_with_the_one_that_started_them(tmp_path, number):
         script.send_signal(getattr(signal, number))
         printed, _ = script.communicate(timeout=20)  # the output is closed once every process has ended
     assert printed == ("stopped\n" if number == "SIGINT" else "")
+
+
+def test_workers_that_have_finished_clean_up_after_themselves(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from triaffect.jobs import run_all\n"
+        "LOCKS = []\n"
+        "def hold_a_semaphore(number):\n"
+        "    LOCKS.append(multiprocessing.get_context('spawn').RLock())\n"
+        "    return number\n"
+        "if __name__ == '__main__':\n"
+        "    print(sorted(outcome.result for outcome in run_all(hold_a_semaphore, range(4), workers=2)))\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[0, 1, 2, 3]"
+    assert result.stderr == ""

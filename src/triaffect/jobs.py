@@ -102,8 +102,9 @@ def run_all(
                     error = ChildProcessError("its process died (killed, or out of memory)")
                 yield Outcome(item, error=error) if isinstance(error, Exception) else Outcome(item, future.result())
     finally:
+        busy = [worker for worker, _, _ in running.values()]
         for worker in pool:
-            worker.stop()
+            worker.stop(now=worker in busy)
 
 
 def _run_here(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
@@ -127,10 +128,13 @@ class _Worker:
             self.executor = ProcessPoolExecutor(1, context, _start_worker, (self.read_end, *self.settings))
         return self.executor.submit(function, item)
 
-    def stop(self) -> None:
+    def stop(self, now: bool = False) -> None:
+        """End the process: `now` in the middle of its work, else it cleans up first."""
         if self.executor is not None:
-            self.write_end.close()
+            if now:
+                self.write_end.close()
             self.executor.shutdown()
+            self.write_end.close()
             self.read_end.close()
             self.executor = None
 
