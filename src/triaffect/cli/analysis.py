@@ -21,6 +21,7 @@ def analyze(
     model: str = "triaffect-base",
     backend: Literal["auto", "onnx", "openvino", "torch"] = "auto",
     post: str | None = None,
+    baseline: str | None = None,
 ) -> int:
     """Describe every face of photos, videos or a camera by valence, arousal, expression and action units.
 
@@ -36,6 +37,8 @@ def analyze(
         model: triaffect-base, a run or model folder, or a file from `triaffect export`.
         backend: What runs the model; auto is OpenVINO if it is installed, else ONNX Runtime.
         post: Post-processing from `triaffect tune`, applied to tables and figures.
+        baseline: Also write each value's change against the person's own baseline: first:3s (the first 3 seconds of
+            each face), median (of the whole video), or the path of a neutral photo or clip of the person.
     """
     from triaffect.inference.analyze import analyze as run
     from triaffect.inference.analyzer import Analyzer
@@ -43,8 +46,9 @@ def analyze(
 
     analyzer = Analyzer(model, backend=backend, max_faces=max_faces)
     result = run(
-        inputs, analyzer, out, annotated=annotate, plots=plot, cropped=cropped, every=every, fps=fps, post=post
-    )
+        inputs, analyzer, out, annotated=annotate, plots=plot, cropped=cropped, every=every, fps=fps, post=post,
+        baseline=baseline,
+    )  # fmt: skip
     if out is None or result.inputs == 1:
         for table in result.tables:
             print("\n".join(_face_lines(table)))

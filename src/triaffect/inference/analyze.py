@@ -19,6 +19,7 @@ from triaffect import __version__
 from triaffect.data.index import METADATA
 from triaffect.images import is_image
 from triaffect.inference.analyzer import Analyzer, read_photo
+from triaffect.inference.baseline import Baseline
 from triaffect.inference.draw import annotate, write_annotated
 from triaffect.inference.video import Frame, VideoWriter, read_ahead, read_camera, read_video
 from triaffect.io import InputError, atomic_path
@@ -146,6 +147,7 @@ def analyze(
     every: int = 1,
     fps: float | None = None,
     post: str | None = None,
+    baseline: str | None = None,
 ) -> Analysis:
     """Describe every face of the inputs; an input that fails is reported and does not stop the others.
 
@@ -160,6 +162,7 @@ def analyze(
         fps: Process at most this number of frames per second of a video.
         post: Post-processing from `triaffect tune`, applied to tables and figures, not to annotated copies, which are
             written before later frames are known.
+        baseline: What the columns of change are measured against, see `Baseline.load`; no such columns by default.
 
     Returns:
         The tables, counts and failures. Ctrl-C ends it early; what was finished is written and returned.
@@ -172,6 +175,7 @@ def analyze(
     if out is None and (annotated or plots):
         raise InputError("--annotate and --plot write files: name a folder with --out")
     post_processing = PostProcessing.load(post) if post else None
+    person = Baseline.load(baseline, analyzer) if baseline else None
     folder = Path(out or ".")
     collected, failures = collect(inputs, [folder / "annotated", folder / "plots"] if out else [])
     result = Analysis(inputs=len(collected), failures=failures)
@@ -204,6 +208,8 @@ def analyze(
                 table = pl.concat(parts)
                 if post_processing:
                     table = analyzer.name_expression(post_processing.apply(table))
+                if person:
+                    table = person.apply(table)
                 result.tables.append(table)
                 if plots and not still and table.height:
                     _save_plot(table, item, folder)
@@ -211,7 +217,8 @@ def analyze(
                 result.unprocessed = len(collected) - number
                 break
     result.seconds = time.perf_counter() - start
-    result.faces = pl.concat([analyzer.schema.to_frame(), *result.tables])
+    empty = analyzer.schema.to_frame()
+    result.faces = pl.concat([person.apply(empty) if person else empty, *result.tables])
     if out is not None:
         _write_tables(result.faces, folder, analyzer.backend.name)
     return result
