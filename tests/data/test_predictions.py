@@ -11,7 +11,14 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from triaffect.data.index import provenance
-from triaffect.data.predictions import check_predictions, load_predictions, save_predictions, tasks_of, threshold_row
+from triaffect.data.predictions import (
+    check_predictions,
+    fill_gaps,
+    load_predictions,
+    save_predictions,
+    tasks_of,
+    threshold_row,
+)
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS
 
@@ -77,3 +84,38 @@ def test_extra_columns_are_accepted() -> None:
     table = predictions(["a"], "va").with_columns(filled=pl.lit(True), note=pl.lit("x"))
     check_predictions(table)
     assert tasks_of(table) == ("va",)
+
+
+@pytest.mark.parametrize("method", ["nearest", "linear"])
+def test_gaps_are_filled_as_numpy_fills_them(method):
+    rng = np.random.default_rng(0)
+    videos = [f"v{number}" for number in range(4) for _ in range(30)]
+    index = pl.DataFrame({"video": videos, "frame": [*range(1, 31)] * 4})
+    index = index.with_columns(image=pl.format("{}/{}.jpg", "video", "frame"))
+    has_crop = rng.random(120) < 0.5
+    has_crop[60:90] = False  # a video without any crop
+    values = rng.uniform(-1, 1, (int(has_crop.sum()), 2))
+    columns = {"valence": values[:, 0], "arousal": values[:, 1], "AU1": abs(values[:, 0])}
+    table = pl.DataFrame({"image": index["image"].filter(pl.Series(has_crop)), **columns}).sample(
+        fraction=1, shuffle=True, seed=1
+    )
+    filled = fill_gaps(table, index, method)
+    assert filled["image"].equals(index["image"])
+    assert filled["filled"].to_list() == (~has_crop).tolist()
+    at = np.arange(30)
+    for number in (0, 1, 3):
+        rows = slice(30 * number, 30 * number + 30)
+        there = np.flatnonzero(has_crop[rows])
+        own = values[has_crop[: 30 * number].sum() :][: len(there)]
+        for i, name in enumerate(("valence", "arousal")):
+            result = filled[name][rows].to_numpy()
+            if method == "linear":
+                np.testing.assert_allclose(result, np.interp(at, there, own[:, i]), atol=1e-12)
+            else:
+                distance = abs(at[:, None] - there)
+                allowed = [own[d == d.min(), i] for d in distance]
+                assert all(np.isin(value, near) for value, near in zip(result, allowed, strict=True))
+        distance = abs(at[:, None] - there)
+        near = [abs(own[d == d.min(), 0]) for d in distance]
+        assert all(np.isin(v, n) for v, n in zip(filled["AU1"][rows].to_numpy(), near, strict=True))
+    assert filled["valence"][60:90].to_numpy() == pytest.approx(values[:, 0].mean())

@@ -10,7 +10,7 @@ import torch
 
 from triaffect.cli.main import main
 from triaffect.data.index import load_index, provenance
-from triaffect.data.predictions import fill_nearest, load_predictions
+from triaffect.data.predictions import fill_gaps, load_predictions
 from triaffect.images import read_image, resize
 from triaffect.inference.predict import open_predictor, predict
 from triaffect.io import InputError
@@ -67,7 +67,7 @@ def test_missing_crops_are_filled_from_the_nearest_frame_on_request(frames, fold
 
 def test_nothing_to_fill_from_is_an_error(frames):
     with pytest.raises(InputError, match="nothing to fill from"):
-        fill_nearest(pl.DataFrame({"image": [], "valence": []}), load_index(frames[0]))
+        fill_gaps(pl.DataFrame({"image": [], "valence": []}), load_index(frames[0]))
 
 
 def test_images_that_cannot_be_read_are_named_once(frames, folder, tmp_path):

@@ -29,7 +29,7 @@ def predict(
     out: str = "predictions.parquet",
     split: str | None = None,
     images: str | None = None,
-    fill: Literal["none", "nearest"] = "none",
+    fill: Literal["none", "nearest", "linear"] = "none",
     batch: int = 128,
     workers: int = 2,
     backend: Literal["auto", "onnx", "openvino", "torch"] = "auto",
@@ -45,7 +45,8 @@ def predict(
         out: The predictions file to write.
         split: Only the frames of train, val or test.
         images: The folder of the images, if the index does not know it, or a packed file.
-        fill: nearest repeats the nearest predicted frame of the video where there is no crop, and marks it.
+        fill: Where there is no crop, nearest repeats the nearest predicted frame of the video, linear interpolates
+            valence and arousal; the column filled marks those rows.
         batch: Images per step.
         workers: Decoding threads.
         backend: What runs the model; auto is torch for a run or model folder that was not exported, else OpenVINO if it

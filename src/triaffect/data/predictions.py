@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -130,14 +130,20 @@ def frame_key() -> pl.Expr:
     return pl.col("image").str.extract(r"([^/]*/?[^/]*)$")
 
 
-def fill_nearest(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.DataFrame:
-    """Give every image of an index a prediction: its own, or that of the nearest predicted frame of its video.
+def fill_gaps(
+    predictions: pl.DataFrame, index: pl.DataFrame, method: Literal["nearest", "linear"] = "nearest"
+) -> pl.DataFrame:
+    """Give every image of an index a prediction, also where there is no crop.
 
-    A video without any predicted frame gets the mean prediction. The column `filled` marks what was not predicted.
+    Before the first and after the last predicted frame of a video, its nearest predicted frame is repeated. A video
+    without any predicted frame gets the mean prediction. The column `filled` marks what was not predicted.
 
     Args:
         predictions: `image` and prediction columns.
         index: `image`, `video` and `frame`, each image once.
+        method: `nearest` repeats the nearest predicted frame of the video; `linear` interpolates valence and arousal
+            between the two neighbours, by frame number, and repeats the nearest frame for expressions and AUs, of
+            which a mixture may be a class that neither neighbour shows.
 
     Raises:
         InputError: Nothing was predicted.
@@ -150,6 +156,11 @@ def fill_nearest(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.DataFrame
     nearest = order.sort("frame").join_asof(
         predicted.drop("image", "order"), on="frame", by="video", strategy="nearest", check_sortedness=False
     )
+    if method == "linear" and (va := [c for c in columns if c in VA]):
+        frames = order.select("image", "video", "frame").join(predictions.select("image", *va), on="image", how="left")
+        between = [pl.col(c).interpolate_by("frame").over("video").alias(f"{c}_between") for c in va]
+        nearest = nearest.join(frames.select("image", *between), on="image", how="left")
+        nearest = nearest.with_columns(pl.coalesce(f"{c}_between", c).cast(nearest.schema[c]).alias(c) for c in va)
     is_filled = ~pl.col("image").is_in(predictions["image"].implode())
     return (
         nearest.sort("order")

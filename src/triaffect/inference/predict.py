@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from triaffect.data.image_store import ImageBatch, read_batches
-from triaffect.data.predictions import fill_nearest
+from triaffect.data.predictions import fill_gaps
 from triaffect.data.windows import windows
 from triaffect.inference.backends import Backend, Network, TemporalModel, open_backend
 from triaffect.inference.peers import is_peer, open_peer
@@ -34,7 +34,7 @@ def predict(
     index: pl.DataFrame,
     images: str | os.PathLike[str],
     *,
-    fill: Literal["none", "nearest"] = "none",
+    fill: Literal["none", "nearest", "linear"] = "none",
     batch: int = 128,
     workers: int = 2,
     backend: str = "auto",
@@ -49,8 +49,8 @@ def predict(
             backend that is already open.
         index: Rows with `image`; `exists` if known; `video` and `frame` for temporal models and to fill frames.
         images: The folder that the column `image` is relative to, or a packed file.
-        fill: `nearest` repeats the nearest predicted frame of the video where there is no crop (the mean of all
-            predictions if the whole video has none), and marks it in the column `filled`.
+        fill: Where there is no crop, `nearest` repeats the nearest predicted frame of the video and `linear`
+            interpolates valence and arousal (see `data.predictions.fill_gaps`); the column `filled` marks those rows.
         batch: Images per step.
         workers: Decoding threads.
         backend: As in `open_backend`.
@@ -79,7 +79,7 @@ def predict(
     columns = [column for task in opened.tasks for column in PREDICTION_COLUMNS[task]]
     table = pl.DataFrame({"image": rows["image"][places], **dict(zip(columns, values.T, strict=True))})
     table = table.filter(~pl.any_horizontal(pl.col(columns).is_nan()))
-    return fill_nearest(table, unique) if fill == "nearest" else table
+    return table if fill == "none" else fill_gaps(table, unique, fill)
 
 
 def open_predictor(
