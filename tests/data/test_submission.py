@@ -65,9 +65,25 @@ def test_the_mtl_file_verbatim(text_file: Write, tmp_path: Path) -> None:
     ],
 )
 def test_the_uni_task_files_verbatim(text_file: Write, tmp_path: Path, track: str, header: str, row: str) -> None:
-    release = text_file("VA_test_set_sample.txt", "image_location,valence,arousal", "v/00001.jpg,0,0")
+    release = text_file("test_set.txt", "image_location", "v/00001.jpg")
     write_submission(ONE, release, tmp_path / "out.txt", track)
     assert (tmp_path / "out.txt").read_text() == f"{header}\n{row}\n"
+
+
+def test_the_sample_submission_decides_header_and_order(text_file: Write, tmp_path: Path) -> None:
+    sample = text_file("CVPR_sample.txt", "Image_Location, arousal ,Valence", "v/00002.jpg,0,0", "v/00001.jpg,0,0")
+    write_submission(ONE, sample, tmp_path / "va.txt", "va")
+    assert (tmp_path / "va.txt").read_text() == (
+        "Image_Location,arousal,Valence\nv/00002.jpg,-0.500000,0.500000\nv/00001.jpg,0.000000,-0.250000\n"
+    )
+    units = [*reversed(ACTION_UNITS)]
+    sample = text_file("au.txt", f"image,{','.join(units)}", f"w/00007.jpg,{ZEROS}")
+    write_submission(ONE, sample, tmp_path / "au.txt", "au")
+    expected = ["0" if unit == "AU4" else "1" for unit in units]
+    assert (tmp_path / "au.txt").read_text() == f"image,{','.join(units)}\nw/00007.jpg,{','.join(expected)}\n"
+    with pytest.raises(InputError, match="is not of track expr; name this track's sample file"):
+        write_submission(ONE, sample, tmp_path / "expr.txt", "expr")
+    assert not (tmp_path / "expr.txt").exists()
 
 
 def test_per_video_files_have_a_line_for_every_expected_frame(text_file: Write, tmp_path: Path) -> None:

@@ -162,6 +162,36 @@ def read_list(path: StrPath) -> pl.DataFrame:
     return table
 
 
+def sample_header(path: StrPath, track: str) -> tuple[str, tuple[str, ...]] | None:
+    """Read the header of the organisers' sample submission, whose spelling and order differ between editions.
+
+    Args:
+        path: A list of images, with or without header and values.
+        track: `mtl`, `va`, `expr` or `au`.
+
+    Returns:
+        The first line, and the label columns in its order; None if it names no label, or those of other tracks too.
+
+    Raises:
+        InputError: The header is of another track.
+    """
+    lines = _split_lines(_read_bytes(path), path)[:1]
+    if not lines or not _is_image_column(lines[0][1][0]) or len(lines[0][1]) == 1:
+        return None
+    number, header = lines[0][0], ",".join(lines[0][1])
+    columns: list[str] = []
+    for field in lines[0][1][1:]:
+        name = field.lower()
+        is_expression = name == "expression" or name in map(str.lower, EXPRESSIONS)
+        columns += ACTION_UNITS if name == "aus" else ["expression"] if is_expression else [name.replace("au", "AU")]
+    columns = list(dict.fromkeys(columns))
+    if not set(columns) >= set(_ROW_COLUMNS[track]):
+        raise InputError(
+            f"{path}:{number}: the header {header[:60]!r} is not of track {track}; name this track's sample file"
+        )
+    return (header, tuple(columns)) if len(columns) == len(_ROW_COLUMNS[track]) else None
+
+
 def read_videos(path: StrPath) -> dict[str, int | None]:
     """Read a release list of videos, as the uni-task challenges have them.
 

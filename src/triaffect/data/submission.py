@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from triaffect.data.abaw_text import HEADERS, ROW_HEADERS, detect_kind, read_list, read_rows, read_videos
+from triaffect.data.abaw_text import HEADERS, ROW_HEADERS, detect_kind, read_list, read_rows, read_videos, sample_header
 from triaffect.data.index import load_index
 from triaffect.data.predictions import (
     Thresholds,
@@ -45,7 +45,8 @@ def write_submission(
 
     Args:
         predictions: A predictions table or file; rows marked `filled` are allowed, and counted.
-        release_list: The organisers' list of images, or an index. For `...-videos` also their list of videos, each
+        release_list: The organisers' list of images, their sample submission, whose header and order of columns are
+            kept, or an index. For `...-videos` also their list of videos, each
             with its number of lines after a comma if known (the video's frames + 1); otherwise a video has lines up to
             its last predicted frame.
         out: The text file to write; for `...-videos`, the folder.
@@ -58,8 +59,8 @@ def write_submission(
         Counts: `rows`, `videos`, and `filled` of those rows.
 
     Raises:
-        InputError: Unknown track; a task or an image is not predicted (with the number and the first names); a split
-            that the list lacks.
+        InputError: Unknown track; a sample submission of another track; a task or an image is not predicted (with the
+            number and the first names); a split that the list lacks.
     """
     if track not in TRACKS:
         raise InputError(f"no track {track!r}; there are {', '.join(TRACKS)}")
@@ -79,14 +80,18 @@ def write_submission(
         rows = rows.with_columns(frame_key())
     require_images(rows["image"], table, f"{out} is not written: {name}")
     rows = rows.join(table, on="image", how="left", maintain_order="left").with_columns(image=listed)
-    columns = [f"written_{column}" for task in TRACKS[track] for column in LABEL_COLUMNS[task]]
+    names = tuple(column for task in TRACKS[track] for column in LABEL_COLUMNS[task])
+    if not by_video:
+        is_text = Path(release_list).suffix.lower() == ".txt"
+        header, names = (is_text and sample_header(release_list, track)) or (ROW_HEADERS[track], names)
+    columns = [f"written_{name}" for name in names]
     with atomic_path(out) as tmp_path:
         if by_video:
             tmp_path.mkdir()
             for (video,), part in rows.group_by("video", maintain_order=True):
                 _write(part.select(columns), HEADERS[TRACKS[track][0]], inside(tmp_path, f"{video}.txt"))
         else:
-            _write(rows.select("image", *columns), ROW_HEADERS[track], tmp_path)
+            _write(rows.select("image", *columns), header, tmp_path)
     filled = int(rows["filled"].sum()) if "filled" in rows.columns else 0
     return {"rows": rows.height, "videos": rows["video"].n_unique(), "filled": filled}
 
