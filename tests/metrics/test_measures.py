@@ -122,7 +122,7 @@ def test_nothing_labelled_is_nan_not_zero():
         (lambda: ccc([0.1], [0.1, 0.2]), "do not fit"),
         (lambda: va_score(np.full((3, 2), np.inf), np.zeros((3, 2))), "valence: 3 predictions are not finite"),
         (lambda: expr_score(np.where(np.eye(8) > 0, NAN, 0), np.zeros(8)), "neutral: 1 predictions are not finite"),
-        (lambda: expr_score(np.eye(7), np.zeros(7)), "expr: 7 prediction"),
+        (lambda: expr_score(np.eye(6), np.zeros(6)), "expr: 6 prediction"),
         (lambda: expr_score(np.eye(8), np.full(8, 8)), "expression: a label is out of range"),
         (lambda: va_score(np.zeros((3, 2)), np.full((3, 2), -5.0)), "valence: a label is out of range"),
         (lambda: au_score(np.zeros((3, 12)), np.zeros((4, 12))), "do not fit"),
@@ -182,6 +182,18 @@ def test_a_class_absent_from_both_sides_counts_zero():
     assert f1_score(target, target, average="macro") == 1.0  # without labels=range(8)
     result = au_score(np.zeros((4, 12)), np.zeros((4, 12)))
     assert result["au"] == 0.0  # zero_division=1 would make it 1
+
+
+def test_seven_columns_declare_seven_classes():
+    target = np.append(np.arange(35) % 7, -1)
+    assert expr_score(np.eye(7)[target], target)["expr"] == 1.0
+    assert expr_score(np.eye(8)[target], target)["expr"] == pytest.approx(7 / 8)
+    rng = np.random.default_rng(0)
+    guess, valid = rng.random((36, 7)), target >= 0
+    expected = f1_score(target[valid], guess[valid].argmax(1), labels=range(7), average="macro", zero_division=0)
+    assert expr_score(guess, target)["expr"] == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(InputError, match="out of range"):
+        expr_score(guess, np.full(36, 7))
 
 
 def test_au_is_the_positive_f1_not_two_class_macro_nor_micro():

@@ -169,8 +169,8 @@ def test_signature_says_how_the_numbers_were_made(make):
     result = score(predictions, index, split="val", thresholds={"AU1": 0.3}, resamples=7, seed=5)
     rows = "+".join(str(n) for n in result.frames.values())
     assert result.signature == (
-        f"triaffect|tasks:va+expr+au|split:val|frames:{rows}|videos:6|unit:source-video|thresholds:0.3{',0.5' * 11}"
-        f"|resamples:7|seed:5|version:{__version__}"
+        f"triaffect|tasks:va+expr+au|split:val|frames:{rows}|videos:6|unit:source-video|classes:8"
+        f"|thresholds:0.3{',0.5' * 11}|resamples:7|seed:5|version:{__version__}"
     )
 
 
@@ -391,3 +391,32 @@ def test_scoring_never_loads_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_perfect_predictions_of_seven_classes_score_one(make):
+    _, index = make(0)
+    seven = index.filter(pl.col("expression").fill_null(0) < 7)
+    codes = seven["expression"].fill_null(0).to_numpy()
+    perfect = pl.DataFrame(
+        {"image": seven["image"], **dict(zip(PREDICTION_COLUMNS["expr"], np.eye(8)[codes].T, strict=True))}
+    )
+    eight, of_seven = (score(perfect, seven, resamples=0, classes=classes) for classes in (8, 7))
+    assert eight.tasks["expr"] == pytest.approx(7 / 8)
+    assert "F1 0 in the mean of 8: Other; if the data has no Other, declare 7 classes" in eight.table()
+    assert of_seven.tasks["expr"] == 1.0
+    assert list(of_seven.expr) == list(EXPRESSIONS[:7])
+    assert "|classes:7|" in of_seven.signature
+    with pytest.raises(InputError, match="classes is 6"):
+        score(perfect, seven, classes=6)
+
+
+def test_seven_classes_leave_other_out_and_say_how_many_frames(make):
+    predictions, index = make(1)
+    result = score(predictions, index, resamples=0, classes=7)
+    rows = index.filter(pl.col("expression") < 7).join(predictions, on="image", maintain_order="left")
+    guess = rows.select(PREDICTION_COLUMNS["expr"][:7]).to_numpy().argmax(1)
+    expected = f1_score(rows["expression"], guess, labels=range(7), average="macro", zero_division=0)
+    assert result.tasks["expr"] == pytest.approx(expected, abs=1e-12)
+    assert result.left_out == (index["expression"] == 7).sum() > 0
+    assert f"not scored: {result.left_out} frames labelled Other" in result.table()
+    assert compare(predictions, predictions, index, resamples=1, classes=7).difference["expr"] == 0

@@ -20,7 +20,7 @@ import yaml
 from triaffect.cli.main import main
 from triaffect.data.index import load_index
 from triaffect.data.predictions import load_predictions
-from triaffect.io import InputError
+from triaffect.io import InputError, bundled_file, bundled_names
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
 from triaffect.metrics.scores import score
 from triaffect.report.report import answer
@@ -581,3 +581,10 @@ def test_the_demo_goes_from_the_sample_to_a_report(tmp_path, capsys, real_report
     assert "tuned-fusion" in page
     assert len(results(tmp_path / "demo" / "study")["models"]) == 7
     assert set(LABEL_COLUMNS) == set(results(tmp_path / "demo" / "study")["models"][-1]["tasks"])
+
+
+@pytest.mark.parametrize("name", bundled_names("studies"))
+def test_the_total_of_each_row_of_a_paper_is_the_sum_of_its_parts(name):
+    paper = yaml.safe_load(bundled_file("studies", name).read_text()).get("paper") or {"rows": []}
+    for row in paper["rows"]:
+        assert row["total"] == pytest.approx(row["va"] + row["expr"] + row["au"], abs=1.5e-3), row["name"]

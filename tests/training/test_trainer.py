@@ -23,6 +23,7 @@ from triaffect.inference.predict import predict
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS
 from triaffect.metrics.measures import au_score, expr_score, va_score
+from triaffect.metrics.scores import score
 from triaffect.training import module
 from triaffect.training import trainer as training
 from triaffect.training.config import TrainConfig
@@ -393,3 +394,20 @@ def test_two_processes_report_the_score_of_one(frames, tmp_path):
     for name in columns:
         assert history(tmp_path / "two")[name][0] == pytest.approx(history(alone)[name][0], abs=1e-6)
     assert len(history(tmp_path / "two")) == 1
+
+
+def test_seven_classes_have_a_head_of_that_width_and_a_perfect_score_of_one(frames, tmp_path):
+    index = tmp_path / "index.parquet"
+    pl.read_parquet(frames[0]).write_parquet(index)  # labels 0 to 7: those of Other become missing
+    changes = {"model__classes": 7, "model__tasks": ["expr"], "losses__expr": "ce", "data__flip": 0.0}
+    changes |= {"training__epochs": 30, "training__batch": 8, "training__lr": 1e-2, "model__pretrained": False}
+    run = training.train(config((index, frames[1]), **changes), tmp_path / "run", progress=False)
+    assert json.loads((run / "summary.json").read_text())["best"]["val/expr"] == pytest.approx(1.0)
+    model = load_model(run)
+    assert model.heads["expr"][-1].out_features == 7
+    rows = load_index(index, "val")
+    predictions = predict(run, rows, frames[1], workers=0, progress=False, device="cpu", half=False)
+    assert predictions["other"].max() == 0  # the columns of a predictions file are always the same
+    result = score(predictions, rows, resamples=0, classes=7)
+    assert result.tasks["expr"] == pytest.approx(1.0)
+    assert result.left_out == (rows["expression"] == 7).sum()

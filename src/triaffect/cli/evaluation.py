@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 
 def fuse(
@@ -56,7 +56,13 @@ def fuse(
 
 
 def tune(
-    predictions: str, index: str, out: str = "post.json", split: str | None = None, folds: int = 5, seed: int = 0
+    predictions: str,
+    index: str,
+    out: str = "post.json",
+    split: str | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    classes: Literal[7, 8] = 8,
 ) -> None:
     """Fit smoothing, scaling, class biases and AU thresholds on labelled videos, and report the cross-fitted gain.
 
@@ -67,12 +73,13 @@ def tune(
         split: Only this split of the index.
         folds: Maximum number of folds of videos.
         seed: Seed of the folds.
+        classes: Number of expressions to average over; 7 for data without Other.
     """
     from dataclasses import replace
 
     from triaffect.metrics.tuning import tune
 
-    tuned = tune(predictions, index, split=split, folds=folds, seed=seed)
+    tuned = tune(predictions, index, split=split, folds=folds, seed=seed, classes=classes)
     source = {"predictions": predictions, "index": index, "split": split, "seed": seed, **tuned.summary()}
     replace(tuned.post, source=source).save(out)
     print(f"{tuned.table()}\n\n{out}: use it as --post of predict, fuse, analyze or submit")
@@ -86,6 +93,7 @@ def score(
     by: str | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    classes: Literal[7, 8] = 8,
 ) -> None:
     """Score predictions by the official measures, with trivial baselines and 95 % intervals over videos.
 
@@ -97,12 +105,13 @@ def score(
         by: Also score each group of this index column (sex, skin tone, video), with the worst group and the gap.
         resamples: Number of resamples of the videos for the 95 % intervals; 0 for no intervals.
         seed: Seed of the resamples.
+        classes: Number of expressions to average over; 7 for data without Other.
     """
     from json import dumps
 
     from triaffect.metrics.scores import score
 
-    scores = score(predictions, index, split=split, by=by, resamples=resamples, seed=seed)
+    scores = score(predictions, index, split=split, by=by, resamples=resamples, seed=seed, classes=classes)
     print(dumps(scores.to_dict(), indent=1) if json else scores.table())
 
 

@@ -18,7 +18,7 @@ from triaffect.data.crops import FOLDER, find_images
 from triaffect.data.layout import FORMATS, SCHEMA, find_files, find_image_root, read_files
 from triaffect.data.table import OUTSIDE_ROOT, read_table
 from triaffect.io import InputError, StrPath, atomic_path
-from triaffect.labels import SPLITS
+from triaffect.labels import EXPRESSIONS, SPLITS
 
 HAS_CROP = pl.col("exists").fill_null(True)
 """Rows with a crop. A table that does not say is believed to have them all; missing images are reported later."""
@@ -263,6 +263,13 @@ def subset(
     count = min(len(units), max(1, round(fraction * len(units))))
     drawn = units.gather(np.sort(np.random.default_rng(seed).choice(len(units), count, replace=False)))
     return index.filter(pl.col("video").is_in(drawn.implode())) if by == "video" else index[drawn.to_numpy()]
+
+
+def keep_classes(index: pl.DataFrame, classes: int) -> pl.DataFrame:
+    """Make the labels of expressions beyond the first `classes` missing: with 7, Other."""
+    if classes == len(EXPRESSIONS):
+        return index
+    return index.with_columns(pl.when(pl.col("expression") < classes).then("expression").alias("expression"))
 
 
 def _is_table(root: Path) -> bool:

@@ -21,8 +21,8 @@ BINS = 20
 def class_weights(counts: Sequence[int]) -> list[float | None]:
     """Return the weight w_c = N / N_c of every expression: N labelled frames in all, N_c of the class.
 
-    From Chang et al. 2022 (Multi-task learning for expressions, action units and valence-arousal at the fourth ABAW
-    competition), whose expression loss is the mean of w * cross entropy. A class without frames has no weight (None).
+    From Chang et al. 2022 (Multi-Task Learning for Emotion Descriptors Estimation at the fourth ABAW Challenge), sec.
+    2, whose expression loss is the mean of w * cross entropy. A class without frames has no weight (None).
     """
     return [sum(counts) / count if count else None for count in counts]
 

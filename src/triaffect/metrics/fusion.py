@@ -120,6 +120,7 @@ def tune_fusion(
     folds: int = 5,
     thresholds: Thresholds = None,
     seed: int = 0,
+    classes: int = 8,
 ) -> tuple[dict[str, float], Tuning]:
     """Choose each task's λ on labelled videos, and estimate without bias what it is worth.
 
@@ -140,6 +141,7 @@ def tune_fusion(
         folds: Maximum number of folds, at least 2.
         thresholds: Thresholds of AU probabilities, as for `score`.
         seed: Seed of the folds and of the resamples.
+        classes: As for `score`.
 
     Returns:
         λ of each task that both sides and the labels have, and the `Tuning` with curves and scores.
@@ -148,7 +150,7 @@ def tune_fusion(
         InputError: As for `fuse` and `score`.
     """
     (*singles, multi_table), _ = _sides(single, multi)
-    index, cuts = read_index(index, split), threshold_row(thresholds)
+    index, cuts = read_index(index, split, classes), threshold_row(thresholds)
     lambda_grid = np.arange(21) / 20 if grid is None else np.asarray(grid, float)
     if folds < 2 or not lambda_grid.size or not ((lambda_grid >= 0) & (lambda_grid <= 1)).all():
         raise InputError("tune: give at least 2 folds, and λ between 0 and 1")
@@ -159,8 +161,8 @@ def tune_fusion(
     places = {id(table): locate(table, index) for table in (*singles, multi_table)}
     lambdas, curves, scores = {}, [], []
     for task in common_tasks(tuple(by_task), index):
-        single_columns, target, unit = aligned(by_task[task], places[id(by_task[task])], index, task)
-        multi_columns, _, _ = aligned(multi_table, places[id(multi_table)], index, task)
+        single_columns, target, unit = aligned(by_task[task], places[id(by_task[task])], index, task, classes)
+        multi_columns, _, _ = aligned(multi_table, places[id(multi_table)], index, task, classes)
         task_tuning = _TaskTuning(task, single_columns, multi_columns, target, unit, fold, lambda_grid, cuts, seed)
         lambdas[task] = task_tuning.choose(np.full(sources, True))
         curve = task_tuning.curve()

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.index import load_index
+from triaffect.data.index import keep_classes, load_index
 from triaffect.data.predictions import check_predictions, frame_key, load_predictions, require_images
 from triaffect.data.submission import read_submission
 from triaffect.io import InputError
@@ -32,14 +32,21 @@ def read_predictions(source: Table) -> pl.DataFrame:
     return load_predictions(source) if os.fspath(source).endswith(".parquet") else read_submission(source)
 
 
-def read_index(source: Table, split: str | None) -> pl.DataFrame:
-    """Return the index (of one split) from a table, an index file, or an annotation file or tree."""
+def read_index(source: Table, split: str | None, classes: int = 8) -> pl.DataFrame:
+    """Return the index (of one split) from a table, an index file, or an annotation file or tree.
+
+    With seven classes, the label Other is missing.
+    """
+    if classes not in measures.CLASS_SETS:
+        raise InputError(f"classes is {classes}; it is 8, or 7 without Other")
     if not isinstance(source, pl.DataFrame):
-        return load_index(source, split)
-    index = source if split is None else source.filter(pl.col("split") == split)
-    if not index.height:
-        raise InputError(f"the index holds no frame of split {split!r}; it has {source['split'].unique().to_list()}")
-    return index
+        index = load_index(source, split)
+    else:
+        index = source if split is None else source.filter(pl.col("split") == split)
+        if not index.height:
+            names = source["split"].unique().to_list()
+            raise InputError(f"the index holds no frame of split {split!r}; it has {names}")
+    return keep_classes(index, classes)
 
 
 def common_tasks(predicted: Sequence[str], index: pl.DataFrame, only: Sequence[str] | None = None) -> list[str]:
@@ -94,7 +101,7 @@ def _join(here: pl.DataFrame, there: pl.DataFrame) -> pl.Series:
 
 
 def aligned(
-    predictions: pl.DataFrame, places: pl.Series, index: pl.DataFrame, task: str
+    predictions: pl.DataFrame, places: pl.Series, index: pl.DataFrame, task: str, classes: int = 8
 ) -> tuple[list[NDArray], list[NDArray], NDArray[np.intp]]:
     """Return the frames that are labelled for a task, as `measures.sums` takes them.
 
@@ -103,6 +110,7 @@ def aligned(
         places: From `locate`.
         index: An index with the integer column `unit`.
         task: `va`, `expr` or `au`.
+        classes: Number of declared expressions.
 
     Returns:
         Prediction columns, label columns (missing: NaN for va, -1 otherwise) and `unit`, (n,) each.
@@ -120,7 +128,8 @@ def aligned(
         except InputError as error:
             raise InputError(f"{error}{', or name one split' if rows['split'].n_unique() > 1 else ''}") from None
     missing = float("nan") if task == "va" else -1
-    pred = [predictions[name].gather(places).to_numpy() for name in PREDICTION_COLUMNS[task]]
+    names = PREDICTION_COLUMNS[task][: classes if task == "expr" else None]
+    pred = [predictions[name].gather(places).to_numpy() for name in names]
     target = [index[name].filter(is_labelled).fill_null(missing).to_numpy() for name in labels]
     return pred, target, index["unit"].filter(is_labelled).to_numpy().astype(np.intp, copy=False)
 
@@ -167,6 +176,7 @@ def video_sums(
     tasks: Sequence[str],
     thresholds: NDArray[np.float64],
     by: str | None = None,
+    classes: int = 8,
 ) -> VideoSums:
     """Sum up each video's frames for the measures of some tasks.
 
@@ -176,6 +186,7 @@ def video_sums(
         tasks: From `common_tasks`.
         thresholds: (12,) of AU probabilities.
         by: An index column whose values are groups.
+        classes: Number of declared expressions.
 
     Raises:
         InputError: A labelled frame has no prediction, or `by` is no column or has too many values.
@@ -197,7 +208,7 @@ def video_sums(
     index = index.with_columns(names.join(numbered, on=names.columns, how="left", maintain_order="left")["unit"])
     places, sums, frames = locate(predictions, index), {}, {}
     for task in tasks:
-        pred, target, row = aligned(predictions, places, index, task)
+        pred, target, row = aligned(predictions, places, index, task, classes)
         sums[task] = measures.sums(task, pred, target, row, rows.height, thresholds)
         frames[task] = np.bincount(row, minlength=rows.height)
         del pred, target, row  # before the next task's take as much memory again

@@ -2,7 +2,8 @@
 
 Every measure is a function of sums over frames (moments, or counts of hits), so the sums of each video are kept and a
 resample of videos is a weighted sum of them. The definitions are those of the ABAW challenges: CCC with population
-moments over all frames; F1 of each of the eight classes, absent ones included as 0; F1 of each AU's positive class.
+moments over all frames; F1 of each declared class, absent ones included as 0; F1 of each AU's positive class. The
+challenges declare eight classes; seven columns of probabilities declare the first seven, without Other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, PREDICTIO
 
 COLUMNS = {"va": VA, "expr": EXPRESSIONS, "au": ACTION_UNITS}
 """The columns that each task's score is the mean of."""
+
+CLASS_SETS = (7, 8)
+"""Numbers of expressions that a data set may declare: without and with Other."""
 
 Floats = NDArray[np.float64]
 
@@ -33,32 +37,33 @@ def sums(
 
     Args:
         task: `va`, `expr` or `au`.
-        pred: The task's prediction columns, (n,) each: 2 values, 8 or 12 probabilities.
+        pred: The task's prediction columns, (n,) each: 2 values, 7 or 8 probabilities (the declared classes), or 12.
         target: The task's label columns, (n,) each: 2 with NaN, 1 with -1, or 12 with NaN or -1 where missing.
         group: Each frame's group, (n,) integers from 0; one group by default.
         groups: Number of groups.
         thresholds: An AU is predicted if its probability reaches this; one number or twelve.
 
     Returns:
-        (groups, 2, 7) moments, (groups, 8, 8) counts [truth, prediction], or (groups, 12, 4) counts [tn, fp, fn, tp].
+        (groups, 2, 7) moments, (groups, classes, classes) counts [truth, prediction], or (groups, 12, 4) counts
+        [tn, fp, fn, tp].
 
     Raises:
         InputError: A prediction is not finite, or the columns do not fit each other.
     """
-    if len(pred) != len(PREDICTION_COLUMNS[task]) or len(target) != (1 if task == "expr" else len(pred)):
+    widths = CLASS_SETS if task == "expr" else (len(PREDICTION_COLUMNS[task]),)
+    if len(pred) not in widths or len(target) != (1 if task == "expr" else len(pred)):
         raise InputError(f"{task}: {len(pred)} prediction and {len(target)} label columns do not fit the task")
-    for name, column in zip(PREDICTION_COLUMNS[task], pred, strict=True):
+    for name, column in zip(PREDICTION_COLUMNS[task], pred, strict=False):
         _check(name, column, target[0])
     for name, column in zip(LABEL_COLUMNS[task], target, strict=True):
-        if ((column < -1) | (column > (7 if task == "expr" else 1))).any():
+        if ((column < -1) | (column > (len(pred) - 1 if task == "expr" else 1))).any():
             raise InputError(f"{name}: a label is out of range; NaN (expression: -1) marks missing ones here")
     if group is None:
         group = np.zeros(len(pred[0]), np.intp)
     if task == "va":
         return np.stack([_moments(p, t, group, groups) for p, t in zip(pred, target, strict=True)], axis=1)
     if task == "expr":
-        best = _argmax(pred)
-        return _count(group, groups, target[0], 8, best, 8).astype(float)
+        return _count(group, groups, target[0], len(pred), _argmax(pred), len(pred)).astype(float)
     cuts = np.broadcast_to(np.asarray(thresholds, float), 12)
     counts = [_count(group, groups, t, 2, p >= cut, 2) for p, t, cut in zip(pred, target, cuts, strict=True)]
     return np.stack(counts, axis=1).reshape(groups, 12, 4).astype(float)
@@ -112,7 +117,7 @@ def _moments(pred: NDArray, target: NDArray, group: NDArray, groups: int) -> Flo
 
 
 def values(task: str, sums: Floats) -> Floats:
-    """Compute the measure of each column from its sums: (..., 2) CCC, (..., 8) or (..., 12) F1.
+    """Compute the measure of each column from its sums: (..., 2) CCC, (..., classes) or (..., 12) F1.
 
     A constant prediction or constant truth has CCC 0, a class or AU absent from both sides F1 0 (`zero_division=0`).
     """
@@ -134,7 +139,7 @@ def values(task: str, sums: Floats) -> Floats:
 
 
 def labelled(task: str, sums: Floats) -> Floats:
-    """Return the labelled frames of each column, (..., columns); the eight classes share one label."""
+    """Return the labelled frames of each column, (..., columns); the classes share one label."""
     if task == "va":
         return sums[..., 0]
     if task == "expr":
@@ -143,7 +148,7 @@ def labelled(task: str, sums: Floats) -> Floats:
 
 
 def positives(task: str, sums: Floats) -> Floats:
-    """Return the frames that show each class or AU, (..., 8 or 12)."""
+    """Return the frames that show each class or AU, (..., classes or 12)."""
     return sums.sum(-1) if task == "expr" else sums[..., 2] + sums[..., 3]
 
 
@@ -154,7 +159,7 @@ def trivial_baseline(task: str, sums: Floats) -> tuple[float, str]:
     count, n = positives(task, sums), labelled(task, sums)
     f1 = np.divide(2 * count, n + count, out=np.zeros_like(count), where=n > 0)
     if task == "expr":
-        return float(f1.max() / 8), f"always {EXPRESSIONS[int(f1.argmax())]}"
+        return float(f1.max() / len(f1)), f"always {EXPRESSIONS[int(f1.argmax())]}"
     return float(f1[n > 0].mean()), "all present"
 
 
@@ -196,11 +201,11 @@ def va_score(pred: ArrayLike, target: ArrayLike) -> dict[str, float]:
 
 
 def expr_score(prob: ArrayLike, target: ArrayLike) -> dict[str, float]:
-    """Compute P_EXPR, the mean F1 of the eight classes, the class with the highest probability predicted.
+    """Compute P_EXPR, the mean F1 of the classes, the class with the highest probability predicted.
 
     Args:
-        prob: (n, 8) probabilities (or any scores).
-        target: (n,) codes 0..7; -1 is missing.
+        prob: (n, 8) probabilities (or any scores); (n, 7) for data without Other, whose mean is over seven classes.
+        target: (n,) codes from 0; -1 is missing.
 
     Returns:
         `expr` and each class; NaN if nothing is labelled.
@@ -235,4 +240,4 @@ def _score(
     is_labelled = labelled(task, total) > 0
     columns = np.where(is_labelled, values(task, total), np.nan)
     score = float(columns[is_labelled].mean()) if is_labelled.any() else float("nan")
-    return {task: score, **dict(zip(COLUMNS[task], map(float, columns), strict=True))}
+    return {task: score, **dict(zip(COLUMNS[task], map(float, columns), strict=False))}

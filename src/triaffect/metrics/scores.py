@@ -50,8 +50,9 @@ class Scores:
         frames: Labelled frames of each task.
         labelled: Labelled frames of each column.
         positives: Frames that show each class and AU.
-        confusion: (8, 8) counts, labels in rows, predictions in columns; None without expressions.
+        confusion: (classes, classes) counts, labels in rows, predictions in columns; None without expressions.
         videos: Number of source videos; the two persons of one video count once.
+        left_out: Frames of an expression beyond the declared classes, which are not scored.
         signature: How the numbers were made, in one line.
         by: The index column of the groups.
         groups: With `by`, the scores of each group.
@@ -71,6 +72,7 @@ class Scores:
     positives: dict[str, int] = field(default_factory=dict)
     confusion: list[list[int]] | None = None
     videos: int = 0
+    left_out: int = 0
     signature: str = ""
     by: str | None = None
     groups: dict[str, Scores] = field(default_factory=dict)
@@ -152,6 +154,11 @@ class Scores:
             notes.append(f"95 % intervals: not available ({reason})")
         if missing := [name for row in (self.va, self.au) for name, value in row.items() if value is None]:
             notes.append(f"not labelled, so left out of the task's mean: {', '.join(missing)}")
+        if absent := [name for name in self.expr if not self.positives[name]]:
+            hint = "; if the data has no Other, declare 7 classes" if absent == ["Other"] else ""
+            notes.append(f"without any frame, so F1 0 in the mean of {len(self.expr)}: {', '.join(absent)}{hint}")
+        if self.left_out:
+            notes.append(f"not scored: {self.left_out:,} frames labelled Other")
         return notes
 
 
@@ -195,6 +202,7 @@ def score(
     resamples: int = 1000,
     seed: int = 0,
     by: str | None = None,
+    classes: int = 8,
 ) -> Scores:
     """Score predictions by the official measures.
 
@@ -207,13 +215,16 @@ def score(
         resamples: Number of resamples of the source videos; 0 for no intervals.
         seed: Seed of the resamples.
         by: Also score each group of this index column.
+        classes: Number of expressions to average over: 8, or 7 for data without Other, which is then never predicted.
 
     Raises:
         InputError: A labelled frame has no prediction, a prediction is not finite, or there is nothing to score.
     """
-    cuts, labels, table = threshold_row(thresholds), read_index(index, split), read_predictions(predictions)
-    videos = video_sums(table, labels, common_tasks(tasks_of(table), labels, tasks), cuts, by)
+    cuts, all_labels, table = threshold_row(thresholds), read_index(index, split), read_predictions(predictions)
+    labels = read_index(all_labels, None, classes)
+    videos = video_sums(table, labels, common_tasks(tasks_of(table), labels, tasks), cuts, by, classes)
     scores = _summarise(videos, cuts, resamples, seed)
+    scores.left_out = labels["expression"].null_count() - all_labels["expression"].null_count()
     if by is not None:
         scores.by = by
         groups = videos.rows.with_row_index("row").sort("group").group_by("group", maintain_order=True)
@@ -233,6 +244,7 @@ def compare(
     thresholds: Thresholds = None,
     resamples: int = 1000,
     seed: int = 0,
+    classes: int = 8,
 ) -> Comparison:
     """Test whether one prediction is better than another on the same videos, by a paired bootstrap.
 
@@ -247,6 +259,7 @@ def compare(
         thresholds: Thresholds of AU probabilities, as for `score`.
         resamples: Number of resamples, at least 1.
         seed: Seed of the resamples.
+        classes: As for `score`.
 
     Returns:
         Differences a - b, their intervals and p-values.
@@ -254,10 +267,10 @@ def compare(
     Raises:
         InputError: As for `score`, or the two share no task.
     """
-    cuts, labels = threshold_row(thresholds), read_index(index, split)
+    cuts, labels = threshold_row(thresholds), read_index(index, split, classes)
     tables = [read_predictions(a), read_predictions(b)]
     shared = common_tasks([task for task in tasks_of(tables[0]) if task in tasks_of(tables[1])], labels, tasks)
-    first, second = (video_sums(table, labels, shared, cuts) for table in tables)
+    first, second = (video_sums(table, labels, shared, cuts, classes=classes) for table in tables)
     labelled = _labelled(first.total())
     point = _difference(*(_evaluate(side.total(), labelled) for side in (first, second)))
     first_sums, second_sums = first.by_source(), second.by_source()
@@ -293,7 +306,7 @@ def _evaluate(sums: Sums, labelled: Labelled) -> dict[str, NDArray[np.float64]]:
     scores: dict[str, NDArray[np.float64]] = {}
     for task, value in sums.items():
         columns = measures.values(task, value)
-        scores |= {name: columns[..., i] for i, name in enumerate(COLUMNS[task]) if labelled[task][i]}
+        scores |= {name: columns[..., i] for i, name in enumerate(_names(task, value)) if labelled[task][i]}
         scores[task] = columns[..., labelled[task]].mean(-1)
     scores["total"] = np.sum([scores[task] for task in sums], axis=0)
     return scores
@@ -309,7 +322,7 @@ def _summarise(videos: VideoSums, cuts: NDArray[np.float64], resamples: int, see
     frames = {task: measures.labelled(task, value) for task, value in total.items()}
     positives = {task: measures.positives(task, value) for task, value in total.items() if task != "va"}
     columns: dict[str, dict[str, float | None]] = {
-        task: {c: float(point[c]) if c in point else None for c in COLUMNS[task]} if task in total else {}
+        task: {c: float(point[c]) if c in point else None for c in _names(task, total[task])} if task in total else {}
         for task in TASKS
     }
     return Scores(
@@ -331,13 +344,18 @@ def _summarise(videos: VideoSums, cuts: NDArray[np.float64], resamples: int, see
     )
 
 
+def _names(task: str, sums: NDArray) -> tuple[str, ...]:
+    """Return the columns that sums (..., columns, k) are of."""
+    return COLUMNS[task][: sums.shape[-2]]
+
+
 def _by_column(counts: Sums) -> dict[str, int]:
-    return {c: int(n) for task, row in counts.items() for c, n in zip(COLUMNS[task], row, strict=True)}
+    return {c: int(n) for task, row in counts.items() for c, n in zip(COLUMNS[task], row, strict=False)}
 
 
 def _signature(videos: VideoSums, cuts: NDArray[np.float64], resamples: int, seed: int) -> str:
     tasks, labelled = list(videos.sums), _labelled(videos.total())
-    unlabelled = [name for task in tasks for name, any_ in zip(COLUMNS[task], labelled[task], strict=True) if not any_]
+    unlabelled = [name for task in tasks for name, any_ in zip(COLUMNS[task], labelled[task], strict=False) if not any_]
     thresholds = [f"{cut:g}" for cut in (cuts if np.ptp(cuts) else cuts[:1])]
     parts = {
         "tasks": "+".join(tasks),
@@ -346,6 +364,7 @@ def _signature(videos: VideoSums, cuts: NDArray[np.float64], resamples: int, see
         "videos": videos.sources,
         "unit": UNIT,
         "unlabelled": "+".join(unlabelled),
+        "classes": videos.sums["expr"].shape[-1] if "expr" in tasks else "",
         "thresholds": ",".join(thresholds) if "au" in tasks else "",
         "resamples": resamples,
         "seed": seed,

@@ -98,7 +98,9 @@ class Tuned:
         return {"folds": self.folds, "scores": values, "gain": vars(self.gain)}
 
 
-def tune(predictions: Table, index: Table, *, split: str | None = None, folds: int = 5, seed: int = 0) -> Tuned:
+def tune(
+    predictions: Table, index: Table, *, split: str | None = None, folds: int = 5, seed: int = 0, classes: int = 8
+) -> Tuned:
     """Fit the post-processing of each task on labelled videos, and estimate without bias what it is worth.
 
     The scores to trust are cross-fitted: the source videos are divided into folds, and each fold gets what was fitted
@@ -110,11 +112,12 @@ def tune(predictions: Table, index: Table, *, split: str | None = None, folds: i
         split: Only this split of the index.
         folds: Maximum number of folds, at least 2.
         seed: Seed of the folds and the resamples.
+        classes: As for `score`.
 
     Raises:
         InputError: As `score`; or there are fewer than two source videos.
     """
-    table, labels = read_predictions(predictions), read_index(index, split)
+    table, labels = read_predictions(predictions), read_index(index, split, classes)
     units, sources = number_sources(labels["video"])
     labels, folds = labels.with_columns(units), min(folds, sources)
     if folds < 2:
@@ -152,7 +155,7 @@ def tune(predictions: Table, index: Table, *, split: str | None = None, folds: i
             fitted = replace(fitted, interval=tuple(np.nanquantile(error, COVERAGE, axis=0).tolist()))
             coverage = _coverage(error, fold, folds)
         corrections[task] = fitted
-    options: dict[str, Any] = {"tasks": tasks, "seed": seed}
+    options: dict[str, Any] = {"tasks": tasks, "seed": seed, "classes": classes}
     raw, honest, optimistic = (score(side, labels, **options) for side in (table, cross_fitted, in_sample))
     gain = compare(cross_fitted, table, labels, **options)
     return Tuned(PostProcessing(**corrections), raw, honest, optimistic, gain, calibration, coverage, folds)

@@ -62,10 +62,10 @@ def confusions(study: StudyFolder, models: Sequence[ModelResult]) -> list[dict[s
     """Confusion matrix of the expressions of each model."""
     drawn = []
     for model in models:
-        counts = np.array(model.scores.confusion or np.zeros((8, 8)))
+        counts = np.array(model.scores.confusion or [[0]])
         if counts.any():
             recall = np.diag(counts) / np.maximum(1, counts.sum(1))
-            words = ", ".join(f"{name} {share:.0%}" for name, share in zip(EXPRESSIONS, recall, strict=True))
+            words = ", ".join(f"{name} {share:.0%}" for name, share in zip(EXPRESSIONS, recall, strict=False))
             label = f"{model.name}: confusion matrix of the expressions; recall: {words}"
             drawn.append(panel(panels.confusion(counts), label, model.name))
     return drawn

@@ -90,7 +90,7 @@ def confusion(counts: ArrayLike) -> Figure:
     """Draw the confusion matrix of the expressions, as shares of the frames with the label.
 
     Args:
-        counts: (8, 8) frames, label in rows, prediction in columns.
+        counts: (classes, classes) frames, label in rows, prediction in columns.
     """
     frames = np.asarray(counts, float)
     share = frames / np.maximum(frames.sum(1, keepdims=True), 1)
@@ -103,9 +103,10 @@ def confusion(counts: ArrayLike) -> Figure:
             axes.text(
                 j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=PAPER if value > 0.55 else INK
             )
-    axes.set(xlim=(-0.5, 7.5), ylim=(7.5, -0.5), aspect="equal")
-    axes.set_xticks(range(8), EXPRESSIONS, rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(8), EXPRESSIONS)
+    names, end = EXPRESSIONS[: len(share)], len(share) - 0.5
+    axes.set(xlim=(-0.5, end), ylim=(end, -0.5), aspect="equal")
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
     return figure
 
 

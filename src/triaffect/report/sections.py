@@ -10,7 +10,6 @@ import polars as pl
 from triaffect.data.statistics import leak_lines, statistics
 from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, TASK_NAMES, TASKS, VA
 from triaffect.metrics.fusion import DEFAULT_LAMBDAS
-from triaffect.metrics.measures import COLUMNS
 from triaffect.report import panels
 from triaffect.report.image_sections import Section, confusions, legend_key, panel, task_name, va_panels
 from triaffect.report.results import COST_KEYS, Difference, ModelResult
@@ -157,7 +156,7 @@ def values(study: StudyFolder, task: str) -> Section:
     models = study.leading(task)
     example = models[0].scores
     rows, entries = [], []
-    for name in COLUMNS[task]:
+    for name in getattr(example, task):
         frames, positives = example.labelled.get(name, 0), example.positives.get(name)
         baseline = 0.0 if positives is None else 2 * positives / max(1, frames + positives)
         entries.append([(getattr(m.scores, task).get(name), m.scores.intervals.get(name), baseline) for m in models])

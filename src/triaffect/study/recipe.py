@@ -101,6 +101,11 @@ class StudyPlan:
         """The split that all models are evaluated on."""
         return next(iter(self.runs.values())).data.val
 
+    @property
+    def classes(self) -> int:
+        """The number of expressions that all models are evaluated on."""
+        return next(iter(self.runs.values())).model.classes
+
 
 def read_study(
     source: str | Path, index: str, images: str | None = None, changes: Sequence[str] = (), check_files: bool = True
@@ -204,8 +209,9 @@ def _resolve(raw: dict[str, Any], index: str, images: str | None, check_files: b
     suffixes = [f"-seed{seed}" if len(seeds) > 1 else "" for seed in seeds]
     for seed, suffix in zip(seeds, suffixes, strict=True):
         _SeedModels(plan, raw, suffix, {} if seed is None else {"training": {"seed": seed}}, config).add()
-    if len({run.data.val for run in plan.runs.values()}) > 1:
-        raise InputError("the runs have different data.val; a study evaluates all models on one split")
+    for key in ("data.val", "model.classes"):
+        if len({flat(run.to_dict())[key] for run in plan.runs.values()}) > 1:
+            raise InputError(f"the runs have different {key}; a study evaluates all models alike")
     if raw.get("search"):
         plan.search = _read_search(raw, suffixes[0], config)
     if plan.paper:

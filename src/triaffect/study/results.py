@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,12 @@ def combine(plan: StudyPlan, folder: Path, attempt: Attempt) -> dict[str, Any]:
         single, multi = [table(member) for member in fusion.single], table(fusion.multi)
         pair = (*fusion.single, fusion.multi)
         if pair not in tunings:
-            lambdas, tuning = tune_fusion(single, multi, index)
+            lambdas, tuning = tune_fusion(single, multi, index, classes=plan.classes)
             curves, scores = tuning.curves.to_dicts(), tuning.scores.to_dicts()
             tunings[pair] = TuningResult(name, fusion.single, fusion.multi, lambdas, tuning.folds, curves, scores)
         chosen[name] = lambdas = dict(tunings[pair].lambdas)
         if fusion.lambdas == "tuned":
-            fused, rows = _fuse_by_halves(name, single, multi, index)
+            fused, rows = _fuse_by_halves(name, single, multi, index, plan.classes)
             halves.extend(rows)
         else:
             chosen[name] = lambdas = {task: DEFAULT_LAMBDAS[task] for task in lambdas}
@@ -102,7 +103,7 @@ def split_halves(index: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _fuse_by_halves(
-    name: str, single: list[pl.DataFrame], multi: pl.DataFrame, index: pl.DataFrame
+    name: str, single: list[pl.DataFrame], multi: pl.DataFrame, index: pl.DataFrame, classes: int
 ) -> tuple[pl.DataFrame, list[HalvesResult]]:
     """Fuse each half of the videos with the λ tuned on the other.
 
@@ -111,10 +112,10 @@ def _fuse_by_halves(
     """
     parts = split_halves(index)
     if not all(part.height for part in parts):  # a single video
-        return fuse(single, multi, tune_fusion(single, multi, index)[0]), []
+        return fuse(single, multi, tune_fusion(single, multi, index, classes=classes)[0]), []
     fused, rows = [], []
     for scored, tuned in ((0, 1), (1, 0)):
-        lambdas, _ = tune_fusion(single, multi, parts[tuned])
+        lambdas, _ = tune_fusion(single, multi, parts[tuned], classes=classes)
         in_half = pl.col("image").is_in(parts[scored]["image"].implode())
         *single_half, multi_half = [table.filter(in_half) for table in (*single, multi)]
         fused.append(fuse(single_half, multi_half, lambdas))
@@ -123,7 +124,9 @@ def _fuse_by_halves(
             "multi": multi_half,
             "tuned": fused[-1],
         }
-        scores = {kind: score(table, parts[scored], resamples=0).tasks for kind, table in tables.items()}
+        scores = {
+            kind: score(table, parts[scored], resamples=0, classes=classes).tasks for kind, table in tables.items()
+        }
         for task in (task for task in TASKS if task in lambdas and task in scores["multi"]):
             values = {kind: tasks[task] for kind, tasks in scores.items()}
             rows.append(HalvesResult(name, task, HALVES[tuned], HALVES[scored], lambdas[task], **values))
@@ -151,7 +154,7 @@ def evaluate(
         path = folder / "predictions" / f"{name}.parquet"
         if not path.is_file():
             continue
-        scores: Scores | None = attempt(name, score, path, index)
+        scores: Scores | None = attempt(name, partial(score, classes=plan.classes), path, index)
         if scores is None:
             continue
         tables[name] = load_predictions(path)
@@ -162,7 +165,9 @@ def evaluate(
     scored = {model.name: model.tasks for model in models}
     comparisons = []
     for a, b in _pairs(plan, scored):
-        comparison: Comparison | None = attempt(f"{a} against {b}", compare, tables[a], tables[b], index)
+        comparison: Comparison | None = attempt(
+            f"{a} against {b}", partial(compare, classes=plan.classes), tables[a], tables[b], index
+        )
         if comparison is not None:
             measures = {}
             for name in (name for name in (*TASKS, "total") if name in comparison.difference):

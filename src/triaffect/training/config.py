@@ -79,10 +79,11 @@ class ModelConfig:
     Args:
         backbone: Any timm model name.
         tasks: One head for each; a single task makes a single-task model.
-        head: `linear` (Chang et al. 2022, sec. 3.2) or `mlp`, a branch with batch norm and dropout (Asim 2024, sec.
-            1.11.1).
+        head: `linear` (Chang et al. 2022, sec. 3.2) or `mlp`: two fully connected layers, for the "task-specific fully
+            connected layers" of Asim 2024, sec. 1.11.1; batch norm and dropout between them are ours.
         hidden: Width of an `mlp` head.
         dropout: Dropout before each head's last layer.
+        classes: Number of expressions: 8, or 7 for data without Other, whose frames then have no expression.
         size: Side of the square input, in pixels.
         pretrained: `false`, `true` (timm's weights, from its hub), a model folder of ours, or a local weights file
             (.safetensors, or a .pth without code in it).
@@ -98,6 +99,7 @@ class ModelConfig:
     head: Literal["linear", "mlp"] = "linear"
     hidden: int = 256
     dropout: float = 0.0
+    classes: Literal[7, 8] = 8
     size: int = 112
     pretrained: bool | str = True
     frozen: bool = False
@@ -281,6 +283,8 @@ class TrainConfig:
         coupled = self.coupling.co_annotation or self.coupling.matching
         if coupled and not {"expr"} < set(model.tasks):
             raise InputError(f"coupling goes from expr to the other tasks, but model.tasks is {model.tasks}")
+        if coupled and model.classes != 8:
+            raise InputError("coupling has tables of eight expressions; set model.classes to 8, or leave coupling out")
         for key, reason in self._without_effect():
             raise InputError(f"{key} has no effect {reason}; leave it out")
         return self

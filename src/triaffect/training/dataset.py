@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from triaffect.data.image_store import decode_into, open_images
-from triaffect.data.index import HAS_CROP, image_root, load_index, subset
+from triaffect.data.index import HAS_CROP, image_root, keep_classes, load_index, subset
 from triaffect.data.predictions import load_predictions
 from triaffect.io import InputError
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS
@@ -194,7 +194,7 @@ def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path
     data, path = config.data, config.data.index
     if not path:
         raise InputError("data.index is not set; name the index that `triaffect index` wrote")
-    index = load_index(path)
+    index = keep_classes(load_index(path), config.model.classes)
     for soft_file in data.soft:
         index = _with_soft_labels(index, soft_file, data.train)
     tasks = ", ".join(config.model.tasks)

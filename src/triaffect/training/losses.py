@@ -1,7 +1,7 @@
 """What each task minimises. Every loss takes a batch as it is and is zero, with a graph, where nothing is labelled.
 
-Raw outputs are (N, 2) for va, (N, 8) for expr, (N, 12) for au; missing targets are NaN, -1 and NaN. Expressions are
-codes (N,) or, from a teacher or a crowd, distributions (N, 8) with rows of NaN. Sums over labelled entries are
+Raw outputs are (N, 2) for va, (N, classes) for expr, (N, 12) for au; missing targets are NaN, -1 and NaN. Expressions
+are codes (N,) or, from a teacher or a crowd, distributions (N, 8) with rows of NaN. Sums over labelled entries are
 divided by their number; no value leaves the device.
 """
 
@@ -136,12 +136,13 @@ class TaskLosses(nn.Module):
         config: Names and options.
         tasks: The tasks of the model.
         index: The training index, from which class weights are counted once.
+        classes: Number of expressions.
     """
 
-    def __init__(self, config: LossConfig, tasks: tuple[str, ...], index: pl.DataFrame) -> None:
+    def __init__(self, config: LossConfig, tasks: tuple[str, ...], index: pl.DataFrame, classes: int = 8) -> None:
         super().__init__()
         self.tasks, self.weights = tasks, {task: config.weights.get(task, 1.0) for task in tasks}  # type: ignore[call-overload]
-        self.register_buffer("class_weight", expression_weights(index), persistent=False)
+        self.register_buffer("class_weight", expression_weights(index)[:classes], persistent=False)
         self.register_buffer("pos_weight", au_pos_weight(index), persistent=False)
         # An absent class has weight 0 here and no say there.
         rates = torch.where(self.class_weight > 0, 1 / self.class_weight, 1.0)
@@ -170,7 +171,11 @@ class TaskLosses(nn.Module):
 
     def forward(self, raw: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of each task, before its fixed weight, in float32."""
-        return {task: self.functions[task](raw[task].float(), batch[task]) for task in self.tasks}
+        targets = {task: batch[task] for task in self.tasks}
+        if "expr" in targets and targets["expr"].ndim == 2:  # a crowd's or a teacher's, of eight classes
+            shares = targets["expr"][:, : raw["expr"].shape[1]]
+            targets["expr"] = shares / shares.sum(1, keepdim=True)
+        return {task: self.functions[task](raw[task].float(), target) for task, target in targets.items()}
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum (Chang et al. 2022: L = L1 + L2 + L3)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -11,6 +11,7 @@ from urllib.request import Request, urlopen
 
 import timm
 import torch
+import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download, try_to_load_from_cache
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -55,6 +56,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         head: `linear` or `mlp` (see `ModelConfig`).
         hidden: Width of an `mlp` head.
         dropout: Dropout before each head's last layer.
+        classes: Number of expressions, 7 or 8; with 7 the probability of Other is 0.
         size: Side of the square input, in pixels.
         pretrained: Load timm's weights from its hub. Loading a saved model never does.
         grey: Use brightness only (ITU-R BT.601), in all three channels.
@@ -73,6 +75,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         head: str = "linear",
         hidden: int = 256,
         dropout: float = 0.0,
+        classes: int = 8,
         size: int = 112,
         pretrained: bool = False,
         grey: bool = False,
@@ -90,6 +93,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
             "head": head,
             "hidden": hidden,
             "dropout": dropout,
+            "classes": classes,
             "size": size,
             "grey": grey,
             "temporal": temporal,
@@ -104,8 +108,9 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         self.luma: Tensor
         self.register_buffer("luma", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1), persistent=False)
         self.width = self._width(size)
+        outputs = OUTPUTS | {"expr": classes}
         self.heads = nn.ModuleDict(
-            {task: _head(head, self.width, OUTPUTS[task], hidden, dropout) for task in self.tasks}
+            {task: _head(head, self.width, outputs[task], hidden, dropout) for task in self.tasks}
         )
         self.temporal = TemporalAttention(self.width, temporal, causal) if temporal else None
 
@@ -138,7 +143,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         return self.backbone((pixels - self.mean) / self.std)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the raw output of each task: (N, 2), (N, 8), (N, 12); see `features` for the images."""
+        """Return the raw output of each task: (N, 2), (N, classes), (N, 12); see `features` for the images."""
         return self.predict_from_features(self.features(images))
 
     def predict_from_features(
@@ -165,7 +170,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         save_file(tensors, save_directory / "model.safetensors")
         config = {
             **self.settings,
-            "labels": {"va": list(VA), "expr": list(EXPRESSIONS), "au": list(ACTION_UNITS)},
+            "labels": _label_order(self.settings),
             "input": {"size": [self.size, self.size], "colour": "RGB", **self.normalisation},
             "provenance": {"triaffect": triaffect.__version__, **self.provenance},
         }
@@ -187,7 +192,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
             file = Path(hf_hub_download(model_id, "model.safetensors", **hub))
         if not file.is_file():
             raise InputError(f"{file}: missing; the model folder is incomplete")
-        order = {"va": list(VA), "expr": list(EXPRESSIONS), "au": list(ACTION_UNITS)}
+        order = _label_order(config)
         if config.get("labels", order) != order:
             raise InputError(
                 f"{model_id}: its labels are in another order than triaffect's; it cannot be used as it is"
@@ -198,6 +203,10 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         model.load_state_dict(load_file(file, device=map_location))
         model.provenance = config.get("provenance", {})
         return model.eval()
+
+
+def _label_order(settings: dict[str, Any]) -> dict[str, list[str]]:
+    return {"va": list(VA), "expr": list(EXPRESSIONS[: settings.get("classes", 8)]), "au": list(ACTION_UNITS)}
 
 
 def _backbone(name: str, size: int, pretrained: bool) -> nn.Module:
@@ -283,8 +292,19 @@ def load_backbone_weights(model: AffectModel, path: str | Path) -> None:
 
 
 def probabilities(raw: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert raw outputs to predictions: valence and arousal clamped to [-1, 1], softmax, sigmoid; float32."""
-    functions = {"va": lambda x: x.clamp(-1, 1), "expr": lambda x: x.softmax(-1), "au": torch.sigmoid}
+    """Convert raw outputs to predictions: valence and arousal clamped to [-1, 1], softmax, sigmoid; float32.
+
+    Of seven expressions, Other is the eighth column, 0.
+    """
+
+    def classes(x: Tensor) -> Tensor:
+        return F.pad(x.softmax(-1), (0, OUTPUTS["expr"] - x.shape[-1]))
+
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "va": lambda x: x.clamp(-1, 1),
+        "expr": classes,
+        "au": torch.sigmoid,
+    }
     return {task: functions[task](value.float()) for task, value in raw.items()}
 
 

@@ -96,7 +96,7 @@ class AffectTraining(lightning.LightningModule):
     def __init__(self, model: AffectModel, config: TrainConfig, index: pl.DataFrame, name: str | None = None) -> None:
         super().__init__()
         self.model, self.config, self.name = model, config, name
-        self.losses = TaskLosses(config.losses, model.tasks, index)
+        self.losses = TaskLosses(config.losses, model.tasks, index, config.model.classes)
         self.balancing = Balancing(config.balancing, model.tasks, self.losses.weights)
         coupled = config.coupling.co_annotation or config.coupling.matching
         self.coupling = Coupling(config.coupling, model.tasks, index) if coupled else None
@@ -329,7 +329,7 @@ def evaluate(outputs: Mapping[str, np.ndarray], losses: TaskLosses, device: torc
     """
     raw = {task: torch.from_numpy(outputs[f"raw_{task}"]).to(device) for task in losses.tasks}
     targets = {task: torch.from_numpy(outputs[task]).to(device) for task in losses.tasks}
-    predictions = {task: value.cpu().numpy() for task, value in probabilities(raw).items()}
+    predictions = {t: value[:, : raw[t].shape[1]].cpu().numpy() for t, value in probabilities(raw).items()}
     scores = {task: float(MEASURES[task](predictions[task], outputs[task])[task]) for task in losses.tasks}
     task_losses = losses(raw, targets)
     return {
