@@ -118,6 +118,30 @@ def _video_parts(rows: pl.DataFrame) -> list[str]:
     return parts
 
 
+def convert(
+    faces: str,
+    to: Literal["openface", "elan", "boris", "bids", "csv-wide"] = "csv-wide",
+    out: str = "converted",
+    threshold: float = 0.5,
+) -> None:
+    """Write a table of `analyze` in the format of another tool, with where it comes from.
+
+    Args:
+        faces: faces.parquet or faces.csv.
+        to: openface (a CSV per input), elan (an EAF file per video), boris (a project), bids (a data set), or csv-wide
+            (a CSV with one row per frame).
+        out: The folder to write into.
+        threshold: Probability from which an action unit is active.
+    """
+    from triaffect.data.convert import convert
+    from triaffect.text import plural
+
+    files = convert(faces, to, out, threshold)
+    print(f"{out}: {plural(len(files), 'file')}, {files[0].name}" + (" ..." if len(files) > 1 else ""))
+    if to == "openface":
+        print("AUxx_r is 5 x the probability: the model has no intensities")
+
+
 def web(
     port: int = 7860,
     model: str = "triaffect-base",

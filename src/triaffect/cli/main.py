@@ -37,6 +37,7 @@ VERB_GROUPS = {
     "use": {
         "analyze": Verb("analysis", "describe the faces of photos, videos or a camera"),
         "web": Verb("analysis", "the same as a web page on this machine", "web"),
+        "convert": Verb("analysis", "write the table of analyze for OpenFace scripts, ELAN, BORIS or BIDS"),
     },
     "data": {
         "index": Verb("data", "read annotations in any layout into one table, one row per frame"),

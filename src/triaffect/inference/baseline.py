@@ -9,13 +9,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from triaffect.data.intervals import PERSON
 from triaffect.images import is_image
 from triaffect.inference.analyzer import Analyzer
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, VA
-
-PERSON = ("file", "face")
-"""A face of one input is one person."""
 
 
 def change_columns(columns: Sequence[str]) -> list[str]:
