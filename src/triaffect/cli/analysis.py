@@ -142,6 +142,47 @@ def convert(
         print("AUxx_r is 5 x the probability: the model has no intensities")
 
 
+def agree(
+    faces: str,
+    codes: list[str],
+    threshold: float = 0.5,
+    present: float = 1.0,
+    resamples: int = 1000,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Compare a table of `analyze` with human codes, frame by frame: ICC, Cohen's kappa, CCC, F1.
+
+    Args:
+        faces: faces.parquet or faces.csv.
+        codes: ELAN files (.eaf), or tables of intervals (start, stop, label, also as BORIS, ELAN and BIDS write them)
+            or of frames (frame or time, and columns such as AU12 or valence). Videos are matched by name.
+        threshold: Probability from which an action unit is active.
+        present: Coded intensity (0 to 5) from which an action unit counts as present.
+        resamples: Number of resamples of the videos for the 95 % intervals; 0 for no intervals.
+        seed: Seed of the resamples.
+        json: Print JSON.
+    """
+    from triaffect.data.convert import read_faces
+    from triaffect.metrics.agreement import agreement
+    from triaffect.text import format_number, text_table
+
+    table, notices = agreement(
+        read_faces(faces), codes, threshold=threshold, present=present, resamples=resamples, seed=seed
+    )
+    for notice in notices:
+        print(f"note: {notice}", file=sys.stderr)
+    if json:
+        print(table.write_json())
+        return
+    rows = [
+        (target, measure, format_number(value), f"{low:.3f} to {high:.3f}" if low is not None else "-", f"{frames:,}",
+         f"{videos:,}")
+        for target, measure, value, low, high, frames, videos in table.iter_rows()
+    ]  # fmt: skip
+    print(text_table(("target", "measure", "value", "95 % interval", "frames", "videos"), rows))
+
+
 def web(
     port: int = 7860,
     model: str = "triaffect-base",

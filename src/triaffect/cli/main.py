@@ -38,6 +38,7 @@ VERB_GROUPS = {
         "analyze": Verb("analysis", "describe the faces of photos, videos or a camera"),
         "web": Verb("analysis", "the same as a web page on this machine", "web"),
         "convert": Verb("analysis", "write the table of analyze for OpenFace scripts, ELAN, BORIS or BIDS"),
+        "agree": Verb("analysis", "compare the table of analyze with human coders: ICC, kappa, CCC, F1"),
     },
     "data": {
         "index": Verb("data", "read annotations in any layout into one table, one row per frame"),

@@ -33,9 +33,8 @@ def read_faces(path: StrPath) -> pl.DataFrame:
         InputError: It cannot be read, or lacks `file`, `frame`, `time` or `face`.
     """
     try:
-        table = (
-            pl.read_parquet(path) if Path(path).suffix == ".parquet" else pl.read_csv(path, infer_schema_length=None)
-        )
+        name = Path(path)
+        table = pl.read_parquet(name) if name.suffix == ".parquet" else pl.read_csv(name, infer_schema_length=None)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); give faces.parquet") from None
     if missing := [name for name in ("file", "frame", "time", "face") if name not in table.columns]:

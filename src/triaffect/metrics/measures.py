@@ -61,7 +61,7 @@ def sums(
     if group is None:
         group = np.zeros(len(pred[0]), np.intp)
     if task == "va":
-        return np.stack([_moments(p, t, group, groups) for p, t in zip(pred, target, strict=True)], axis=1)
+        return np.stack([moments(p, t, group, groups) for p, t in zip(pred, target, strict=True)], axis=1)
     if task == "expr":
         return _count(group, groups, target[0], len(pred), _argmax(pred), len(pred)).astype(float)
     cuts = np.broadcast_to(np.asarray(thresholds, float), 12)
@@ -100,7 +100,7 @@ def _check(name: str, pred: NDArray, target: NDArray) -> None:
         raise InputError(f"{name}: {(~finite).sum()} predictions are not finite, first in row {finite.argmin()}")
 
 
-def _moments(pred: NDArray, target: NDArray, group: NDArray, groups: int) -> Floats:
+def moments(pred: NDArray, target: NDArray, group: NDArray, groups: int) -> Floats:
     """Return (groups, 7): n, then the sums of p, t, p², t², pt about fixed shifts, and of pred - target."""
     valid = ~np.isnan(target)
     x, y, group = pred[valid].astype(float), target[valid].astype(float), group[valid]
@@ -180,7 +180,7 @@ def ccc(pred: ArrayLike, target: ArrayLike) -> float:
     """
     p, t = np.asarray(pred, float), np.asarray(target, float)
     _check("ccc", p, t)
-    total = _moments(p, t, np.zeros(len(p), np.intp), 1)[0]
+    total = moments(p, t, np.zeros(len(p), np.intp), 1)[0]
     return float(values("va", total)) if total[0] else float("nan")
 
 

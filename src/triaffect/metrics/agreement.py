@@ -1,0 +1,131 @@
+"""Agreement of our descriptors with human coders, frame by frame, with 95 % intervals over videos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from triaffect.data.codes import TARGETS, codes_of_frames
+from triaffect.io import InputError
+from triaffect.labels import EXPRESSIONS, VA
+from triaffect.metrics import measures
+from triaffect.metrics.bootstrap import Sums, bootstrap, number_sources, percentile_intervals
+
+Floats = NDArray[np.float64]
+
+
+def continuous_agreement(sums: Sums) -> dict[str, Floats]:
+    """Intraclass correlations of two raters and CCC, from moments.
+
+    ICC(2,1), absolute agreement, and ICC(3,1), consistency, of Shrout and Fleiss 1979, Psychological Bulletin 86.
+
+    Args:
+        sums: `moments`, (..., 7) as of `measures.moments`.
+    """
+    moments = sums["moments"]
+    n = np.maximum(moments[..., 0], 2)
+    mean_p, mean_t, square_p, square_t, product, difference = np.moveaxis(moments[..., 1:] / n[..., None], -1, 0)
+    var_p, var_t, cov = square_p - mean_p**2, square_t - mean_t**2, product - mean_p * mean_t
+    unbiased = n / (n - 1)
+    between = unbiased * (var_p + var_t + 2 * cov) / 2
+    error = unbiased * (var_p + var_t - 2 * cov) / 2
+    raters = n * difference**2 / 2
+    icc2 = _ratio(between - error, between + error + 2 * (raters - error) / n)
+    return {"ICC(2,1)": icc2, "ICC(3,1)": _ratio(between - error, between + error),
+            "CCC": measures.values("va", moments)}  # fmt: skip
+
+
+def categorical_agreement(sums: Sums) -> dict[str, Floats]:
+    """Cohen's kappa (1960) and F1: of the positive class of two, or the mean over all classes that were coded.
+
+    Args:
+        sums: `counts`, (..., k, k) counts [coded, ours].
+    """
+    counts = sums["counts"]
+    n = np.maximum(counts.sum((-1, -2)), 1)
+    observed = np.trace(counts, axis1=-2, axis2=-1) / n
+    expected = (counts.sum(-1) * counts.sum(-2)).sum(-1) / n**2
+    f1 = _ratio(2 * np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1) + counts.sum(-2))
+    is_coded = counts.sum(-1) > 0
+    mean = f1[..., 1] if counts.shape[-1] == 2 else _ratio((f1 * is_coded).sum(-1), is_coded.sum(-1))
+    return {"kappa": _ratio(observed - expected, 1 - expected), "F1": mean}
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    """The quotient; 0 where nothing varies."""
+    bottom = np.asarray(bottom, float)
+    return np.divide(top, bottom, out=np.zeros_like(bottom), where=np.abs(bottom) > 1e-12)
+
+
+def agreement(
+    rows: pl.DataFrame,
+    codes: Sequence[str],
+    *,
+    threshold: float = 0.5,
+    present: float = 1.0,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[pl.DataFrame, list[str]]:
+    """Compare a table of `analyze` with human codes.
+
+    Args:
+        rows: The table.
+        codes: Files of codes, see `data.codes.read_codes`.
+        threshold: Our probability from which an action unit is active.
+        present: Coded intensity (0 to 5) from which an action unit counts as present.
+        resamples: Resamples of the videos for the intervals; 0 for no intervals.
+        seed: Seed of the resamples.
+
+    Returns:
+        One row per target and measure: `target`, `measure`, `value`, `low`, `high` (null with fewer than two videos),
+        `frames` and `videos`; and notices. An action unit that was coded as present or absent has kappa and F1; one
+        with intensities has, with five times our probability, ICC and CCC too.
+
+    Raises:
+        InputError: As `data.codes.codes_of_frames`; or nothing of ours was coded.
+    """
+    table, notices = codes_of_frames(rows, list(codes))
+    results = []
+    for target in TARGETS:
+        code = f"{target}_code"
+        if code not in table.columns or target not in table.columns:
+            continue
+        own = table.filter(pl.col(code).is_not_null() & pl.col(target).is_not_null())
+        if not own.height:
+            continue
+        units, videos = number_sources(own["file"])
+        group, coded = units.to_numpy(), own[code].to_numpy()
+        parts: list[tuple[Callable[[Sums], dict[str, Floats]], dict[str, Floats]]] = []
+        if target == "expression":
+            ours = own[target].replace_strict(EXPRESSIONS, range(8), return_dtype=pl.Int64).to_numpy()
+            parts.append((categorical_agreement, {"counts": _counts(group, videos, coded, ours, 8)}))
+        else:
+            values, is_graded = own[target].to_numpy().astype(float), target in VA
+            if not is_graded:
+                is_graded = bool(((coded != 0) & (coded != 1)).any())
+                hits, active = coded >= (present if is_graded else 0.5), values >= threshold
+                parts.append((categorical_agreement, {"counts": _counts(group, videos, hits, active, 2)}))
+            if is_graded:
+                scaled = values if target in VA else 5 * values
+                parts.append(
+                    (continuous_agreement, {"moments": measures.moments(scaled, coded.astype(float), group, videos)})
+                )
+        for measure, sums in parts:
+            values_all = measure({name: value.sum(0) for name, value in sums.items()})
+            draws = bootstrap(sums, measure, resamples=resamples if videos > 1 else 0, seed=seed)
+            limits = percentile_intervals(draws)
+            for name, value in values_all.items():
+                low, high = limits.get(name, (None, None))
+                results.append((target, name, float(value), low, high, own.height, videos))
+    if not results:
+        raise InputError(f"{codes[0]}: codes nothing that the table has; it has {', '.join(rows.columns)}")
+    schema = {"target": pl.String, "measure": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+    return pl.DataFrame(results, schema | {"frames": pl.Int64, "videos": pl.Int64}, orient="row"), notices
+
+
+def _counts(group: NDArray, groups: int, coded: NDArray, ours: NDArray, k: int) -> Floats:
+    cell = (group * k + coded.astype(np.intp)) * k + ours.astype(np.intp)
+    return np.bincount(cell, minlength=groups * k * k).reshape(groups, k, k).astype(float)
