@@ -117,7 +117,7 @@ def codes_of_frames(rows: pl.DataFrame, paths: list[str]) -> tuple[pl.DataFrame,
     Raises:
         InputError: As `read_codes`; no video or no frame matches.
     """
-    stems = {PurePath(file.replace("\\", "/")).stem: file for file in rows["file"].unique()}
+    stems = {PurePath(file.replace("\\", "/")).stem: file for file in rows["file"].unique().sort()}
     parts, notices = [], []
     tables = [read_codes(path) for path in paths]
     labels = {label for table in tables if "label" in table.columns for label in table["label"]}
