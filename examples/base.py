@@ -26,13 +26,42 @@ from triaffect.data.predictions import save_predictions
 from triaffect.io import atomic_path
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INDEX_COLUMNS, PREDICTION_COLUMNS
 
-SIZE, SCALE, PAD = 64, 4, 64
+SIZE, SCALE, PAD = 96, 4, 64
 OURS = {name.lower(): code for code, name in enumerate(EXPRESSIONS)} | {"contempt": EXPRESSIONS.index("Other")}
 
 # Valence and arousal of a unanimous expression: between Aff-Wild2's means and the circumplex.
 CIRCUMPLEX = np.array(
     [(0.0, 0.0), (-0.5, 0.55), (-0.6, 0.45), (-0.5, 0.65), (0.7, 0.4), (-0.6, 0.1), (0.1, 0.65), (-0.3, 0.25)]
 )
+
+# What people read in a face without a prototype: the class's strength is a weighted sum of exact intensities, of which
+# half of the people see `SEEN`, and nearly all twice that. Weak and closed-lip smiles count as smiles.
+STRENGTH = {
+    "Anger": {"AU4": 0.8, "AU7": 0.3, "AU23": 0.3, "AU24": 0.3, "AU1": -0.5, "AU12": -0.5},
+    "Disgust": {"AU9": 0.8, "AU10": 0.8, "AU12": -0.5},
+    "Fear": {"AU20": 0.6, "AU1": 0.3, "AU4": 0.2, "AU5": 0.4, "AU12": -0.8},
+    "Happiness": {"AU12": 1.0, "AU6": 0.2, "AU4": -0.4, "AU15": -0.8},
+    "Sadness": {"AU15": 0.9, "AU1": 0.4, "AU4": 0.2, "AU17": 0.2, "AU2": -0.4, "AU12": -0.8},
+    "Surprise": {"AU2": 0.6, "AU1": 0.4, "AU5": 0.4, "AU26": 0.3, "AU4": -0.6},
+}
+SEEN = {"Happiness": 0.22, "Sadness": 0.35}  # 0.45 for the others
+
+
+def perceived(intensity: float | np.ndarray, half: float) -> float | np.ndarray:
+    """Share of people who see a movement of an intensity of 0 to 1: 0 at 0, 1/2 at `half`, near 1 at 1."""
+    power = np.maximum(intensity, 0.0) ** 2.5
+    return power / (power + half**2.5)
+
+
+def read_expressions(truth: pl.DataFrame) -> np.ndarray:
+    """Soft expressions (N, 8) of renders from their exact intensities, for frames without an expression label."""
+    odds = np.zeros((len(truth), len(EXPRESSIONS)))
+    odds[:, 0] = 1
+    for name, weights in STRENGTH.items():
+        strength = sum(weight * truth[f"{unit}_intensity"].to_numpy() for unit, weight in weights.items())
+        half = SEEN.get(name, 0.45)
+        odds[:, EXPRESSIONS.index(name)] = (np.maximum(strength, 0) / half) ** 2.5
+    return odds / odds.sum(1, keepdims=True)
 
 
 def action_units(shapes: dict[str, np.ndarray], gap: np.ndarray) -> np.ndarray:
@@ -77,7 +106,7 @@ def enlarged(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.copyMakeBorder(big, PAD, PAD, PAD, PAD, cv2.BORDER_REPLICATE), cv2.COLOR_GRAY2RGB)
 
 
-def teach(npz: Path, out: Path, task: str) -> None:
+def teach(npz: Path, out: Path, task: str, every: int) -> None:
     import mediapipe
     from mediapipe.tasks.python import BaseOptions, vision
 
@@ -88,12 +117,13 @@ def teach(npz: Path, out: Path, task: str) -> None:
     options.min_face_detection_confidence = options.min_face_presence_confidence = 0.1
     five = np.full((len(images), 5, 2), np.nan, np.float32)
     shapes, gap, names = np.full((len(images), 52), np.nan, np.float32), np.full(len(images), np.nan, np.float32), []
+    for i, image in enumerate(images):
+        if faces := [face for face in find(enlarged(image)) if face.landmarks is not None]:
+            five[i] = (faces[0].landmarks - PAD + 0.5) / SCALE - 0.5
+    np.savez(out, five=five, S=shapes, gap=gap, names=names)
     with vision.FaceLandmarker.create_from_options(options) as landmarker:
-        for i, image in enumerate(images):
-            picture = enlarged(image)
-            if faces := [face for face in find(picture) if face.landmarks is not None]:
-                five[i] = (faces[0].landmarks - PAD + 0.5) / SCALE - 0.5
-            result = landmarker.detect(mediapipe.Image(mediapipe.ImageFormat.SRGB, picture))
+        for i in range(0, len(images), every):
+            result = landmarker.detect(mediapipe.Image(mediapipe.ImageFormat.SRGB, enlarged(images[i])))
             if result.face_blendshapes:
                 names = [shape.category_name for shape in result.face_blendshapes[0]]
                 shapes[i] = [shape.score for shape in result.face_blendshapes[0]]
@@ -106,7 +136,6 @@ def teach(npz: Path, out: Path, task: str) -> None:
 
 
 def write(npz: Path, out: Path) -> None:
-    from triaffect.data.index import load_index
     from triaffect.images import align
 
     data, teacher = np.load(npz, allow_pickle=False), np.load(out / "teacher.npz", allow_pickle=False)
@@ -133,23 +162,39 @@ def write(npz: Path, out: Path) -> None:
         crops = {"aligned": align(picture, five[i], SIZE)} if detected else {}
         crops["raw"] = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
         code = None if train else OURS[str(data["labels"][raw[i].argmax()])]
-        for kind, crop in crops.items():
+        # With data.stride 2 an epoch sees one crop of each face, and the next one the other.
+        for frame, (kind, crop) in enumerate(crops.items(), 1):
             path = out / "images" / f"ferplus/{kind}/{i:05d}.jpg"
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(crop[..., :1]), 95, "GRAY", "444"))
             # Train on both; evaluate on aligned crops, as `analyze` makes them.
             if train or kind == "aligned" or not detected:
-                rows.append((f"ferplus/{kind}/{i:05d}.jpg", f"ferplus/{i:05d}", "train" if train else "val", code, i))
-    schema = {"image": pl.String, "video": pl.String, "split": pl.String, "expression": pl.Int8, "i": pl.Int64}
+                rows.append(
+                    (f"ferplus/{kind}/{i:05d}.jpg", f"ferplus/{i:05d}", "train" if train else "val", code, frame, i)
+                )
+    labels = {"split": pl.String, "expression": pl.Int8, "frame": pl.Int32}
+    schema = {"image": pl.String, "video": pl.String, **labels, "i": pl.Int64}
     faces = pl.DataFrame(rows, schema, orient="row")
-    tables = [faces.drop("i").with_columns(frame=pl.lit(1, pl.Int32))]
+    tables = [faces.drop("i")]
+    votes_tables, unit_tables = [], []
     for folder in sorted((out / "images").glob("renders-*")):
-        table = load_index(folder / "index.parquet").filter("exists").select(INDEX_COLUMNS)
         place = f"{folder.name}/cropped_aligned/"
-        tables.append(
-            table.with_columns(image=place + pl.col("image"), video=f"{folder.name}/" + pl.col("video")).drop("exists")
-        )
+        table = pl.read_parquet(folder / "truth.parquet").filter("exists")
+        table = table.with_columns(image=place + pl.col("image"), video=f"{folder.name}/" + pl.col("video"))
+        table = table.with_columns(pl.col("expression", *ACTION_UNITS).replace(-1, None))
+        if folder.name == "renders-val":  # other ranges, and exact labels only
+            tables.append(table.select(INDEX_COLUMNS).drop("exists").with_columns(split=pl.lit("val")))
+            continue
+        # Every intensity teaches: a weak movement is one that part of the people see.
+        units = {name: perceived(table[f"{name}_intensity"].to_numpy(), 0.2) for name in ACTION_UNITS}
+        unit_tables.append(pl.DataFrame({"image": table["image"], **units}))
+        weak = table.filter(pl.col("expression").is_null())
+        expressions = dict(zip(PREDICTION_COLUMNS["expr"], read_expressions(weak).T, strict=True))
+        affect = {name: weak[name].cast(pl.Float64) for name in PREDICTION_COLUMNS["va"]}
+        votes_tables.append(pl.DataFrame({"image": weak["image"], **expressions, **affect}))
+        without_units = [pl.lit(None, pl.Int8).alias(name) for name in ACTION_UNITS]
+        tables.append(table.select(INDEX_COLUMNS).drop("exists").with_columns(*without_units, split=pl.lit("train")))
     with atomic_path(out / "index.parquet") as tmp_path:
         pl.concat(tables, how="diagonal").write_parquet(tmp_path)
 
@@ -171,10 +216,12 @@ def write(npz: Path, out: Path) -> None:
     affect = valence_arousal(votes, units)
     columns = dict(zip(PREDICTION_COLUMNS["expr"], votes[rows].T, strict=True))
     columns |= dict(zip(PREDICTION_COLUMNS["va"], affect[rows].T, strict=True))
-    save_predictions(pl.DataFrame({"image": train["image"], **columns}), out / "votes.parquet")
+    of_faces = pl.DataFrame({"image": train["image"], **columns})
+    save_predictions(pl.concat([of_faces, *votes_tables], how="vertical_relaxed"), out / "votes.parquet")
     has_units = np.isfinite(units[rows]).all(1)
     columns = dict(zip(PREDICTION_COLUMNS["au"], units[rows][has_units].T, strict=True))
-    save_predictions(pl.DataFrame({"image": train["image"].filter(has_units), **columns}), out / "teacher.parquet")
+    of_faces = pl.DataFrame({"image": train["image"].filter(has_units), **columns})
+    save_predictions(pl.concat([of_faces, *unit_tables], how="vertical_relaxed"), out / "teacher.parquet")
     print(pl.concat(tables, how="diagonal").group_by("split", pl.col("image").str.extract(r"^([^/]*/?[^/]*)/")).len())
 
 
@@ -211,6 +258,7 @@ def main() -> None:
         subparser.add_argument("out", type=Path)
         if verb == "teach":
             subparser.add_argument("--task", required=True, help="MediaPipe's face_landmarker.task")
+            subparser.add_argument("--every", type=int, default=1, help="look for blendshapes in every n-th face")
         if verb == "check":
             subparser.add_argument("predictions", type=Path, nargs="*")
     options = vars(parser.parse_args())

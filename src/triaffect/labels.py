@@ -45,6 +45,9 @@ LABEL_COLUMNS = {"va": VA, "expr": ("expression",), "au": ACTION_UNITS}
 PREDICTION_COLUMNS = {"va": VA, "expr": tuple(name.lower() for name in EXPRESSIONS), "au": ACTION_UNITS}
 """Predictions-file columns of each task: V/A in [-1, 1], then probabilities in [0, 1]."""
 
+INTENSITY_COLUMNS = tuple(f"{unit}_intensity" for unit in ACTION_UNITS)
+"""How strong each action unit is, from 0 (absent) to 1 (the strongest that the renderer draws)."""
+
 INDEX_COLUMNS = KEY_COLUMNS + VA + ("expression",) + ACTION_UNITS
 
 OUTPUTS = {task: len(columns) for task, columns in PREDICTION_COLUMNS.items()}

@@ -18,7 +18,7 @@ from triaffect.data.convert import FORMATS, convert
 from triaffect.data.intervals import intervals
 from triaffect.inference.analyzer import FACE_COLUMNS
 from triaffect.io import InputError
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INTENSITY_COLUMNS, PREDICTION_COLUMNS
 
 STEP = 0.1
 
@@ -190,7 +190,7 @@ def test_a_csv_converts_as_the_parquet_file_does(faces, tmp_path):
 
 def test_every_column_has_a_meaning_and_the_page_is_up_to_date():
     predictions = [name for names in PREDICTION_COLUMNS.values() for name in names]
-    assert [*FACE_COLUMNS, "expression", *predictions] == list(COLUMNS)
+    assert [*FACE_COLUMNS, "expression", *predictions, *INTENSITY_COLUMNS] == list(COLUMNS)
     assert describe_column("AU12_change").range == "-1 to 1"
     assert describe_column("nonsense").meaning == ""
     page = Path(__file__).parents[2] / "docs/columns.md"

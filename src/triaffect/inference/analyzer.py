@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from triaffect.images import is_image, read_image, resize
 from triaffect.inference.backends import Backend, FaceHistory, open_backend
 from triaffect.inference.detect import LANDMARKS, Detector, Face, crop, open_detector
+from triaffect.inference.intensity import au_intensity
 from triaffect.inference.quality import quality
 from triaffect.inference.track import Tracker
 from triaffect.inference.video import Frame, read_ahead, read_video
 from triaffect.io import BASE, InputError
-from triaffect.labels import EXPRESSIONS, OUTPUTS, PREDICTION_COLUMNS, TASKS
+from triaffect.labels import EXPRESSIONS, INTENSITY_COLUMNS, OUTPUTS, PREDICTION_COLUMNS, TASKS
 
 LANDMARK_COLUMNS = tuple(f"{point}_{axis}" for point in LANDMARKS for axis in "xy")
 QUALITY_COLUMNS = ("size", "yaw", "roll", "blur", "quality_flags")
@@ -66,6 +67,9 @@ class Analyzer:
         self.max_faces, self.batch = max_faces, batch
         self.tasks = tuple(task for task in TASKS if task in self.backend.tasks)
         columns = [column for task in self.tasks for column in PREDICTION_COLUMNS[task]]
+        # Peers and models that were never calibrated know no intensity.
+        self.curves = getattr(self.backend, "provenance", {}).get("au_intensity") if "au" in self.tasks else None
+        columns += INTENSITY_COLUMNS if self.curves else ()
         names = [*FACE_COLUMNS, *(["expression"] if "expr" in self.tasks else []), *columns]
         self.schema = pl.Schema({name: _TYPES.get(name, pl.Float32) for name in names})
 
@@ -80,7 +84,8 @@ class Analyzer:
             One row per face, from left to right: `file`, `frame` (0), `time` (0), `face` (from 1), the box `x`, `y`,
             `w`, `h` in pixels, the detector's `score`, landmarks `right_eye_x` to `mouth_left_y` in pixels, `size`,
             `yaw`, `roll`, `blur` and `quality_flags` (see `quality.quality`), `expression` (the most probable), and the
-            columns of `labels.PREDICTION_COLUMNS`. No rows if there is no face.
+            columns of `labels.PREDICTION_COLUMNS`, and where the model has a scale of intensity, those of
+            `labels.INTENSITY_COLUMNS`. No rows if there is no face.
 
         Raises:
             InputError: It cannot be read.
@@ -177,6 +182,8 @@ class Analyzer:
         else:
             outputs = history(np.stack(crops), table["time"].to_list(), table["face"].to_list())
         columns = {n: outputs[task][:, i] for task in self.tasks for i, n in enumerate(PREDICTION_COLUMNS[task])}
+        if self.curves:
+            columns |= dict(zip(INTENSITY_COLUMNS, au_intensity(outputs["au"], self.curves).T, strict=True))
         return self.name_expression(table.with_columns(pl.Series(n, v, self.schema[n]) for n, v in columns.items()))
 
     def name_expression(self, table: pl.DataFrame) -> pl.DataFrame:

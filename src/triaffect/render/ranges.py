@@ -43,6 +43,7 @@ class Ranges:
             absent; between the two the label is missing.
         expressions: Chance that an episode is one of the six prototypes (happiness twice as often as the others).
         single: Chance that an episode is a single action unit; the rest are random combinations.
+        subtle: Chance that an episode is one of `story.SUBTLE`, such as a closed-lip smile; it has no expression label.
         talking: Chance that a video has speech (lips and jaw move in addition to the expression).
         stray: Chance that an episode has a movement without a label (pucker, jaw sideways and so on).
         blinks: Blinks per second.
@@ -99,6 +100,7 @@ class Ranges:
     visible: float = 0.35
     expressions: float = 0.6
     single: float = 0.15
+    subtle: float = 0.0
     talking: float = 0.3
     stray: float = 0.2
     blinks: float = 0.25

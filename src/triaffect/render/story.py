@@ -45,6 +45,13 @@ SINGLES: dict[str, float] = {
     **dict.fromkeys(("AU23", "AU24"), 2.5),
 }
 
+SUBTLE: tuple[tuple[str, ...], ...] = (
+    *(("AU12",), ("AU12", "AU6"), ("AU12", "AU14")),
+    *(("AU15",), ("AU15", "AU17"), ("AU1", "AU15"), ("AU1", "AU4"), ("AU1", "AU4", "AU15", "AU17")),
+    *(("AU4",), ("AU1",), ("AU2",), ("AU1", "AU2"), ("AU10",), ("AU20",), ("AU20", "AU15", "AU4")),
+)
+"""Closed-lip smiles, sad mouths and brows, and drawn lips: movements that people read though they are no prototype."""
+
 EXPRESSIVE = ACTION_UNITS[: ACTION_UNITS.index("AU25")]
 """Action units that show an expression; lips and jaw (AU25, AU26) also move in speech."""
 
@@ -171,6 +178,8 @@ def _episode(rng: np.random.Generator, ranges: Ranges) -> tuple[int, list[str]]:
         if name == "Anger":
             movements = [m for m in movements if m not in MOUTH_SHUT] + [str(rng.choice(MOUTH_SHUT))]
         return EXPRESSIONS.index(name), movements
+    if kind > 1 - ranges.subtle:
+        return -1, list(SUBTLE[int(rng.integers(len(SUBTLE)))])
     weights = np.array(list(SINGLES.values())) / sum(SINGLES.values())
     count = 1 if kind < ranges.expressions + ranges.single else int(rng.integers(2, 5))
     movements = [str(m) for m in rng.choice(list(SINGLES), count, replace=False, p=weights)]

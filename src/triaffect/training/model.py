@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import triaffect
 from triaffect.io import InputError, model_folder, write_text
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, OUTPUTS, TASKS, VA
+from triaffect.training import face_descriptor  # noqa: F401 - registers itself with timm
 from triaffect.training.config import TrainConfig
 from triaffect.training.temporal import TemporalAttention
 
