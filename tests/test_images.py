@@ -1,14 +1,17 @@
 """One decoder: every part of the package sees the same pixels of every format."""
 
 import io
+import re
 
+import cv2
 import numpy as np
+import pillow_heif
 import polars as pl
 import pytest
 from PIL import Image
 
 from triaffect.data.image_store import pack, read_batches
-from triaffect.images import is_image, read_image, resize
+from triaffect.images import is_animation, is_image, read_animation, read_image, resize
 from triaffect.inference.analyzer import read_photo
 
 ORIENTATION = 0x0112
@@ -42,8 +45,13 @@ FORMATS = {
     "a.gif": ("RGB", "GIF", {}),
     "a.tif": ("RGB", "TIFF", {}),
     "a.ico": ("RGB", "ICO", {"sizes": [(16, 16)]}),
+    "a.heic": ("RGB", "HEIF", {"quality": -1, "chroma": 444}),
+    "a.qoi": ("RGB", "QOI", {}),
+    "a.tga": ("RGB", "TGA", {}),
+    "stereo.jpg": ("RGB", "MPO", {"quality": 95, "save_all": True, "append_images": [Image.new("RGB", (32, 20))]}),
 }
-LOSSLESS = ("a.webp", "a.ppm", "a.bmp", "a.tif", "a.jp2")
+LOSSLESS = ("a.webp", "a.ppm", "a.bmp", "a.tif", "a.jp2", "a.qoi", "a.tga", "a.heic")
+pillow_heif.register_heif_opener()
 
 
 @pytest.fixture
@@ -51,9 +59,9 @@ def folder(tmp_path):
     """One image per format, and rotated ones of those formats that have EXIF."""
     for name, (mode, kind, options) in FORMATS.items():
         gradient(mode).save(tmp_path / name, kind, **options)
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    for name in ("colour.jpg", "print.jpg", "alpha.png", "a.webp", "a.avif", "a.tif"):
+    for name in ("colour.jpg", "print.jpg", "alpha.png", "a.webp", "a.avif", "a.tif", "a.heic"):
+        exif = Image.Exif()  # Pillow takes the tag out of it for AVIF
+        exif[ORIENTATION] = 6
         mode, kind, options = FORMATS[name]
         tag = {"tiffinfo": {ORIENTATION: 6}} if kind == "TIFF" else {"exif": exif}
         gradient(mode).save(tmp_path / f"rotated-{name}", kind, **tag, **options)
@@ -107,3 +115,169 @@ def test_values_of_each_format(folder):
     stream = io.BytesIO()
     Image.fromarray(np.linspace(0, 1, 640, dtype=np.float32).reshape(20, 32)).save(stream, "TIFF")
     assert read_image(stream.getvalue()).max() == 255
+
+
+def photo(size=(96, 128)):
+    """Smooth colours, none of them the decoder's grey of 128."""
+    y, x = np.mgrid[0 : size[0], 0 : size[1]]
+    return np.stack([y % 100 + 10, x % 90 + 150, (x + y) % 100], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_deep_pixels_are_scaled_by_their_depth(tmp_path, bits, ending, channels):
+    expected = photo()
+    expected[0, 0] = 255
+    deep = np.round(expected * ((2**bits - 1) / 255)).astype(np.uint16)[:, :, ::-1]
+    opacity = np.full((*deep.shape[:2], 1), 2**bits - 1, np.uint16)
+    opacity[1:5] = 0
+    stored = {1: deep[:, :, 2], 3: deep, 4: np.dstack([deep, opacity])}[channels]
+    cv2.imwrite(str(tmp_path / f"deep{ending}"), stored)
+    pixels = read_image(tmp_path / f"deep{ending}").astype(int)
+    if channels == 4:
+        expected[1:5] = 255
+    expected = expected[:, :, :1] if channels == 1 else expected
+    assert np.abs(pixels - expected).max() <= 1
+
+
+def test_numbers_with_a_fraction_are_from_0_to_1_or_to_255(tmp_path):
+    expected = photo()[:, :, 0] // 2
+    for name, top in (("unit.tif", 255), ("bytes.tif", 1)):
+        Image.fromarray(expected.astype(np.float32) / top).save(tmp_path / name)
+        assert np.abs(read_image(tmp_path / name)[:, :, 0].astype(int) - expected).max() <= 1
+
+
+def box(kind, *parts, full=None):
+    """A box of an ISO base media file; `full` is its version and flags."""
+    data = b"".join([b"" if full is None else full.to_bytes(4), *parts])
+    return (8 + len(data)).to_bytes(4) + kind + data
+
+
+def heic_grid(pixels, tile):
+    """A HEIC whose picture is a grid of tiles, as iPhones write it (ISO/IEC 23008-12)."""
+    coded, properties = [], b""
+    for y in range(0, pixels.shape[0], tile):
+        for x in range(0, pixels.shape[1], tile):
+            stream = io.BytesIO()
+            Image.fromarray(pixels[y : y + tile, x : x + tile]).save(stream, "HEIF", quality=-1, chroma=444)
+            data = stream.getvalue()
+            at = data.index(b"hvcC") - 4
+            properties = data[at : at + int.from_bytes(data[at : at + 4])]
+            coded.append(data[data.index(b"mdat") + 4 :])
+    number, (height, width) = len(coded) + 1, pixels.shape[:2]
+    u16 = lambda *values: b"".join(value.to_bytes(2) for value in values)  # noqa: E731
+    coded.append(bytes([0, 0, height // tile - 1, width // tile - 1]) + u16(width, height))
+
+    def items(offsets):
+        extents = [u16(i, 0, 1) + at.to_bytes(4) + len(data).to_bytes(4) for i, (at, data) in enumerate(offsets, 1)]
+        return box(
+            b"meta",
+            box(b"hdlr", bytes(4), b"pict", bytes(13), full=0),
+            box(b"pitm", u16(number), full=0),
+            box(b"iloc", b"\x44\0", u16(number), *extents, full=0),
+            box(b"iinf", u16(number), *(
+                box(b"infe", u16(i, 0), b"grid" if i == number else b"hvc1", b"\0", full=0x2000000 | (i < number))
+                for i in range(1, number + 1)
+            ), full=0),
+            box(b"iref", box(b"dimg", u16(number, number - 1, *range(1, number))), full=0),
+            box(b"iprp",
+                box(b"ipco", properties,
+                    box(b"ispe", tile.to_bytes(4), tile.to_bytes(4), full=0),
+                    box(b"ispe", width.to_bytes(4), height.to_bytes(4), full=0)),
+                box(b"ipma", number.to_bytes(4), *(
+                    u16(i) + (b"\1\3" if i == number else b"\2\x81\2") for i in range(1, number + 1)
+                ), full=0)),
+            full=0,
+        )  # fmt: skip
+
+    start = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
+    at, offsets = len(start) + len(items([(0, b"")] * number)) + 8, []
+    for data in coded:
+        offsets.append((at, data))
+        at += len(data)
+    return start + items(offsets) + box(b"mdat", *coded)
+
+
+def test_the_tiles_of_a_heic_are_one_picture(tmp_path):
+    pixels = photo((128, 192))
+    (tmp_path / "IMG_1.HEIC").write_bytes(heic_grid(pixels, 64))
+    assert is_image(tmp_path / "IMG_1.HEIC")
+    assert np.abs(read_image(tmp_path / "IMG_1.HEIC").astype(int) - pixels).max() <= 4
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF"])
+def test_an_animation_is_a_sequence_over_white(tmp_path, kind):
+    shades = (40, 90, 140, 190)
+    frames = [Image.new("RGBA", (24, 16), (shade, shade, shade, 255)) for shade in shades]
+    for frame in frames:
+        frame.paste((0, 0, 0, 0), (6, 0, 18, 16))
+    path = tmp_path / "moving"
+    frames[0].save(path, kind, save_all=True, append_images=frames[1:], duration=200, disposal=2)
+    assert is_animation(path)
+    assert not is_image(path)
+    times, pixels = zip(*read_animation(path), strict=True)
+    assert np.allclose(times, [0, 0.2, 0.4, 0.6])
+    np.testing.assert_allclose([p[8, 22].mean() for p in pixels], shades, atol=4)
+    if kind != "AVIF":  # loses the border of the hole
+        assert min(p[:, 8:16].min() for p in pixels) > 250
+    notices = []
+    np.testing.assert_array_equal(read_image(path, notices=notices), pixels[0])
+    assert notices == ["the first of its 4 frames is read"]
+    frames[1].save(path, kind)
+    assert is_image(path)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_end_is_read_with_a_notice(tmp_path, progressive):
+    path, stream = tmp_path / "a.jpg", io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (256, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(stream, "JPEG", quality=90, progressive=progressive)
+    whole = stream.getvalue()
+    path.write_bytes(whole[:-2])
+    notices = []
+    np.testing.assert_array_equal(read_image(path, notices=notices), read_image(whole))
+    assert notices == ["damaged (Premature end of JPEG file), read"]
+    path.write_bytes(whole[: len(whole) * 9 // 10])
+    notices = []
+    assert read_image(path, notices=notices).shape == (256, 64, 3)
+    (notice,) = notices
+    assert "damaged" in notice
+    assert progressive or re.search(r"without its last \d+%", notice)
+    with pytest.raises(ValueError, match="damaged JPEG"):
+        read_image(path, strict=True)
+    if not progressive:
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=r"the last 5.% are missing"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_very_large_jpeg_is_read_at_half_its_size(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr("triaffect.images.MAX_PIXELS", 100 * 140)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(photo((180, 200))).convert(mode).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    notices = []
+    assert read_image(tmp_path / "a.jpg", notices=notices).shape == (100, 90, 3)
+    assert notices == ["200x180 pixels, read at half its size: boxes are in its 100x90 pixels"]
+    Image.fromarray(photo((180, 200))).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="200x180 pixels, more than 14,000; shrink it, or save it as JPEG"):
+        read_image(tmp_path / "a.png")
+
+
+def test_metadata_after_a_long_profile_turns_the_photo(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    Image.fromarray(photo()).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    data = (tmp_path / "a.jpg").read_bytes()
+    profile = b"\xff\xe3" + (65535).to_bytes(2) + bytes(65533)
+    assert (read_image(data[:2] + profile * 2 + data[2:]) == read_image(data)).all()
+    broken = data.replace(b"Exif\0\0MM", b"Exif\0\0XX").replace(b"Exif\0\0II", b"Exif\0\0XX")
+    assert (read_image(broken) == read_image(data)[::-1, ::-1]).all()
+
+
+def test_a_cameras_raw_file_is_not_its_preview(tmp_path):
+    Image.fromarray(photo()).save(tmp_path / "a.dng", "TIFF", tiffinfo={254: 1})
+    with pytest.raises(ValueError, match="raw file, which cannot be developed"):
+        read_image(tmp_path / "a.dng")

@@ -7,7 +7,9 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +20,7 @@ from PIL import Image
 from triaffect.io import InputError
 
 MAX_PIXELS = 64_000_000
-"""Larger images are refused before they are decoded; phones take 50 million pixels."""
+"""Larger images are refused before they are decoded. A JPEG of up to four times as many is decoded at half its size."""
 
 TEMPLATE: NDArray[np.float32] = np.array(
     [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)], np.float32
@@ -26,35 +28,48 @@ TEMPLATE: NDArray[np.float32] = np.array(
 """Position of the eyes, the nose and the mouth corners in an aligned crop of 112 px (x, y; the five points of ArcFace,
 from left to right in the image)."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
-"""What Pillow may open here; JPEG (also CMYK and MPO) goes through libjpeg-turbo where it can."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "ICO", "QOI", "PSD", "TGA")
+"""What Pillow may open here; JPEG goes through libjpeg-turbo where it can."""
 
 _SIGNATURES = (
     b"\xff\xd8",
     b"\x89PNG",
     b"GIF8",
     b"BM",
-    b"II*\0",
-    b"MM\0*",
+    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     b"\0\0\0\x0cjP  ",
     b"\xff\x4f\xff\x51",
     b"\0\0\1\0",
-    *(b"P%d%c" % (kind, space) for kind in range(1, 7) for space in b" \n\t\r"),
+    b"qoif",
+    b"8BPS",
+    *(b"P%b%c" % (kind, space) for kind in (b"1", b"2", b"3", b"4", b"5", b"6", b"F", b"f") for space in b" \n\t\r"),
 )
-_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
-_ORIENTATION = 0x0112
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2")
+_BRANDS = (b"avif", b"avis", *_HEIF_BRANDS)
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+_ORIENTATION, _BITS, _SUBFILE, _DNG = 0x0112, 258, 254, 50706  # tags of EXIF and TIFF
+_DEPTHS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16, 32))
 
 
-def read_image(source: str | os.PathLike[str] | bytes, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+def read_image(
+    source: str | os.PathLike[str] | bytes,
+    into: NDArray[np.uint8] | None = None,
+    *,
+    strict: bool = False,
+    notices: list[str] | None = None,
+) -> NDArray[np.uint8]:
     """Decode an image file, or its bytes, as it is meant to be seen.
 
-    It is turned upright once, as its EXIF orientation says, in every format. 16 bits per channel become 8, transparent
-    parts become white; of several pages or frames the first is taken.
+    It is turned upright once, as its EXIF orientation says, in every format. More than 8 bits per channel become 8,
+    scaled by the smallest depth (8, 10, 12, 14, 16) that holds the values. Transparent parts become white. Of several
+    pages or frames the first is taken (of HEIC, the primary image); `read_animation` reads them all.
 
     Args:
         source: A path, or the content of a file.
         into: Contiguous uint8 array (height, width, 3). A JPEG of this size is decoded there without a copy, and
             `into` itself is returned.
+        strict: Refuse a JPEG that is damaged. By default it is read if at most its last quarter is missing.
+        notices: Receives what a user should know: damage, a reduced size, further pages.
 
     Returns:
         RGB, uint8 (height, width, 3).
@@ -63,70 +78,158 @@ def read_image(source: str | os.PathLike[str] | bytes, into: NDArray[np.uint8] |
         ValueError: The file is missing, not an image, damaged or larger than `MAX_PIXELS`. The message is the reason
             without the file's name.
     """
+    notices = [] if notices is None else notices
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
     if data[:2] == b"\xff\xd8":
-        # Metadata comes first; a crop without any is the common case in training.
-        rotated = b"Exif\0\0" in data[:65536]
-        if into is not None and not rotated:
+        orientation = _jpeg_orientation(data)
+        if into is not None and orientation == 1:
             with contextlib.suppress(ValueError):  # another size, or damaged: see below
                 pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=into)
                 return into if pixels.shape == into.shape else pixels.copy()
-        try:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        except ValueError as error:
-            raise ValueError(f"damaged JPEG ({error})") from None
-        _check_size(width, height)
-        if not rotated and colours not in ("CMYK", "YCCK"):
-            return _decode_jpeg(data)
+        return upright(_decode_jpeg(data, strict, notices), orientation)
+    with _open_image(data) as image:
+        _check_size(*image.size)
+        if image.format in (*_ANIMATED, "TIFF") and (count := getattr(image, "n_frames", 1)) > 1:
+            notices.append(f"the first of its {count} {'pages' if image.format == 'TIFF' else 'frames'} is read")
+        pixels = _eight_bits(image, data)
+        # After loading: Pillow itself turns a TIFF then, and drops the tag.
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        if image.format == "HEIF" and not any(box in data[: 1 << 18] for box in (b"irot", b"imir")):
+            orientation = image.info.get("original_orientation") or 1  # nothing else turned it
+        return upright(pixels, orientation)
+
+
+def read_animation(path: str | os.PathLike[str]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    """Decode every frame of an animated GIF, PNG, WebP or AVIF.
+
+    Yields:
+        The time in seconds from the first frame, and RGB uint8 (height, width, 3) over white.
+
+    Raises:
+        ValueError: As `read_image`.
+    """
+    milliseconds = 0.0
+    data = Path(path).read_bytes()
+    with _open_image(data) as image:
+        _check_size(*image.size)
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            pixels = _eight_bits(image, data)
+            yield milliseconds / 1000, upright(pixels, image.getexif().get(_ORIENTATION, 1))
+            # Browsers take 0.1 s in place of a duration of at most 10 ms, which many files state.
+            duration = image.info.get("duration", 0)
+            milliseconds += duration if duration > 10 else 100
+
+
+@contextlib.contextmanager
+def _open_image(data: bytes) -> Iterator[Image.Image]:
+    """Open bytes with Pillow; whatever its decoders raise becomes a ValueError."""
+    if _brand(data) in _HEIF_BRANDS:
+        import pillow_heif  # takes a tenth of a second
+
+        pillow_heif.register_heif_opener(thumbnails=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on unusual metadata
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_size(*image.size)
-                if image.format in ("JPEG", "MPO") and image.mode == "RGB":
-                    pixels = _decode_jpeg(data)
-                else:
-                    pixels = _eight_bits(image)
-                # After loading: Pillow itself turns a TIFF then, and drops the tag.
-                orientation = image.getexif().get(_ORIENTATION, 1)
+                yield image
         except Image.UnidentifiedImageError:
-            kind = "HEIC, which cannot be read yet; save it as JPEG" if is_heic(data) else "not an image"
-            raise ValueError(kind) from None
+            damage = "damaged image, or one of a rare kind; save it as JPEG"
+            raise ValueError(damage if _starts_as_image(data) else "not an image that can be read") from None
         except Image.DecompressionBombError:
             raise ValueError(f"more than {MAX_PIXELS:,} pixels") from None
         except ValueError:
             raise
         except Exception as error:  # decoders raise anything on damaged files
             raise ValueError(f"damaged image ({error})") from None
-    return upright(pixels, orientation)
 
 
-def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
+def _jpeg_orientation(data: bytes) -> int:
+    """The EXIF orientation of a JPEG; 1 where it has none, or a damaged one."""
+    position = 2
+    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] not in (b"\xda", b"\xd9", b""):
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
+        if data[position + 1] == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
+            exif = Image.Exif()
+            with contextlib.suppress(Exception):  # Pillow raises anything on damaged metadata
+                exif.load(data[position + 4 : end])
+                return int(exif.get(_ORIENTATION, 1))
+            return 1
+        position = end
+    return 1
+
+
+def _decode_jpeg(data: bytes, strict: bool, notices: list[str]) -> NDArray[np.uint8]:
+    """Decode a JPEG of any colours, at half its size if it is very large."""
     try:
-        return simplejpeg.decode_jpeg(data, "RGB")
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        _check_size(width, height, 4)
+        factor = 1 if width * height <= MAX_PIXELS else 2
+        smaller = {"min_height": height // 2, "min_width": width // 2, "min_factor": 2} if factor == 2 else {}
+        if colours in ("CMYK", "YCCK"):
+            with _open_image(data) as image:
+                image.draft(None, (width // factor, height // factor))
+                pixels = _eight_bits(image, data)
+        else:
+            try:
+                pixels = simplejpeg.decode_jpeg(data, "RGB", **smaller)
+            except ValueError as error:
+                if strict:
+                    raise
+                pixels = simplejpeg.decode_jpeg(data, "RGB", **smaller, strict=False)
+                # The decoder fills what is missing with grey.
+                missing = int((pixels[::-1] != 128).any((1, 2)).argmax()) / len(pixels)
+                if missing > 0.25 or (pixels == 128).all():
+                    raise ValueError(f"{error}, the last {missing:.0%} are missing") from None
+                notices.append(f"damaged ({error}), read" + (f" without its last {missing:.0%}" if missing else ""))
     except ValueError as error:
-        raise ValueError(f"damaged JPEG ({error})") from None
+        raise ValueError(str(error) if "pixels, more" in str(error) else f"damaged JPEG ({error})") from None
+    if factor > 1:
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        notices.append(f"{width}x{height} pixels, read at half its size: boxes are in its {size} pixels")
+    return pixels
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width}x{height} pixels, more than {MAX_PIXELS:,}")
+def _check_size(width: int, height: int, times: int = 1) -> None:
+    if width * height > times * MAX_PIXELS:
+        advice = "shrink it" if times > 1 else "shrink it, or save it as JPEG, which is shrunk on load"
+        raise ValueError(f"{width}x{height} pixels, more than {times * MAX_PIXELS:,}; {advice}")
 
 
-def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """Pixels of a Pillow image as RGB; deep grey is scaled by its range."""
+def _eight_bits(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    """Pixels of a Pillow image as RGB, over white."""
+    image.load()
+    tags: Any = getattr(image, "tag_v2", {})
+    if tags.get(_SUBFILE, 0) & 1 or _DNG in tags:
+        raise ValueError("a camera's raw file, which cannot be developed; save it as JPEG or TIFF")
+    bits = data[24] if image.format == "PNG" else max(np.atleast_1d(tags.get(_BITS, 8)))
+    if bits == 16 and image.mode in ("RGB", "RGBA", "LA"):  # Pillow keeps the upper eight
+        deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if deep is not None and deep.dtype == np.uint16 and deep.ndim == 3:
+            colours = _scale(deep[:, :, 2::-1])
+            if deep.shape[2] == 3:
+                return colours
+            opacity = _scale(deep[:, :, 3:]) / 255
+            return (colours * opacity + 255 * (1 - opacity) + 0.5).astype(np.uint8)
     if image.mode.startswith(("I", "F")):
-        deep = np.asarray(image, np.float32)
-        top = 65535 if image.mode.startswith("I") and deep.max() > 255 else max(float(deep.max()), 1e-6)
-        grey = (deep.clip(0) * (255 / top)).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        # Pillow scales these two to 16 bits itself.
+        top = 65535 if image.format in ("PPM", "JPEG2000") and image.mode != "F" else None
+        return np.repeat(_scale(np.asarray(image), top)[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
     return np.asarray(image.convert("RGB"))
+
+
+def _scale(deep: NDArray[Any], top: float | None = None) -> NDArray[np.uint8]:
+    """Scale to 8 bits by the smallest depth that holds the values; numbers with a fraction may be 0 to 1."""
+    highest = float(deep.max())
+    depths = (1.0, *_DEPTHS) if deep.dtype.kind == "f" else _DEPTHS
+    top = top or next((depth for depth in depths if highest <= depth * 1.001), highest)
+    return (deep.clip(0, top) * np.float32(255 / top) + 0.5).astype(np.uint8)
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -154,7 +257,7 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
-    """Whether a file starts as an image does, whatever its name; an animated GIF counts as a video.
+    """Whether a file starts as a still image does, whatever its name; an animation counts as a video.
 
     Raises:
         InputError: It is not a file, or cannot be read.
@@ -163,20 +266,27 @@ def is_image(path: str | os.PathLike[str]) -> bool:
     try:
         with open(path, "rb") as file:
             start = file.read(16)
+            file.seek(max(0, os.path.getsize(path) - 18))
+            return (_starts_as_image(start) or file.read(16) == b"TRUEVISION-XFILE") and not is_animation(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-    if start.startswith(b"GIF8"):
-        try:
-            with Image.open(path, formats=("GIF",)) as image:
-                return getattr(image, "n_frames", 1) == 1
-        except Exception:
-            return True  # `read_image` says what is wrong
+
+
+def is_animation(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a GIF, PNG, WebP or AVIF of several frames."""
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if not start.startswith((b"GIF8", b"\x89PNG")) and start[8:12] not in (b"WEBP", b"avis"):
+        return False
+    try:
+        with Image.open(path, formats=_ANIMATED) as image:
+            return getattr(image, "is_animated", False)
+    except Exception:
+        return False  # `read_image` says what is wrong
+
+
+def _starts_as_image(start: bytes) -> bool:
     return start.startswith(_SIGNATURES) or start[8:12] == b"WEBP" or _brand(start) in _BRANDS
-
-
-def is_heic(data: bytes) -> bool:
-    """Whether bytes start as a HEIC file does."""
-    return _brand(data) in _BRANDS[2:]
 
 
 def _brand(start: bytes) -> bytes:

@@ -15,9 +15,9 @@ from triaffect.cli.analysis import _face_lines
 from triaffect.cli.main import main
 from triaffect.data.index import provenance
 from triaffect.images import read_image
-from triaffect.inference import analyze as batch
-from triaffect.inference.analyze import collect
+from triaffect.inference import inputs as reading
 from triaffect.inference.draw import annotate
+from triaffect.inference.inputs import collect
 from triaffect.inference.timeline import draw_timeline
 from triaffect.io import InputError
 from worlds import analyzer, film, jpeg, plain
@@ -89,21 +89,21 @@ def test_each_input_is_collected_once(tmp_path):
     (tmp_path / "in" / ".hidden.jpg").write_text("not an input")
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "again.jpg").symlink_to(a)
-    inputs, failures = collect([str(b), str(tmp_path / "in"), str(tmp_path / "**" / "*.jpg"), str(a)])
-    assert [item.source for item in inputs] == [b, a]
-    assert not failures
+    found = collect([str(b), str(tmp_path / "in"), str(tmp_path / "**" / "*.jpg"), str(a)])
+    assert [item.source for item in found.inputs] == [b, a]
+    assert not found.failures
+    assert found.notices == [f"{tmp_path / 'in'}: 2 files not read, neither photo nor video: 1 hidden, 1 .txt"]
 
 
 def test_the_same_camera_is_collected_once():
-    inputs, _ = collect(["0", "0"])
-    assert [item.source for item in inputs] == [0]
+    assert [item.source for item in collect(["0", "0"]).inputs] == [0]
 
 
 def test_a_file_named_by_a_number_is_not_a_camera(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     jpeg(tmp_path / "7")
-    assert [str(item.source) for item in collect(["7", "8"])[0]] == ["7", "8"]
-    assert isinstance(collect(["8"])[0][0].source, int)
+    assert [str(item.source) for item in collect(["7", "8"]).inputs] == ["7", "8"]
+    assert isinstance(collect(["8"]).inputs[0].source, int)
 
 
 @pytest.mark.parametrize(
@@ -129,14 +129,14 @@ def test_a_name_that_is_not_utf8(tmp_path):
 
 def test_ctrl_c_keeps_finished_inputs(tmp_path, monkeypatch, capsys):
     paths = [jpeg(tmp_path / f"{i}.jpg") for i in range(4)]
-    real = batch.read_photo
+    real = reading.read_photo
 
-    def interrupted(path):
+    def interrupted(path, **options):
         if path == paths[2]:
             raise KeyboardInterrupt
-        return real(path)
+        return real(path, **options)
 
-    monkeypatch.setattr(batch, "read_photo", interrupted)
+    monkeypatch.setattr(reading, "read_photo", interrupted)
     assert run(paths, tmp_path / "out") == 130
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet")["file"].to_list() == [str(p) for p in paths[:2]]
     assert "stopped, 1 input not processed" in capsys.readouterr().out
@@ -144,7 +144,7 @@ def test_ctrl_c_keeps_finished_inputs(tmp_path, monkeypatch, capsys):
 
 def test_ctrl_c_in_a_video_keeps_a_whole_file(tmp_path, monkeypatch):
     path = film(tmp_path / "a.mp4", 40, pixels=lambda i: plain())
-    real = batch.read_video
+    real = reading.read_video
 
     def interrupted(*args):
         for frame in real(*args):
@@ -152,7 +152,7 @@ def test_ctrl_c_in_a_video_keeps_a_whole_file(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield frame
 
-    monkeypatch.setattr(batch, "read_video", interrupted)
+    monkeypatch.setattr(reading, "read_video", interrupted)
     assert run([path], tmp_path / "out", annotate=True) == 130
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet").height == 16
     with av.open(str(tmp_path / "out" / "annotated" / "a.mp4")) as container:

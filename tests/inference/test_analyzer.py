@@ -113,7 +113,7 @@ def kinds(folder):
     image.save(folder / "a.webp", lossless=True)
     image.save(folder / "a.bmp")
     image.save(folder / "pages.tif", save_all=True, append_images=[ImageOps.invert(image)])
-    image.save(folder / "animated.png", save_all=True, append_images=[ImageOps.invert(image)])
+    image.save(folder / "plain.png")
     image.quantize(64).save(folder / "palette.png")
     image.convert("RGBA").save(folder / "opaque.png")
     deep = np.asarray(grey).astype(np.uint16) * 257
@@ -132,7 +132,9 @@ def test_every_kind_of_image_is_read(tmp_path):
     for path, image in images.items():
         assert is_image(path), path
         expected = np.asarray(image.convert("RGB")).astype(int)
-        assert np.abs(read_photo(path) - expected).mean() < (12 if path.stem in ("cmyk", "palette") else 3), path
+        assert np.abs(read_photo(path, notices=[]) - expected).mean() < (
+            12 if path.stem in ("cmyk", "palette") else 3
+        ), path
 
 
 def test_transparent_parts_are_white(tmp_path):

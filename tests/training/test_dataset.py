@@ -58,9 +58,9 @@ def test_what_cannot_be_read_is_a_value_error(tmp_path, content, reason):
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    Image.fromarray(np.zeros((60, 60, 3), np.uint8)).save(tmp_path / "big.jpg")
+    Image.fromarray(np.zeros((70, 70, 3), np.uint8)).save(tmp_path / "big.jpg")
     monkeypatch.setattr("triaffect.images.MAX_PIXELS", 1000)
-    with pytest.raises(ValueError, match="60x60 pixels"):
+    with pytest.raises(ValueError, match="70x70 pixels, more than 4,000"):
         read_image(tmp_path / "big.jpg")
 
 

@@ -17,6 +17,9 @@ def analyze(
     cropped: bool = False,
     every: int = 1,
     fps: float | None = None,
+    sequence: bool = False,
+    sequence_fps: float = 25,
+    strict: bool = False,
     max_faces: int | None = None,
     model: str = "triaffect-base",
     backend: Literal["auto", "onnx", "openvino", "torch"] = "auto",
@@ -33,6 +36,9 @@ def analyze(
         cropped: The images are ready crops, one face each.
         every: Process every n-th frame of a video.
         fps: Process at most this number of frames per second of a video.
+        sequence: The photos of each folder are the frames of one video, in natural order (frame2 before frame10).
+        sequence_fps: Photos of such a video per second.
+        strict: Refuse damaged photos; by default a JPEG that lacks at most its last quarter is read, with a note.
         max_faces: Keep only this number of faces per image, the largest.
         model: triaffect-base, a run or model folder, or a file from `triaffect export`.
         backend: What runs the model; auto is OpenVINO if it is installed, else ONNX Runtime.
@@ -46,8 +52,8 @@ def analyze(
 
     analyzer = Analyzer(model, backend=backend, max_faces=max_faces)
     result = run(
-        inputs, analyzer, out, annotated=annotate, plots=plot, cropped=cropped, every=every, fps=fps, post=post,
-        baseline=baseline,
+        inputs, analyzer, out, annotated=annotate, plots=plot, cropped=cropped, every=every, fps=fps, sequence=sequence,
+        sequence_fps=sequence_fps, strict=strict, post=post, baseline=baseline,
     )  # fmt: skip
     if out is None or result.inputs == 1:
         for table in result.tables:
@@ -59,6 +65,8 @@ def analyze(
         + (f": {out}/faces.csv, {out}/faces.parquet" if out is not None else "")
         + (f"; stopped, {plural(result.unprocessed, 'input')} not processed" if result.stopped else "")
     )
+    for line in result.notices:
+        print(f"note: {printable(line)}")
     for line in result.failures:
         print(f"failed: {printable(line)}", file=sys.stderr)
     return 130 if result.stopped else 1 if result.failures else 0

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -17,39 +15,14 @@ from tqdm import tqdm
 
 from triaffect import __version__
 from triaffect.data.index import METADATA
-from triaffect.images import is_image
-from triaffect.inference.analyzer import Analyzer, read_photo
+from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.baseline import Baseline
 from triaffect.inference.draw import annotate, write_annotated
-from triaffect.inference.video import Frame, VideoWriter, read_ahead, read_camera, read_video
+from triaffect.inference.inputs import Input, collect, open_input
+from triaffect.inference.video import Frame, VideoWriter
 from triaffect.io import InputError, atomic_path
 from triaffect.metrics.postprocess import PostProcessing
 from triaffect.text import printable
-
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic")
-VIDEO_SUFFIXES = (
-    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".ts", ".ogv"
-)  # fmt: skip
-"""What is taken from a folder; whether it is a photo or a video, its content decides."""
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One photo, video or camera.
-
-    Attributes:
-        source: Its path, or the number of the camera.
-        place: Path, without suffix, of its annotated copy and figure in the output folder.
-    """
-
-    source: Path | int
-    place: PurePath
-
-    @property
-    def name(self) -> str:
-        """Value of the column `file`: always valid UTF-8."""
-        text = f"camera {self.source}" if isinstance(self.source, int) else os.fspath(self.source)
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @dataclass
@@ -63,6 +36,7 @@ class Analysis:
         frames: Number of images and frames.
         seconds: Time it took.
         failures: One line per input that failed or shows no face.
+        notices: One line for each photo that is read in part and each folder with files that are not read.
         unprocessed: Number of inputs left when Ctrl-C ended it.
         stopped: Ctrl-C ended it.
     """
@@ -73,67 +47,9 @@ class Analysis:
     tables: list[pl.DataFrame] = field(default_factory=list)
     faces: pl.DataFrame = field(default_factory=pl.DataFrame)
     failures: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     unprocessed: int = 0
     stopped: bool = False
-
-
-def collect(inputs: Iterable[str], exclude: Sequence[Path] = ()) -> tuple[list[Input], list[str]]:
-    """Find the files that are meant: files, folders with everything below them, globs, the number of a camera.
-
-    Args:
-        inputs: As a user writes them.
-        exclude: Folders to leave out.
-
-    Returns:
-        Each file once, in the order given (folders sorted by name), and one line for each input that matches nothing.
-    """
-    collected: list[Input] = []
-    failures: list[str] = []
-    sources: set[str] = set()
-    places: set[PurePath] = set()
-
-    def add(source: Path | int, relative: PurePath) -> None:
-        key = os.path.realpath(source) if isinstance(source, Path) else str(source)
-        if key not in sources:
-            sources.add(key)
-            # Equal names, and names too long to add to, must still make two files.
-            stem = os.fsdecode(os.fsencode(relative.stem)[:120])
-            place, number = relative.with_name(stem), 2
-            while place in places:
-                place, number = relative.with_name(f"{stem}-{number}"), number + 1
-            places.add(place)
-            collected.append(Input(source, place))
-
-    for text in inputs:
-        path = Path(text)
-        matches = [path] if os.path.lexists(path) else [Path(p) for p in sorted(glob.glob(text, recursive=True))]
-        if not matches and text.isdecimal():
-            add(int(text), PurePath(f"camera{text}"))
-        elif not matches:
-            failures.append(f"{text}: " + ("matches nothing" if glob.has_magic(text) else "no such file or folder"))
-        for path in matches:
-            if not path.is_dir():
-                add(path, PurePath(path.name))
-                continue
-            files = list(_files_below(path, {os.path.realpath(folder) for folder in exclude}))
-            if not files and len(matches) == 1:
-                failures.append(f"{path}: holds no photo and no video")
-            for file in files:
-                add(file, file.relative_to(path))
-    return collected, failures
-
-
-def _files_below(root: Path, visited: set[str]) -> Iterator[Path]:
-    """Photos and videos below a folder; links are followed, but never into a folder twice."""
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        if os.path.realpath(folder) in visited:
-            subfolders.clear()
-            continue
-        visited.add(os.path.realpath(folder))
-        subfolders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(PHOTO_SUFFIXES + VIDEO_SUFFIXES) and not name.startswith("."):
-                yield Path(folder, name)
 
 
 def analyze(
@@ -146,6 +62,9 @@ def analyze(
     cropped: bool = False,
     every: int = 1,
     fps: float | None = None,
+    sequence: bool = False,
+    sequence_fps: float = 25,
+    strict: bool = False,
     post: str | None = None,
     baseline: str | None = None,
 ) -> Analysis:
@@ -160,6 +79,9 @@ def analyze(
         cropped: Every image is one ready crop.
         every: Process every n-th frame of a video.
         fps: Process at most this number of frames per second of a video.
+        sequence: The photos of each folder are the frames of one video.
+        sequence_fps: Photos of such a video per second.
+        strict: Refuse damaged photos that could be read in part.
         post: Post-processing from `triaffect tune`, applied to tables and figures, not to annotated copies, which are
             written before later frames are known.
         baseline: What the columns of change are measured against, see `Baseline.load`; no such columns by default.
@@ -172,13 +94,16 @@ def analyze(
     """
     if every < 1 or (fps is not None and not fps > 0):
         raise InputError(f"--every {every} --fps {fps}: every must be at least 1, fps greater than 0")
+    if not sequence_fps > 0:
+        raise InputError(f"--sequence-fps {sequence_fps}: must be greater than 0")
     if out is None and (annotated or plots):
         raise InputError("--annotate and --plot write files: name a folder with --out")
     post_processing = PostProcessing.load(post) if post else None
     person = Baseline.load(baseline, analyzer) if baseline else None
     folder = Path(out or ".")
-    collected, failures = collect(inputs, [folder / "annotated", folder / "plots"] if out else [])
-    result = Analysis(inputs=len(collected), failures=failures)
+    matched = collect(inputs, [folder / "annotated", folder / "plots"] if out else [], sequence=sequence)
+    collected = matched.inputs
+    result = Analysis(inputs=len(collected), failures=matched.failures, notices=matched.notices)
     start = time.perf_counter()
     with tqdm(unit=" faces", disable=None, leave=False) as bar:
         for number, item in enumerate(collected, 1):
@@ -187,8 +112,10 @@ def analyze(
             with contextlib.ExitStack() as stack:
                 writer: VideoWriter | None = None
                 try:
-                    still, stream = _open_input(item, analyzer, cropped, every, fps)
-                    for frames, rows in stream:
+                    still, source = open_input(
+                        item, every, fps, rate=sequence_fps, strict=strict, notices=result.notices
+                    )
+                    for frames, rows in analyzer.run(source, item.name, still=still, cropped=cropped):
                         parts.append(rows)
                         result.frames += len(frames)
                         bar.update(rows.height)
@@ -222,18 +149,6 @@ def analyze(
     if out is not None:
         _write_tables(result.faces, folder, analyzer.backend.name)
     return result
-
-
-def _open_input(
-    item: Input, analyzer: Analyzer, cropped: bool, every: int, fps: float | None
-) -> tuple[bool, Iterator[tuple[list[Frame], pl.DataFrame]]]:
-    """Whether the input is a photo, and its frames with their rows."""
-    if isinstance(item.source, int):
-        return False, analyzer.run(read_ahead(read_camera(item.source, every, fps)), item.name)
-    if is_image(item.source):
-        frame = Frame(0, 0.0, read_photo(item.source))
-        return True, analyzer.run([frame], item.name, still=True, cropped=cropped)
-    return False, analyzer.run(read_ahead(read_video(item.source, every, fps)), item.name, cropped=cropped)
 
 
 def _save_photo(frame: Frame, rows: pl.DataFrame, path: Path) -> None:

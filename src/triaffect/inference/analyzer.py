@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.images import is_image, read_image, resize
+from triaffect.images import read_image, require_regular_file, resize
 from triaffect.inference.backends import Backend, FaceHistory, open_backend
 from triaffect.inference.detect import LANDMARKS, Detector, Face, crop, open_detector
 from triaffect.inference.intensity import au_intensity
@@ -201,15 +201,29 @@ def _face_values(face: Face, face_crop: NDArray[np.uint8]) -> list[Any]:
     return [*face.box, face.score, *points, *(measures[name] for name in QUALITY_COLUMNS)]
 
 
-def read_photo(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def read_photo(
+    path: str | os.PathLike[str], *, strict: bool = False, notices: list[str] | None = None
+) -> NDArray[np.uint8]:
     """Read a photo as RGB uint8 (height, width, 3).
+
+    Args:
+        path: A file.
+        strict: Refuse a damaged photo that could be read in part.
+        notices: Receives what a user should know, with the file's name; a warning by default.
 
     Raises:
         InputError: It cannot be read; the message names the file and the reason.
     """
+    require_regular_file(path)
+    reasons: list[str] = []
     try:
-        if is_image(path):
-            return read_image(path)
+        pixels = read_image(path, strict=strict, notices=reasons)
     except ValueError as error:
-        raise error if isinstance(error, InputError) else InputError(f"{path}: {error}") from None
-    raise InputError(f"{path}: not an image that can be read; give JPEG, PNG, WebP, TIFF, BMP, GIF or AVIF")
+        raise InputError(f"{path}: {error}") from None
+    lines = [f"{path}: {reason}" for reason in reasons]
+    if notices is None:
+        for line in lines:
+            warnings.warn(line, stacklevel=2)
+    else:
+        notices += lines
+    return pixels

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from triaffect.images import MAX_PIXELS, require_regular_file
+from triaffect.images import MAX_PIXELS, is_animation, read_animation, require_regular_file
 from triaffect.io import InputError
 from triaffect.jobs import prefetch
 
@@ -49,6 +50,13 @@ def read_video(path: Path, every: int = 1, fps: float | None = None) -> Generato
         InputError: It is not a video, or it is damaged: raised after the last frame that decodes, with the place.
     """
     require_regular_file(path)
+    if is_animation(path):
+        try:
+            timed = ((seconds, partial(np.asarray, pixels)) for seconds, pixels in read_animation(path))
+            yield from select_frames(timed, every, fps)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
+        return
     with contextlib.ExitStack() as stack:
         try:
             container = _open(path, stack)
@@ -95,6 +103,33 @@ def read_video(path: Path, every: int = 1, fps: float | None = None) -> Generato
             damage = f"ends at {seconds:.1f} s of {length:.1f} s"
         if damage:
             raise InputError(f"{path}: damaged, {damage}; the {number + 1:,} frames that decode are in the result")
+
+
+def select_frames(
+    timed: Iterable[tuple[float, Callable[[], NDArray[np.uint8]]]], every: int = 1, fps: float | None = None
+) -> Generator[Frame]:
+    """Yield every n-th of some frames, at most `fps` of them per second; only these are decoded.
+
+    Args:
+        timed: The time of each frame in seconds, and the function that decodes it.
+        every: As for `read_video`.
+        fps: As for `read_video`.
+    """
+    due = 0.0
+    for number, (seconds, decode) in enumerate(timed):
+        if number % every == 0 and (not fps or seconds >= due - 1e-6):
+            due = (int(seconds * fps + 1e-6) + 1) / fps if fps else 0.0
+            yield Frame(number, seconds, decode())
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file, whatever its name, holds moving images that FFmpeg can open."""
+    try:
+        with contextlib.ExitStack() as stack:
+            streams = _open(path, stack).streams.video
+            return any(s.codec_context and s.width and not s.disposition & Disposition.attached_pic for s in streams)
+    except (OSError, ValueError, av.error.FFmpegError):
+        return False
 
 
 def _open(path: Path, stack: contextlib.ExitStack) -> Any:

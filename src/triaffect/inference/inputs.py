@@ -1,0 +1,212 @@
+"""The inputs of `analyze`: which files a user means, and their frames."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triaffect.images import is_image
+from triaffect.inference.analyzer import read_photo
+from triaffect.inference.video import Frame, is_video, read_ahead, read_camera, read_video, select_frames
+from triaffect.io import InputError
+from triaffect.text import plural
+
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif",
+    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".ogv",
+)  # fmt: skip
+"""What is taken from a folder without a look at its content, so that a damaged photo or video is reported by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One photo, video, camera or sequence of photos.
+
+    Attributes:
+        source: Its path, the number of the camera, or the paths of the photos.
+        place: Path, without suffix, of its annotated copy and figure in the output folder.
+    """
+
+    source: Path | int | tuple[Path, ...]
+    place: PurePath
+
+    @property
+    def name(self) -> str:
+        """Value of the column `file`: always valid UTF-8. A sequence has the name of its folder."""
+        path = self.source[0].parent if isinstance(self.source, tuple) else self.source
+        text = f"camera {path}" if isinstance(path, int) else os.fspath(path)
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@dataclass
+class Collection:
+    """What `collect` finds.
+
+    Attributes:
+        inputs: Each once, in the order given; those of a folder in natural order of their names.
+        failures: One line for each input that matches nothing.
+        notices: One line for each folder with files that are not read.
+    """
+
+    inputs: list[Input] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+def natural_order(path: PurePath) -> list[str | int]:
+    """Sort key by which `frame2.jpg` is before `frame10.jpg`."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", os.fspath(path)))]
+
+
+def collect(inputs: Iterable[str], exclude: Sequence[Path] = (), *, sequence: bool = False) -> Collection:
+    """Find the files that are meant: files, folders with everything below them, globs, the number of a camera.
+
+    Of a folder every photo and video is taken, as its content says; what else it holds is counted.
+
+    Args:
+        inputs: As a user writes them.
+        exclude: Folders to leave out.
+        sequence: The photos of each folder are one input, in natural order of their names.
+    """
+    result = Collection()
+    photos: dict[Path, list[Path]] = {}
+    sources: set[str] = set()
+    places: set[PurePath] = set()
+
+    def add(source: Path | int | tuple[Path, ...], relative: PurePath) -> None:
+        # Equal names, and names too long to add to, must still make two files.
+        stem = os.fsdecode(os.fsencode(relative.stem)[:120])
+        place, number = relative.with_name(stem), 2
+        while place in places:
+            place, number = relative.with_name(f"{stem}-{number}"), number + 1
+        places.add(place)
+        result.inputs.append(Input(source, place))
+
+    def add_file(path: Path, relative: PurePath) -> None:
+        if (key := os.path.realpath(path)) in sources:
+            return
+        sources.add(key)
+        if sequence and path.is_file() and is_image(path):
+            photos.setdefault(path.parent, []).append(path)
+        else:
+            add(path, relative)
+
+    for text in inputs:
+        path = Path(text)
+        matches = (
+            [path] if os.path.lexists(path) else sorted(map(Path, glob.glob(text, recursive=True)), key=natural_order)
+        )
+        if not matches and text.isdecimal():
+            if text not in sources:
+                sources.add(text)
+                add(int(text), PurePath(f"camera{text}"))
+        elif not matches:
+            reason = "matches nothing" if glob.has_magic(text) else "no such file or folder"
+            if re.match("[a-z]+://", text):
+                reason = "an address, which is not read; save the stream as a file first"
+            result.failures.append(f"{text}: {reason}")
+        for path in matches:
+            if not path.is_dir():
+                add_file(path, PurePath(path.name))
+                continue
+            left_out: Counter[str] = Counter()
+            files = list(_files_below(path, {os.path.realpath(folder) for folder in exclude}, left_out))
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common())
+            if not files and len(matches) == 1:
+                result.failures.append(f"{path}: holds no photo and no video" + (f" ({kinds})" if kinds else ""))
+            elif kinds:
+                count = plural(left_out.total(), "file")
+                result.notices.append(f"{path}: {count} not read, neither photo nor video: {kinds}")
+            for file in files:
+                add_file(file, file.relative_to(path))
+    for folder, paths in photos.items():
+        add(tuple(sorted(paths, key=natural_order)), PurePath(f"{folder.absolute().name or 'photos'}.sequence"))
+    return result
+
+
+def _files_below(root: Path, visited: set[str], left_out: Counter[str]) -> Iterator[Path]:
+    """Photos and videos below a folder; links are followed, but never into a folder twice.
+
+    Other files are counted in `left_out` by their ending.
+    """
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        if os.path.realpath(folder) in visited:
+            subfolders.clear()
+            continue
+        visited.add(os.path.realpath(folder))
+        subfolders.sort(key=lambda name: natural_order(PurePath(name)))
+        for path in sorted((Path(folder, name) for name in names), key=natural_order):
+            if path.name.startswith("."):
+                left_out["hidden"] += 1
+            elif path.name.lower().endswith(SUFFIXES) or _is_media(path):
+                yield path
+            else:
+                left_out[path.suffix.lower() or "without an ending"] += 1
+
+
+def _is_media(path: Path) -> bool:
+    try:
+        return is_image(path) or is_video(path)
+    except InputError:
+        return os.path.isfile(path)  # its rights are reported by name
+
+
+def open_input(
+    item: Input,
+    every: int = 1,
+    fps: float | None = None,
+    *,
+    rate: float = 25,
+    strict: bool = False,
+    notices: list[str] | None = None,
+) -> tuple[bool, Iterable[Frame]]:
+    """Whether an input is a photo, and its frames, decoded ahead of their use.
+
+    Args:
+        item: From `collect`.
+        every: As for `read_video`.
+        fps: As for `read_video`.
+        rate: Photos of a sequence per second.
+        strict: Refuse damaged photos that could be read in part.
+        notices: Receives what a user should know of the photos.
+
+    Raises:
+        InputError: It cannot be read; also while the frames are read.
+    """
+    notices = [] if notices is None else notices
+    if isinstance(item.source, int):
+        return False, read_ahead(read_camera(item.source, every, fps))
+    if isinstance(item.source, tuple):
+        return False, read_ahead(_read_sequence(item.source, every, fps, rate, strict, notices))
+    if is_image(item.source):
+        return True, [Frame(0, 0.0, read_photo(item.source, strict=strict, notices=notices))]
+    return False, read_ahead(read_video(item.source, every, fps))
+
+
+def _read_sequence(
+    paths: Sequence[Path], every: int, fps: float | None, rate: float, strict: bool, notices: list[str]
+) -> Generator[Frame]:
+    unreadable: list[str] = []
+
+    def read(path: Path) -> NDArray[np.uint8]:
+        try:
+            return read_photo(path, strict=strict, notices=notices)
+        except InputError as error:
+            unreadable.append(str(error))
+            return np.zeros((0, 0, 3), np.uint8)
+
+    timed: list[tuple[float, Callable[[], NDArray[np.uint8]]]] = [
+        (number / rate, partial(read, path)) for number, path in enumerate(paths)
+    ]
+    yield from (frame for frame in select_frames(timed, every, fps) if frame.pixels.size)
+    if unreadable:
+        raise InputError(f"{unreadable[0]} ({len(unreadable):,} of {plural(len(paths), 'photo')} cannot be read)")
