@@ -28,7 +28,21 @@ TEMPLATE: NDArray[np.float32] = np.array(
 """Position of the eyes, the nose and the mouth corners in an aligned crop of 112 px (x, y; the five points of ArcFace,
 from left to right in the image)."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "ICO", "QOI", "PSD", "TGA")
+FORMATS: tuple[str, ...] = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "AVIF",
+    "JPEG2000",
+    "PPM",
+    "ICO",
+    "QOI",
+    "PSD",
+    "TGA",
+)
 """What Pillow may open here; JPEG goes through libjpeg-turbo where it can."""
 
 _SIGNATURES = (
@@ -127,14 +141,16 @@ def read_animation(path: str | os.PathLike[str]) -> Iterator[tuple[float, NDArra
 @contextlib.contextmanager
 def _open_image(data: bytes) -> Iterator[Image.Image]:
     """Open bytes with Pillow; whatever its decoders raise becomes a ValueError."""
+    formats = FORMATS
     if _brand(data) in _HEIF_BRANDS:
         import pillow_heif  # takes a tenth of a second
 
         pillow_heif.register_heif_opener(thumbnails=False)
+        formats += ("HEIF",)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on unusual metadata
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=formats) as image:
                 yield image
         except Image.UnidentifiedImageError:
             damage = "damaged image, or one of a rare kind; save it as JPEG"
