@@ -3,6 +3,7 @@
 import inspect
 import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -113,6 +114,37 @@ def test_a_verb_without_its_extra_names_it(verb, capsys, monkeypatch, tmp_path, 
     }[verb]
     assert cli.main([verb, *words]) == 2
     assert f"needs torch: pip install 'triaffect[{VERBS[verb].extra}]'" in capsys.readouterr().err
+
+
+def test_help_keeps_its_lines_and_says_what_it_is_for(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert "\n  --training.epochs N     passes over the training split\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["analyze", "--help"])
+    text = capsys.readouterr().out
+    assert "What a face shows is not what a person feels." in text
+    assert "null" not in text
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_the_shell_completes_verbs_and_options(capsys):
+    assert cli.main(["--completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    for words, expected in (
+        ("an", "analyze"),
+        ("analyze photo.jpg --max", "--max-faces"),
+        ("score p i --sp", "--split"),
+        ("analyze pho", ""),
+    ):
+        line = f"{script}\nCOMP_WORDS=(triaffect {words})\nCOMP_CWORD={len(words.split())}\n_triaffect"
+        line += '\necho "${COMPREPLY[@]}"'
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
+    assert cli.main(["--completion", "zsh"]) == 0
+    assert "bashcompinit" in capsys.readouterr().out
+    assert cli.main(["--completion", "fish"]) == 2
+    assert "there is bash and zsh" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_no_traceback(monkeypatch, capsys):

@@ -25,8 +25,12 @@ def analyze(
     backend: Literal["auto", "onnx", "openvino", "torch"] = "auto",
     post: str | None = None,
     baseline: str | None = None,
+    aus_only: bool = False,
 ) -> int:
     """Describe every face of photos, videos or a camera by valence, arousal, expression and action units.
+
+    What a face shows is not what a person feels. For research and teaching with people who agreed; not to rate, select,
+    monitor or diagnose anyone. In the EU the law restricts it at work and in education: see docs/use.md.
 
     Args:
         inputs: Photos, videos, folders with everything below them, globs, or the number of a camera (end with Ctrl-C).
@@ -45,12 +49,13 @@ def analyze(
         post: Post-processing from `triaffect tune`, applied to tables and figures.
         baseline: Also write each value's change against the person's own baseline: first:3s (the first 3 seconds of
             each face), median (of the whole video), or the path of a neutral photo or clip of the person.
+        aus_only: Write action units only: no expression, no valence, no arousal.
     """
     from triaffect.inference.analyze import analyze as run
     from triaffect.inference.analyzer import Analyzer
     from triaffect.text import plural, printable
 
-    analyzer = Analyzer(model, backend=backend, max_faces=max_faces)
+    analyzer = Analyzer(model, backend=backend, max_faces=max_faces, tasks=["au"] if aus_only else None)
     result = run(
         inputs, analyzer, out, annotated=annotate, plots=plot, cropped=cropped, every=every, fps=fps, sequence=sequence,
         sequence_fps=sequence_fps, strict=strict, post=post, baseline=baseline,

@@ -136,6 +136,7 @@ def submit(
         split: The split of an index to write; by default its test split, or all of it if it has none.
     """
     from triaffect.data.submission import write_submission
+    from triaffect.text import plural
 
     table: Any = predictions
     if post:
@@ -144,4 +145,5 @@ def submit(
 
         table = PostProcessing.load(post).apply(load_predictions(predictions))
     counts = write_submission(table, release_list, out, track, thresholds, split)
-    print(f"{out}: {counts['rows']:,} rows of {counts['videos']:,} videos, {counts['filled']:,} of them filled")
+    rows, videos = plural(counts["rows"], "row"), plural(counts["videos"], "video")
+    print(f"{out}: {rows} of {videos}, {counts['filled']:,} filled")

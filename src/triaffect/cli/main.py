@@ -75,11 +75,28 @@ def verb_function(verb: str) -> Callable[..., Any]:
     return getattr(import_module(f"triaffect.cli.{VERBS[verb].module}"), verb)
 
 
+def help_formatter() -> Any:
+    """Return the class that formats help: descriptions keep their lines, defaults are shown where there is one."""
+    from jsonargparse import DefaultHelpFormatter
+
+    class HelpFormatter(DefaultHelpFormatter):
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return "".join(indent + line for line in text.splitlines(keepends=True))
+
+        def _get_help_string(self, action: Any) -> str:
+            has_default = action.option_strings and action.default not in (None, False, "==SUPPRESS==")
+            return f"{action.help or ''}{f' (default: {action.default})' if has_default else ''}"
+
+    return HelpFormatter
+
+
 def verb_parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
     """Make a parser whose options are the parameters of a function."""
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog=f"triaffect {verb}", description=_summary(function), exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"triaffect {verb}", description=_summary(function), exit_on_error=False, formatter_class=help_formatter()
+    )
     hints, descriptions = typing.get_type_hints(function), _descriptions(function)
     for name, parameter in inspect.signature(function).parameters.items():
         hint, required = hints[name], parameter.default is inspect.Parameter.empty
@@ -128,6 +145,7 @@ def train_parser(function: Callable[..., Any]) -> ArgumentParser:
         usage="triaffect train [--config FILE] --out FOLDER [--resume] [--KEY VALUE ...]",
         description=f"{_summary(function)}\n{common}",
         exit_on_error=False,
+        formatter_class=help_formatter(),
     )
     descriptions = _descriptions(function)
     parser.add_argument("--config", action="config", help="A YAML file, or the name of a bundled config.")
@@ -178,7 +196,8 @@ def _run(verb: str, words: list[str]) -> int:
 
 
 def _summary(function: Callable[..., Any]) -> str:
-    return (function.__doc__ or "").split("\n\n")[0]
+    """The docstring up to its arguments."""
+    return inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
 
 
 def _descriptions(function: Callable[..., Any]) -> dict[str, str]:
@@ -194,7 +213,14 @@ def _overview() -> str:
     lines = [f"triaffect {__version__}: valence-arousal, expressions and action units from faces"]
     for group, verbs in VERB_GROUPS.items():
         lines += ["", f"{group}:", *(f"  {name:<{width}}  {verb.summary}" for name, verb in verbs.items())]
-    return "\n".join([*lines, "", "triaffect VERB --help lists the options of a verb."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "triaffect VERB --help lists the options of a verb.",
+            'eval "$(triaffect --completion bash)" completes verbs and options; there is zsh, too.',
+        ]
+    )
 
 
 def main(args: list[str] | None = None) -> int:
@@ -218,6 +244,37 @@ def main(args: list[str] | None = None) -> int:
     return code
 
 
+COMPLETION = """_triaffect() {{
+  local current=${{COMP_WORDS[COMP_CWORD]}} words=
+  case ${{COMP_WORDS[1]}} in
+{cases}
+  esac
+  [ "$COMP_CWORD" = 1 ] && words="{verbs}"
+  case $COMP_CWORD,$current in 1,*|*,-*) COMPREPLY=($(compgen -W "$words" -- "$current"));; esac
+}}
+complete -o bashdefault -o default -F _triaffect triaffect"""
+
+
+def completion(shell: str) -> str:
+    """Return the script that completes verbs, options and file names in a shell.
+
+    Args:
+        shell: bash or zsh.
+
+    Raises:
+        InputError: Another shell.
+    """
+    if shell not in ("bash", "zsh"):
+        raise InputError(f"--completion {shell}: there is bash and zsh")
+    options = {verb: inspect.signature(verb_function(verb)).parameters for verb in VERBS}
+    cases = [
+        f'    {verb}) words="--help {" ".join("--" + name.replace("_", "-") for name in parameters)}";;'
+        for verb, parameters in options.items()
+    ]
+    script = COMPLETION.format(cases="\n".join(cases), verbs=" ".join(VERBS))
+    return ("autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else "") + script
+
+
 def _main(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -228,12 +285,15 @@ def _main(words: list[str]) -> int:
         print(__version__)
         return 0
     verb = words[0]
-    if verb not in VERBS:
+    if verb not in (*VERBS, "--completion"):
         similar = difflib.get_close_matches(verb, VERBS, 1)
         hint = f"did you mean {similar[0]}?" if similar else "triaffect --help lists them"
         print(f"triaffect: no verb {verb!r}; {hint}", file=sys.stderr)
         return 2
     try:
+        if verb == "--completion":
+            print(completion(" ".join(words[1:])))
+            return 0
         return _run(verb, words[1:])
     except InputError as error:
         print(f"triaffect {verb}: {error}", file=sys.stderr)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from triaffect.images import read_image, require_regular_file, resize
 from triaffect.inference.backends import Backend, FaceHistory, open_backend
 from triaffect.inference.detect import LANDMARKS, Detector, Face, crop, open_detector
 from triaffect.inference.intensity import au_intensity
+from triaffect.inference.pictures import Picture, to_pixels
 from triaffect.inference.quality import quality
 from triaffect.inference.track import Tracker
 from triaffect.inference.video import Frame, read_ahead, read_video
@@ -42,9 +45,12 @@ class Analyzer:
         max_faces: Keep only this number of faces per image, the largest.
         threads: Threads of the backend; its own choice by default.
         batch: Crops that the model sees at once in a video.
+        tasks: Describe only these of `va`, `expr` and `au`; all that the model has by default.
+
+    One analyzer may be used by several threads, which take turns. It can be pickled if its model and detector can.
 
     Raises:
-        InputError: There is no such model, backend or detector.
+        InputError: There is no such model, backend or detector, or the model has none of the tasks.
     """
 
     def __init__(
@@ -56,7 +62,11 @@ class Analyzer:
         max_faces: int | None = None,
         threads: int | None = None,
         batch: int = 8,
+        tasks: Sequence[str] | None = None,
     ) -> None:
+        options = {"backend": backend, "detector": detector, "max_faces": max_faces, "threads": threads}
+        self._new = partial(Analyzer, model, **options, batch=batch, tasks=tasks)  # type: ignore[arg-type]
+        self._lock = threading.Lock()
         self.backend: Backend = open_backend(model, backend, threads) if isinstance(model, (str, Path)) else model
         if isinstance(detector, str):
             # A photo is searched more closely than a frame of a video, which is followed by another one.
@@ -65,7 +75,9 @@ class Analyzer:
         else:
             self._detect_frame = self._detect_photo = detector
         self.max_faces, self.batch = max_faces, batch
-        self.tasks = tuple(task for task in TASKS if task in self.backend.tasks)
+        self.tasks = tuple(task for task in TASKS if task in self.backend.tasks and task in (tasks or TASKS))
+        if not self.tasks:
+            raise InputError(f"{self.backend.name}: has {', '.join(self.backend.tasks)}, not {', '.join(tasks or ())}")
         columns = [column for task in self.tasks for column in PREDICTION_COLUMNS[task]]
         # Peers and models that were never calibrated know no intensity.
         self.curves = getattr(self.backend, "provenance", {}).get("au_intensity") if "au" in self.tasks else None
@@ -73,12 +85,19 @@ class Analyzer:
         names = [*FACE_COLUMNS, *(["expression"] if "expr" in self.tasks else []), *columns]
         self.schema = pl.Schema({name: _TYPES.get(name, pl.Float32) for name in names})
 
-    def image(self, image: str | os.PathLike[str] | NDArray[np.uint8], *, cropped: bool = False) -> pl.DataFrame:
+    def __repr__(self) -> str:
+        return f"Analyzer({self.backend.name}, tasks={', '.join(self.tasks)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._new, ()
+
+    def image(self, image: Any, *, cropped: bool = False, bgr: bool = False) -> pl.DataFrame:
         """Describe the faces of one photo.
 
         Args:
-            image: A path, or RGB uint8 (height, width, 3).
+            image: A path, bytes, an open binary file, a Pillow image, or a uint8 array; see `pictures.to_pixels`.
             cropped: The image is one face already, cut as the model's training crops are.
+            bgr: Arrays have their colours in the order of OpenCV.
 
         Returns:
             One row per face, from left to right: `file`, `frame` (0), `time` (0), `face` (from 1), the box `x`, `y`,
@@ -90,9 +109,77 @@ class Analyzer:
         Raises:
             InputError: It cannot be read.
         """
-        name = "" if isinstance(image, np.ndarray) else os.fspath(image)
-        pixels = image if isinstance(image, np.ndarray) else read_photo(image)
+        name, pixels = _name_and_pixels(image, bgr)
         return next(self.run([Frame(0, 0.0, pixels)], name, still=True, cropped=cropped))[1]
+
+    def images(self, images: Iterable[Any], *, cropped: bool = False, bgr: bool = False) -> pl.DataFrame:
+        """Describe the faces of many photos, whose crops share batches.
+
+        Args:
+            images: As for `image`; one at a time is in memory if they are paths.
+            cropped: As for `image`.
+            bgr: As for `image`.
+
+        Returns:
+            As `image`; `file` is the image's name, or its position (`0`, `1` ...) if it has none.
+
+        Raises:
+            InputError: One of them cannot be read.
+        """
+        names: list[str] = []
+
+        def frames() -> Iterator[Frame]:
+            for number, image in enumerate(images):
+                name, pixels = _name_and_pixels(image, bgr)
+                names.append(name or str(number))
+                yield Frame(number, 0.0, pixels)
+
+        parts = [rows for _, rows in self.run(frames(), "", still=True, cropped=cropped)]
+        table = pl.concat([self.schema.to_frame(), *parts])
+        file = pl.Series("file", names, pl.String).gather(table["frame"])
+        return table.with_columns(file, frame=pl.lit(0, pl.Int64))
+
+    def show(self, image: Any, *, bgr: bool = False) -> Picture:
+        """Describe the faces of one photo and draw the result on it; a notebook displays picture and table.
+
+        Args:
+            image: As for `image`.
+            bgr: As for `image`.
+        """
+        from triaffect.inference.draw import annotate
+
+        name, pixels = _name_and_pixels(image, bgr)
+        rows = next(self.run([Frame(0, 0.0, pixels)], name, still=True))[1]
+        return Picture(annotate(pixels, rows.to_dicts()), rows)
+
+    def stream(
+        self, frames: Iterable[Any], *, name: str = "stream", fps: float | None = None, bgr: bool = False
+    ) -> Iterator[pl.DataFrame]:
+        """Describe frames from anywhere as a video; an analyzer with `batch=1` answers each frame at once.
+
+        Args:
+            frames: Images as for `image`, or pairs of a time in seconds and an image.
+            name: Value of the column `file`.
+            fps: Frames per second of images without a time; by default their time is that of their arrival.
+            bgr: As for `image`.
+
+        Yields:
+            As `video`.
+
+        Raises:
+            InputError: A frame cannot be read; after the rows of everything before.
+        """
+        start = time.monotonic()
+
+        def timed() -> Iterator[Frame]:
+            for number, item in enumerate(frames):
+                seconds, image = item if isinstance(item, tuple) else (None, item)
+                if seconds is None:
+                    seconds = number / fps if fps else time.monotonic() - start
+                yield Frame(number, float(seconds), _name_and_pixels(image, bgr)[1])
+
+        for _, rows in self.run(timed(), name):
+            yield rows
 
     def video(
         self, path: str | os.PathLike[str], *, every: int = 1, fps: float | None = None
@@ -150,7 +237,8 @@ class Analyzer:
             except (StopIteration, InputError) as error:
                 end = error
             else:
-                faces = self._faces(frame.pixels, still, cropped)
+                with self._lock:
+                    faces = self._faces(frame.pixels, still, cropped)
                 numbers = range(1, len(faces) + 1) if still or cropped else tracker.update(faces, frame.pixels)
                 for face, number in zip(faces, numbers, strict=True):
                     cut = resize if cropped else partial(crop, face=face)
@@ -158,7 +246,9 @@ class Analyzer:
                     rows.append([name, frame.number, frame.time, number, *_face_values(face, crops[-1])])
                 frames.append(frame)
             if frames and (end or len(crops) >= self.batch or len(frames) >= self.batch):
-                yield frames, self._table(rows, crops, history)
+                with self._lock:
+                    table = self._table(rows, crops, history)
+                yield frames, table
                 frames, rows, crops = [], [], []
         if isinstance(end, InputError):
             raise end
@@ -199,6 +289,12 @@ def _face_values(face: Face, face_crop: NDArray[np.uint8]) -> list[Any]:
     measures = quality(face, face_crop)
     points = [None] * 10 if face.landmarks is None else face.landmarks.ravel().tolist()
     return [*face.box, face.score, *points, *(measures[name] for name in QUALITY_COLUMNS)]
+
+
+def _name_and_pixels(image: Any, bgr: bool) -> tuple[str, NDArray[np.uint8]]:
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image), read_photo(image)
+    return to_pixels(image, bgr)
 
 
 def read_photo(
