@@ -92,7 +92,11 @@ def test_openface_has_its_column_names_and_a_file_per_input(faces, tmp_path):
         assert float(theirs["AU04_r"]) == pytest.approx(5 * ours["AU4"], abs=1e-4)
         assert int(theirs["AU04_c"]) == (ours["AU4"] >= 0.5)
     sidecar = json.loads((tmp_path / "clip 1.json").read_text(encoding="utf-8"))
-    assert "not an intensity" in sidecar["AU04_r"]["Description"]
+    assert "no intensity" in sidecar["AU04_r"]["Description"]
+    graded = tmp_path / "graded.parquet"
+    faces[1].with_columns(AU4_intensity=pl.lit(0.2)).write_parquet(graded)
+    convert(graded, "openface", tmp_path)
+    assert {float(row["AU04_r"]) for row in read_csv(tmp_path / "photo.csv")} == {1.0}
 
 
 def test_elan_is_read_by_pympi(faces, tmp_path):

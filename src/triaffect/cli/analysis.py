@@ -151,8 +151,6 @@ def convert(
 
     files = convert(faces, to, out, threshold)
     print(f"{out}: {plural(len(files), 'file')}, {files[0].name}" + (" ..." if len(files) > 1 else ""))
-    if to == "openface":
-        print("AUxx_r is 5 x the probability: the model has no intensities")
 
 
 def agree(

@@ -95,7 +95,7 @@ def _write_table(table: pl.DataFrame, path: Path, origin: Provenance, notes: Map
 def _openface(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> list[Path]:
     """One CSV per input with the columns of OpenFace 2.
 
-    AUxx_c is 0 or 1; AUxx_r is five times the probability, which is no intensity.
+    AUxx_c is 0 or 1; AUxx_r is five times the intensity, or the probability of a model that knows no intensity.
     """
     units = [unit for unit in ACTION_UNITS if unit in rows.columns]
     if not units:
@@ -103,14 +103,16 @@ def _openface(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenanc
     padded = {unit: f"AU{int(unit[2:]):02d}" for unit in units}
     notes = {"frame": "number of the frame, from 1", "face_id": "number of the face, from 0", "timestamp": "seconds"}
     notes |= {"confidence": "score of the face detector, 0 to 1", "success": "1: a face was found"}
-    notes |= {f"{padded[u]}_r": f"{AU_NAMES[u]}: 5 x probability, 0 to 5; not an intensity" for u in units}
+    strength = {unit: grade if (grade := f"{unit}_intensity") in rows.columns else unit for unit in units}
+    kinds = {unit: "probability, which is no intensity" if strength[unit] == unit else "intensity" for unit in units}
+    notes |= {f"{padded[u]}_r": f"{AU_NAMES[u]}: 0 to 5, 5 x {kinds[u]}" for u in units}
     notes |= {f"{padded[u]}_c": f"{AU_NAMES[u]}: 1 if the probability is at least {threshold}" for u in units}
     files: list[Path] = []
     for file, name in _names(rows).items():
         part = rows.filter(pl.col("file") == file).sort("frame", "face")
         table = part.select(
             pl.col("frame") + 1, face_id=pl.col("face") - 1, timestamp="time", confidence="score", success=pl.lit(1),
-            **{f"{padded[unit]}_r": pl.col(unit) * 5 for unit in units},
+            **{f"{padded[unit]}_r": pl.col(strength[unit]) * 5 for unit in units},
             **{f"{padded[unit]}_c": (pl.col(unit) >= threshold).cast(pl.Int8) for unit in units},
         )  # fmt: skip
         files += _write_table(table, out / f"{name}.csv", origin, notes)

@@ -82,7 +82,7 @@ def agreement(
     Returns:
         One row per target and measure: `target`, `measure`, `value`, `low`, `high` (null with fewer than two videos),
         `frames` and `videos`; and notices. An action unit that was coded as present or absent has kappa and F1; one
-        with intensities has, with five times our probability, ICC and CCC too.
+        with intensities has ICC and CCC too, with five times our intensity (or probability, if there is none).
 
     Raises:
         InputError: As `data.codes.codes_of_frames`; or nothing of ours was coded.
@@ -109,7 +109,8 @@ def agreement(
                 hits, active = coded >= (present if is_graded else 0.5), values >= threshold
                 parts.append((categorical_agreement, {"counts": _counts(group, videos, hits, active, 2)}))
             if is_graded:
-                scaled = values if target in VA else 5 * values
+                grade = f"{target}_intensity" if f"{target}_intensity" in own.columns else target
+                scaled = values if target in VA else 5 * own[grade].to_numpy().astype(float)
                 parts.append(
                     (continuous_agreement, {"moments": measures.moments(scaled, coded.astype(float), group, videos)})
                 )
