@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from triaffect.inference.analyzer import Analyzer as Analyzer
     from triaffect.inference.backends import open_backend as open_backend
     from triaffect.inference.export import export as export
+    from triaffect.inference.one_input import AnalyzeOptions as AnalyzeOptions
     from triaffect.inference.predict import predict as predict
     from triaffect.io import InputError as InputError
     from triaffect.labels import ACTION_UNITS as ACTION_UNITS
@@ -72,6 +73,7 @@ _MODULES = {
     "export": "inference.export",
     "Analyzer": "inference.analyzer",
     "analyze": "inference.analyze",
+    "AnalyzeOptions": "inference.one_input",
     "run_study": "study.study",
 }
 

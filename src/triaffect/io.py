@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import os
+import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,20 +23,23 @@ class InputError(ValueError):
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], folder: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path to write to, which is renamed to `path` when the block succeeds.
 
     A block that raises (also on Ctrl-C) leaves `path` unchanged and removes the temporary file.
 
     Args:
         path: The file or folder to write; an existing one is replaced. Its folder is created if missing.
+        folder: Where to put the temporary file, on the same file system; next to `path` by default.
 
     Raises:
         InputError: `path` is a folder and the block wrote a file, or its folder cannot be created.
     """
     target = Path(path)
     # The suffix stays last, for writers that choose a format by it.
-    tmp_path = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    # Its name is of this process on this machine, since others may write the same file.
+    name = f".{target.stem}.{secrets.token_hex(4)}.partial{target.suffix}"
+    tmp_path = (folder or target.parent) / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -90,6 +97,49 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
         if (candidate / "config.json").is_file():
             return candidate
     raise InputError(f"{model}: holds no model (config.json); name {BASE}, a run folder or a model folder")
+
+
+def model_hash(model: str | os.PathLike[str]) -> str:
+    """SHA-256 of the weights of a model folder or of an exported file, with the config and graphs next to them.
+
+    Raises:
+        InputError: There is no model.
+    """
+    path = Path(model)
+    files = [path] if path.is_file() else sorted(model_folder(model).iterdir())
+    digest = hashlib.sha256()
+    for file in files:
+        if file.suffix in (".onnx", ".xml", ".bin", ".safetensors", ".json"):
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def exclusive(lock: Path, busy: str) -> Iterator[None]:
+    """Keep a second process out; the lock ends with the process, however the process ends.
+
+    Args:
+        lock: The file to lock; it is created if missing.
+        busy: What to tell the second process.
+
+    Raises:
+        InputError: Another process has the lock.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise InputError(busy) from None  # else a file system without locks
+        yield
 
 
 def bundled_file(kind: str, name: str | os.PathLike[str]) -> Path:

@@ -1,11 +1,13 @@
-"""Parallel work: a few items ahead by threads here; many independent pieces in processes."""
+"""Parallel work: a few items ahead by threads; independent pieces in this process, in local ones, or on a cluster."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -13,7 +15,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from triaffect.io import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,11 +62,12 @@ def run_all(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     workers: int = 1,
-    gpus: Sequence[str] = (),
+    gpus: Sequence[str] | None = None,
     retries: int = 1,
     threads: int | None = None,
+    ray: str | None = None,
 ) -> Generator[Outcome[Item, Result]]:
-    """Run independent pieces of work here or in processes, and yield each outcome as soon as it is known.
+    """Run independent pieces of work here, in processes or on a cluster; yield each outcome as soon as it is known.
 
     One failure does not stop the others. The processes end at once when this process ends, is killed, or stops reading
     the outcomes (Ctrl-C). They write to the same terminal. A script that asks for several workers calls this below
@@ -70,26 +75,37 @@ def run_all(
 
     Args:
         function: A function of a module (with several workers it is imported in each process).
-        items: What to call it with.
+        items: What to call it with; read as workers become free.
         workers: Number of processes; with 1, and at most one GPU, the work runs in this process.
-        gpus: CUDA names of the GPUs to share out, one to a process.
+        gpus: CUDA names of the GPUs to share out, one to a process; None if the function uses none.
         retries: How often to try an item again whose process died (killed, or out of memory).
         threads: Number of threads per process; if given, one worker has its own process too. By default, the threads of
-            the machine are shared out.
+            the machine are shared out; on a cluster, one.
+        ray: Run on the Ray cluster with this address instead: `auto` for the one that this machine is part of, `local`
+            to start one here. An item takes `threads` processors and, unless `gpus` is None, one of the cluster's GPUs,
+            if it has any. `workers` has no effect.
+
+    Raises:
+        InputError: Ray is not installed, or there is no such cluster.
     """
-    waiting = deque((item, retries) for item in items)
-    if workers <= 1 and len(gpus) <= 1 and threads is None:
-        for item, _ in waiting:
-            yield _run_here(function, item)
+    if ray is not None:
+        yield from _run_on_ray(function, items, ray, max(3, retries), threads or 1, gpus is not None)
+        return
+    if workers <= 1 and len(gpus or ()) <= 1 and threads is None:
+        for item in items:
+            yield run_one(function, item)
         return
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
-    pool = [_Worker(threads, gpus[i % len(gpus)] if gpus else None) for i in range(min(workers, len(waiting)))]
+    pool = [_Worker(threads, gpus[i % len(gpus)] if gpus else None) for i in range(workers)]
     idle, running = pool.copy(), dict[Future[Result], tuple[_Worker, Item, int]]()
+    source, again = ((item, retries) for item in items), deque[tuple[Item, int]]()
     try:
-        while waiting or running:
-            while waiting and idle:
-                worker, (item, tries) = idle.pop(), waiting.popleft()
+        while True:
+            while idle and (waiting := again.popleft() if again else next(source, None)):
+                worker, (item, tries) = idle.pop(), waiting
                 running[worker.submit(function, item)] = worker, item, tries
+            if not running:
+                return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 worker, item, tries = running.pop(future)
                 idle.append(worker)
@@ -97,9 +113,9 @@ def run_all(
                 if isinstance(error, BrokenProcessPool):
                     worker.stop()
                     if tries:
-                        waiting.appendleft((item, tries - 1))
+                        again.append((item, tries - 1))
                         continue
-                    error = ChildProcessError("its process died (killed, or out of memory)")
+                    error = ChildProcessError(LOST)
                 yield Outcome(item, error=error) if isinstance(error, Exception) else Outcome(item, future.result())
     finally:
         busy = [worker for worker, _, _ in running.values()]
@@ -107,11 +123,60 @@ def run_all(
             worker.stop(now=worker in busy)
 
 
-def _run_here(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+LOST = "its process died (killed, or out of memory)"
+
+
+def run_one(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+    """Call the function and return how it ended."""
     try:
         return Outcome(item, function(item))
     except Exception as error:
         return Outcome(item, error=error)
+
+
+def _run_on_ray(
+    function: Callable[[Item], Result], items: Iterable[Item], address: str, retries: int, threads: int, uses_gpu: bool
+) -> Generator[Outcome[Item, Result]]:
+    """`run_all` on a Ray cluster, at most two items per place waiting, so that neither side fills its memory."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports home
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise InputError("--ray needs Ray: pip install 'triaffect[ray]'") from None
+    connected = ray.is_initialized()
+    try:
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        options |= {"include_dashboard": False} if address == "local" else {"address": address}
+        ray.init(ignore_reinit_error=True, **options)
+    except (ConnectionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--ray {address}: {reason}; start a cluster: ray start --head, or use --ray local") from None
+    source, running = iter(items), dict[Any, Item]()
+    try:
+        gpus = int(uses_gpu and ray.cluster_resources().get("GPU", 0) >= 1)
+        work: Any = ray.remote(run_one).options(num_cpus=threads, num_gpus=gpus, max_retries=retries)
+        shared, places, counted = ray.put(function), 0, -math.inf
+        while True:
+            if time.monotonic() > counted + 5:  # machines come and go
+                resources, counted = ray.cluster_resources(), time.monotonic()
+                places = max(1, int(resources.get("GPU", 0) if gpus else resources.get("CPU", 0) / threads))
+            for item in islice(source, max(0, 2 * places - len(running))):
+                running[work.remote(shared, item)] = item
+            if not running:
+                return
+            for future in ray.wait([*running], timeout=5)[0]:
+                item = running.pop(future)
+                try:
+                    yield ray.get(future)
+                except ray.exceptions.RayTaskError as error:  # its result or its error cannot be sent
+                    yield Outcome(item, error=RuntimeError(str(error.cause)))
+                except ray.exceptions.RayError:
+                    yield Outcome(item, error=ChildProcessError(LOST))
+    finally:
+        for future in running:
+            ray.cancel(future, force=True)
+        if not connected:
+            ray.shutdown()
 
 
 class _Worker:
@@ -142,7 +207,7 @@ class _Worker:
 def _start_worker(read_end: Connection, threads: int, gpu: str | None) -> None:
     """Prepare a worker process: its threads, its GPU, and its end when the other side of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["OMP_NUM_THREADS"] = os.environ["POLARS_MAX_THREADS"] = str(threads)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 

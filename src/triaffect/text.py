@@ -28,3 +28,10 @@ def printable(line: str) -> str:
 def plural(count: int, noun: str) -> str:
     """`1 face`, `2 faces`, `1,000 faces`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `45 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -18,6 +18,8 @@ from triaffect.images import read_image
 from triaffect.inference import inputs as reading
 from triaffect.inference.draw import annotate
 from triaffect.inference.inputs import collect
+from triaffect.inference.results import FileResult
+from triaffect.inference.summary import summarize
 from triaffect.inference.timeline import draw_timeline
 from triaffect.io import InputError
 from worlds import analyzer, film, jpeg, plain
@@ -54,7 +56,7 @@ def test_a_photo_is_described_on_one_line(tmp_path, capsys):
 
 def test_a_video_is_summarised_on_one_line(tmp_path):
     rows = pl.concat(analyzer().video(film(tmp_path / "a.mp4", 30, pixels=lambda i: plain(*[60 + 5 * i] * 3))))
-    line = _face_lines(rows)[1]
+    line = _face_lines(FileResult("a.mp4", summary=summarize(rows.lazy())[0]))[1]
     assert "30 frames, 0.0 to 1.0 s" in line
     assert "valence -0.5" in line
     assert "AU12 lip corner puller 53%" in line
@@ -66,9 +68,12 @@ def test_annotated_copies_have_the_folders_of_the_inputs(tmp_path):
     film(tmp_path / "in" / "v.mp4", 10, pixels=lambda i: plain(size=(320, 240)), times=[0.1 * i * i for i in range(10)])
     out = tmp_path / "out"
     assert run([tmp_path / "in"], out, annotate=True, plot=True) == 0
-    made = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
-    assert made == ["annotated/deep/a-2.jpg", "annotated/deep/a.jpg", "annotated/v.mp4", "faces.csv", "faces.parquet",
-                    "plots/v.png"]  # fmt: skip
+    made = sorted(str(path.relative_to(out)) for path in out.rglob("*.*") if ".running" not in str(path))
+    assert made == [
+        *("annotated/deep/a-2.jpg", "annotated/deep/a.jpg", "annotated/v.mp4", "episodes.csv", "faces.csv"),
+        *("faces.parquet", "faces/deep/a-2.parquet", "faces/deep/a.parquet", "faces/v.parquet", "failures.csv"),
+        *("plots/v.png", "summary.csv"),
+    ]
     with av.open(str(out / "annotated" / "v.mp4")) as container:
         times = [frame.time for frame in container.decode(video=0)]
     assert np.allclose(times, [0.1 * i * i for i in range(10)], atol=1e-3)
@@ -139,7 +144,7 @@ def test_ctrl_c_keeps_finished_inputs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reading, "read_photo", interrupted)
     assert run(paths, tmp_path / "out") == 130
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet")["file"].to_list() == [str(p) for p in paths[:2]]
-    assert "stopped, 1 input not processed" in capsys.readouterr().out
+    assert "stopped, 2 inputs not processed" in capsys.readouterr().out
 
 
 def test_ctrl_c_in_a_video_keeps_a_whole_file(tmp_path, monkeypatch):

@@ -41,15 +41,20 @@ def test_analyze_adds_the_change_and_keeps_the_raw_values(tmp_path):
     """Red rises slowly after the first second; the neutral photo is darker."""
     clip = str(film(tmp_path / "a.mp4", 60, pixels=lambda i: plain(100 + 2 * max(0, i - 30))))
     photo = str(jpeg(tmp_path / "neutral.jpg", plain(60)))
-    raw = ta.analyze([clip], analyzer()).faces
+
+    def faces_of(path, **options):
+        ta.analyze([path], analyzer(), str(tmp_path / "out"), ta.AnalyzeOptions(**options))
+        return pl.read_parquet(tmp_path / "out" / "faces.parquet")
+
+    raw = faces_of(clip)
     for option, early in (("first:1s", 0.0), ("median", 0.0), (photo, 40 / 127.5)):
-        faces = ta.analyze([clip], analyzer(), baseline=option).faces
+        faces = faces_of(clip, baseline=option)
         assert faces.select(raw.columns).equals(raw)
         change = faces["valence_change"].to_numpy()
         assert change[:30].mean() == pytest.approx(early, abs=0.03), option
         assert change[-1] == pytest.approx(early + 58 / 127.5, abs=0.03), option
         assert "AU26_change" in faces.columns
-    missing = ta.analyze([str(tmp_path / "none")], analyzer(), baseline="median").faces
+    missing = faces_of(str(tmp_path / "none"), baseline="median")
     assert missing.height == 0
     assert missing.schema == faces.schema
 

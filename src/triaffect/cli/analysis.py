@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import sys
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from triaffect.io import InputError
+
 if TYPE_CHECKING:
-    import polars as pl
+    from triaffect.inference.analyze import Analysis
+    from triaffect.inference.results import FileResult
 
 
 def analyze(
@@ -26,6 +34,11 @@ def analyze(
     post: str | None = None,
     baseline: str | None = None,
     aus_only: bool = False,
+    list: str | None = None,  # noqa: A002
+    jobs: int = 1,
+    ray: str | None = None,
+    shard: str = "1/1",
+    dry_run: bool = False,
 ) -> int:
     """Describe every face of photos, videos or a camera by valence, arousal, expression and action units.
 
@@ -34,7 +47,9 @@ def analyze(
 
     Args:
         inputs: Photos, videos, folders with everything below them, globs, or the number of a camera (end with Ctrl-C).
-        out: Folder for faces.csv and faces.parquet, one row per face; by default the results are only printed.
+        out: Folder for faces.csv and faces.parquet (a row per face and frame), summary.csv (per face and file),
+            episodes.csv, failures.csv and faces/, a result per input, which another call with the same model and
+            options does not do again; by default the results are only printed.
         annotate: Also write a copy of each photo or video with the predictions drawn on it, into OUT/annotated.
         plot: Also draw each video over time, into OUT/plots.
         cropped: The images are ready crops, one face each.
@@ -50,48 +65,133 @@ def analyze(
         baseline: Also write each value's change against the person's own baseline: first:3s (the first 3 seconds of
             each face), median (of the whole video), or the path of a neutral photo or clip of the person.
         aus_only: Write action units only: no expression, no valence, no arousal.
+        list: Text file with more inputs, one per line.
+        jobs: Number of inputs at once, each in its own process.
+        ray: Work on a Ray cluster: auto (the one that this machine is part of), its address, or local.
+        shard: Part of the inputs to work on, such as 2/10, for calls on several machines with the same OUT.
+        dry_run: Only list what is to be done, with sizes and an estimate of the time.
     """
     from triaffect.inference.analyze import analyze as run
     from triaffect.inference.analyzer import Analyzer
-    from triaffect.text import plural, printable
+    from triaffect.inference.one_input import AnalyzeOptions
+    from triaffect.text import duration, plural, printable
 
+    inputs = [*inputs, *(_lines(list) if list else [])]
+    if not inputs:
+        raise InputError("no inputs; name photos, videos, folders or a camera, or a --list")
+    progress = _Progress()
+
+    def print_result(file_result: FileResult, rows: Sequence[dict[str, Any]]) -> None:
+        if out is None or (len(inputs) == 1 and not os.path.isdir(inputs[0])):
+            progress.clear()
+            print(*_face_lines(file_result, rows), sep="\n")
+
+    options = AnalyzeOptions(annotate, plot, cropped, every, fps, sequence, sequence_fps, strict, post, baseline)
     analyzer = Analyzer(model, backend=backend, max_faces=max_faces, tasks=["au"] if aus_only else None)
     result = run(
-        inputs, analyzer, out, annotated=annotate, plots=plot, cropped=cropped, every=every, fps=fps, sequence=sequence,
-        sequence_fps=sequence_fps, strict=strict, post=post, baseline=baseline,
+        inputs, analyzer, out, options, jobs=jobs, ray=ray, shard=_shard(shard), dry_run=dry_run,
+        on_result=print_result, on_progress=progress,
     )  # fmt: skip
-    if out is None or result.inputs == 1:
-        for table in result.tables:
-            print("\n".join(_face_lines(table)))
-    print(
-        f"{plural(result.inputs, 'input')}, {plural(result.frames, 'image')}, {plural(result.faces.height, 'face')} "
-        f"in {result.seconds:.1f} s"
-        + (f" ({result.frames / result.seconds:.0f} images/s)" if result.frames > 1 else "")
-        + (f": {out}/faces.csv, {out}/faces.parquet" if out is not None else "")
-        + (f"; stopped, {plural(result.unprocessed, 'input')} not processed" if result.stopped else "")
-    )
-    for line in result.notices:
+    progress.clear()
+    if dry_run:
+        print("".join(f"{size / 1e6:10.1f} MB  {printable(name)}\n" for name, size, _ in result.plan), end="")
+        total, seconds = sum(size for _, size, _ in result.plan), sum(item[2] for item in result.plan)
+        print(
+            f"{plural(len(result.plan), 'input')}, {total / 1e9:.2f} GB to do, {result.skipped:,} finished: about "
+            + duration(seconds / jobs)
+        )
+    else:
+        rate = f" ({result.new_frames / result.seconds:.0f} images/s)" if result.new_frames > 1 else ""
+        print(
+            f"{plural(result.inputs, 'input')}, {plural(result.frames, 'image')}, {plural(result.faces, 'face')} in "
+            f"{result.seconds:.1f} s{rate}"
+            + (f"; {result.skipped:,} were finished before" if result.skipped else "")
+            + (f": {out}/faces.csv, {out}/faces.parquet, {out}/summary.csv" if out is not None else "")
+            + (f"; stopped, {plural(result.inputs - result.done, 'input')} not processed" if result.stopped else "")
+        )
+    for line in result.notices[:MAX_LINES]:
         print(f"note: {printable(line)}")
-    for line in result.failures:
-        print(f"failed: {printable(line)}", file=sys.stderr)
+    for _, _, message in result.failures[:MAX_LINES]:
+        print(f"failed: {printable(message)}", file=sys.stderr)
+    if len(result.failures) > MAX_LINES:
+        print(f"failed: {len(result.failures) - MAX_LINES:,} more, see {out}/failures.csv", file=sys.stderr)
     return 130 if result.stopped else 1 if result.failures else 0
 
 
-def _face_lines(rows: pl.DataFrame) -> list[str]:
+MAX_LINES = 20
+"""Failures that are printed."""
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a list of inputs, without empty ones."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            return [line for line in file.read().splitlines() if line.strip()]
+    except OSError as error:
+        raise InputError(f"--list {path}: {error.strerror}; give a text file with a path per line") from None
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
+        raise InputError(f"--shard {text}: give the number of the part and of all parts, such as 2/10")
+    return int(match[1]), int(match[2])
+
+
+class _Progress:
+    """Prints how far an analysis is: on one line of a terminal, else as a line per minute."""
+
+    def __init__(self) -> None:
+        self.shown, self.printed = False, time.monotonic()
+
+    def clear(self) -> None:
+        """Remove the line from the terminal."""
+        if self.shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        self.shown = False
+
+    def __call__(self, analysis: Analysis) -> None:
+        """Print the state, if it is time."""
+        terminal = sys.stderr.isatty()
+        if not terminal and time.monotonic() < self.printed + 60:
+            return
+        self.printed, self.shown = time.monotonic(), terminal
+        line = _progress_line(analysis)
+        if terminal:
+            line = f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}"
+        print(line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+
+def _progress_line(analysis: Analysis) -> str:
+    """Describe how far an analysis is: files, failures, rate, time left, files in work."""
+    from triaffect.text import duration, printable
+
+    done, new = analysis.done, analysis.done - analysis.skipped
+    parts = [f"{done:,} of {analysis.inputs:,} inputs"]
+    if analysis.failures:
+        parts.append(f"{len(analysis.failures):,} failed")
+    frames = analysis.new_frames + sum(analysis.running.values())
+    parts.append(f"{frames / max(analysis.seconds, 1e-9):.0f} images/s")
+    if new:
+        parts.append(f"{duration((analysis.inputs - done) * analysis.seconds / new)} left")
+    return "; ".join([", ".join(parts), *(f"{printable(n)}: {f:,} images" for n, f in analysis.running.items())])
+
+
+def _face_lines(result: FileResult, rows: Sequence[dict[str, Any]] = ()) -> list[str]:
     """A few short lines for the faces of one input.
 
     Args:
-        rows: The `Analyzer` table of one input.
+        result: Its result.
+        rows: Its rows, if it is a photo.
     """
     from triaffect.text import printable
 
-    if not rows.height:
-        return []
-    lines = [printable(rows["file"][0])]
-    for (face,), table in rows.group_by("face", maintain_order=True):
-        parts = _photo_parts(table.row(0, named=True)) if table.height == 1 else _video_parts(table)
-        flags = sorted({flag for flags in table["quality_flags"] for flag in flags.split(",") if flag})
-        lines.append(f"  face {face}: " + "; ".join(parts) + (f"; quality: {', '.join(flags)}" if flags else ""))
+    parts = {row["face"]: _photo_parts(row) for row in rows}
+    lines = [printable(result.file)] if result.summary else []
+    for face in result.summary:
+        flags = face["quality_flags"].replace(",", ", ")
+        words = parts.get(face["face"]) or _video_parts(face)
+        lines.append(f"  face {face['face']}: " + "; ".join(words) + (f"; quality: {flags}" if flags else ""))
     return lines
 
 
@@ -110,22 +210,19 @@ def _photo_parts(row: dict[str, Any]) -> list[str]:
     return parts
 
 
-def _video_parts(rows: pl.DataFrame) -> list[str]:
-    from triaffect.inference.draw import ACTIVE
-    from triaffect.labels import ACTION_UNITS, AU_NAMES, VA
+def _video_parts(face: dict[str, Any]) -> list[str]:
+    from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, VA
     from triaffect.text import plural
 
-    times = rows["time"].to_numpy()
-    parts = [f"{plural(rows.height, 'frame')}, {times.min():.1f} to {times.max():.1f} s"]
-    if "expression" in rows.columns:
-        shares = rows["expression"].value_counts(sort=True, normalize=True).head(3)
-        parts.append(", ".join(f"{name} {share:.0%}" for name, share in shares.iter_rows()))
-    if "valence" in rows.columns:
-        for name in VA:
-            values = rows[name].to_numpy()
-            parts.append(f"{name} {values.min():+.2f} to {values.max():+.2f}")
-    if "AU1" in rows.columns:
-        active = {unit: float((rows[unit].to_numpy() >= ACTIVE).mean()) for unit in ACTION_UNITS}
+    parts = [f"{plural(face['frames'], 'frame')}, {face['start']:.1f} to {face['end']:.1f} s"]
+    if "expression" in face:
+        shares = {name: face[f"{name.lower()}_share"] for name in EXPRESSIONS}
+        common = sorted((name for name in EXPRESSIONS if shares[name]), key=lambda name: -shares[name])[:3]
+        parts.append(", ".join(f"{name} {shares[name]:.0%}" for name in common))
+    if "valence_min" in face:
+        parts += [f"{name} {face[f'{name}_min']:+.2f} to {face[f'{name}_max']:+.2f}" for name in VA]
+    if "AU1_share" in face:
+        active = {unit: face[f"{unit}_share"] for unit in ACTION_UNITS}
         often = sorted((unit for unit in ACTION_UNITS if active[unit] >= 0.1), key=lambda unit: -active[unit])
         parts.append(", ".join(f"{unit} {AU_NAMES[unit]} {active[unit]:.0%}" for unit in often) or "hardly any AU")
     return parts
@@ -151,6 +248,8 @@ def convert(
 
     files = convert(faces, to, out, threshold)
     print(f"{out}: {plural(len(files), 'file')}, {files[0].name}" + (" ..." if len(files) > 1 else ""))
+    if to == "openface":
+        print("AUxx_r is 5 x the probability: the model has no intensities")
 
 
 def agree(

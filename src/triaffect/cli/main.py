@@ -106,7 +106,7 @@ def verb_parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
             a for h in (hint, *typing.get_args(hint)) if typing.get_origin(h) is list for a in typing.get_args(h)
         ]
         if item_types:
-            options |= {"nargs": "+", "type": item_types[0]}
+            options |= {"nargs": "*" if "list" in hints else "+", "type": item_types[0]}
             if not required:  # an option that is repeated adds to its list
                 options |= {"default": None, "action": "extend"}
         elif hint is bool:

@@ -1,177 +1,259 @@
-"""Analyze any number of photos, folders, videos or a camera: tables, annotated copies and figures."""
+"""Analyze any number of photos, folders, videos or a camera: a result per input, and the tables of all."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
+import shutil
+import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
+from typing import Any
 
-import polars as pl
-import simplejpeg
-from tqdm import tqdm
-
-from triaffect import __version__
-from triaffect.data.index import METADATA
 from triaffect.inference.analyzer import Analyzer
-from triaffect.inference.baseline import Baseline
-from triaffect.inference.draw import annotate, write_annotated
-from triaffect.inference.inputs import Input, collect, open_input
-from triaffect.inference.video import Frame, VideoWriter
-from triaffect.io import InputError, atomic_path
-from triaffect.metrics.postprocess import PostProcessing
-from triaffect.text import printable
+from triaffect.inference.inputs import Input, collect
+from triaffect.inference.one_input import AnalyzeOptions, Work, analyze_input, estimate_seconds
+from triaffect.inference.results import DIED, ERROR, NO_FACE, STOPPED, FileResult, Rows, write_tables
+from triaffect.io import InputError, exclusive
+from triaffect.jobs import Outcome, run_all
+
+Row = dict[str, Any]
+Finished = tuple[FileResult, list[Row]]
+Failure = tuple[str, str, str]
+"""Path, kind and message."""
+RUNNING = ".running"
+FOLDERS = ("annotated", "plots", "faces", RUNNING)
+"""Folders that `analyze` makes in OUT, which are no inputs."""
 
 
 @dataclass
 class Analysis:
-    """What `analyze` found.
+    """What `analyze` did so far.
 
     Attributes:
-        tables: One table per input that could be read, at least in part, as `Analyzer.image` describes it.
-        faces: All of them as one table.
         inputs: Number of inputs.
-        frames: Number of images and frames.
+        done: Number of those that are finished, failures included.
+        skipped: Number of those that an earlier call had finished.
+        frames: Number of images and frames of all finished inputs.
+        faces: Number of rows.
+        new_frames: Number of frames that this call read.
         seconds: Time it took.
-        failures: One line per input that failed or shows no face.
-        notices: One line for each photo that is read in part and each folder with files that are not read.
-        unprocessed: Number of inputs left when Ctrl-C ended it.
+        failures: Inputs that failed or show no face.
+        notices: What a user should know of the inputs.
+        running: Inputs in work, with the number of frames read.
+        plan: Of a dry run, what is to be done: path, size in bytes, estimated seconds of one process.
         stopped: Ctrl-C ended it.
     """
 
     inputs: int = 0
+    done: int = 0
+    skipped: int = 0
     frames: int = 0
+    faces: int = 0
+    new_frames: int = 0
     seconds: float = 0.0
-    tables: list[pl.DataFrame] = field(default_factory=list)
-    faces: pl.DataFrame = field(default_factory=pl.DataFrame)
-    failures: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
-    unprocessed: int = 0
+    running: dict[str, int] = field(default_factory=dict)
+    plan: list[tuple[str, int, float]] = field(default_factory=list)
     stopped: bool = False
+
+    def add(self, result: FileResult) -> None:
+        """Count a finished input."""
+        self.done += result.kind != STOPPED
+        self.frames += result.frames
+        self.faces += result.faces
+        self.notices += result.notices
+        if result.kind and result.kind != STOPPED:
+            self.failures.append((result.file, result.kind, result.message))
 
 
 def analyze(
     inputs: Sequence[str],
     analyzer: Analyzer,
     out: str | None = None,
+    options: AnalyzeOptions | None = None,
     *,
-    annotated: bool = False,
-    plots: bool = False,
-    cropped: bool = False,
-    every: int = 1,
-    fps: float | None = None,
-    sequence: bool = False,
-    sequence_fps: float = 25,
-    strict: bool = False,
-    post: str | None = None,
-    baseline: str | None = None,
+    jobs: int = 1,
+    ray: str | None = None,
+    shard: tuple[int, int] = (1, 1),
+    dry_run: bool = False,
+    on_result: Callable[[FileResult, list[Row]], None] = lambda result, rows: None,
+    on_progress: Callable[[Analysis], None] = lambda analysis: None,
 ) -> Analysis:
     """Describe every face of the inputs; an input that fails is reported and does not stop the others.
 
+    Each input's result is written when it is finished, to `OUT/faces/`. A second call with the same model and options
+    skips what is finished, tries again what failed, and builds the tables again.
+
     Args:
         inputs: As for `collect`.
-        analyzer: Describes the faces.
-        out: Folder of `faces.csv`, `faces.parquet`, `annotated/` and `plots/`; nothing is written by default.
-        annotated: Write copies of the photos and videos with the predictions drawn on them.
-        plots: Write a figure of each video over time.
-        cropped: Every image is one ready crop.
-        every: Process every n-th frame of a video.
-        fps: Process at most this number of frames per second of a video.
-        sequence: The photos of each folder are the frames of one video.
-        sequence_fps: Photos of such a video per second.
-        strict: Refuse damaged photos that could be read in part.
-        post: Post-processing from `triaffect tune`, applied to tables and figures, not to annotated copies, which are
-            written before later frames are known.
-        baseline: What the columns of change are measured against, see `Baseline.load`; no such columns by default.
+        analyzer: Describes the faces; other processes open it again.
+        out: Folder of `faces/`, of the tables that `results.write_tables` builds, of `annotated/` and `plots/`; nothing
+            is written by default. On a cluster, all machines must see it under this name.
+        options: What to do with each input.
+        jobs: Number of inputs at once, each in its own process.
+        ray: Address of a Ray cluster to use instead, see `jobs.run_all`.
+        shard: `(i, n)` leaves all inputs but the i-th of every n to other calls, which may share `out`.
+        dry_run: Only find out what is to be done.
+        on_result: Called with each new result, and the rows of a photo.
+        on_progress: Called every second, from another thread.
 
     Returns:
-        The tables, counts and failures. Ctrl-C ends it early; what was finished is written and returned.
+        Counts and failures. Ctrl-C ends it early; the tables of what was finished are written.
 
     Raises:
-        InputError: An option is out of range, or files are wanted and there is no folder for them.
+        InputError: An option is out of range, files are wanted and there is no folder for them, or another call works
+            in the folder.
     """
-    if every < 1 or (fps is not None and not fps > 0):
-        raise InputError(f"--every {every} --fps {fps}: every must be at least 1, fps greater than 0")
-    if not sequence_fps > 0:
-        raise InputError(f"--sequence-fps {sequence_fps}: must be greater than 0")
-    if out is None and (annotated or plots):
+    options = options or AnalyzeOptions()
+    if out is None and (options.annotated or options.plots):
         raise InputError("--annotate and --plot write files: name a folder with --out")
-    post_processing = PostProcessing.load(post) if post else None
-    person = Baseline.load(baseline, analyzer) if baseline else None
-    folder = Path(out or ".")
-    matched = collect(inputs, [folder / "annotated", folder / "plots"] if out else [], sequence=sequence)
-    collected = matched.inputs
-    result = Analysis(inputs=len(collected), failures=matched.failures, notices=matched.notices)
-    start = time.perf_counter()
-    with tqdm(unit=" faces", disable=None, leave=False) as bar:
-        for number, item in enumerate(collected, 1):
-            bar.set_description(f"{number} of {len(collected)} inputs", refresh=False)
-            parts: list[pl.DataFrame] = []
-            with contextlib.ExitStack() as stack:
-                writer: VideoWriter | None = None
-                try:
-                    still, source = open_input(
-                        item, every, fps, rate=sequence_fps, strict=strict, notices=result.notices
-                    )
-                    for frames, rows in analyzer.run(source, item.name, still=still, cropped=cropped):
-                        parts.append(rows)
-                        result.frames += len(frames)
-                        bar.update(rows.height)
-                        if annotated and still:
-                            _save_photo(frames[0], rows, folder / "annotated" / f"{item.place}.jpg")
-                        elif annotated:
-                            path = folder / "annotated" / f"{item.place}.mp4"
-                            writer = writer or stack.enter_context(_video_writer(path))
-                            write_annotated(writer, frames, rows)
-                    if not any(part.height for part in parts):
-                        result.failures.append(f"{item.name}: no face found")
-                except InputError as error:
-                    result.failures.append(str(error))
-                except KeyboardInterrupt:  # the usual end of a camera
-                    result.stopped = not isinstance(item.source, int)
-            if parts:
-                table = pl.concat(parts)
-                if post_processing:
-                    table = analyzer.name_expression(post_processing.apply(table))
-                if person:
-                    table = person.apply(table)
-                result.tables.append(table)
-                if plots and not still and table.height:
-                    _save_plot(table, item, folder)
-            if result.stopped:
-                result.unprocessed = len(collected) - number
-                break
-    result.seconds = time.perf_counter() - start
-    empty = analyzer.schema.to_frame()
-    result.faces = pl.concat([person.apply(empty) if person else empty, *result.tables])
-    if out is not None:
-        _write_tables(result.faces, folder, analyzer.backend.name)
+    if jobs < 1 or not 1 <= shard[0] <= shard[1]:
+        raise InputError(f"--jobs {jobs} --shard {shard[0]}/{shard[1]}: jobs must be at least 1, a shard as 2/10")
+    start, result = time.perf_counter(), Analysis()
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_running_folder(out, shard))
+        work = Work(analyzer.new, options, Path(out) if out else None, folder)
+        work.prepare(analyzer)
+        exclude = [Path(out, name) for name in FOLDERS] if out else []
+        collection = collect(inputs, exclude, sequence=options.sequence)
+        missing = [(line.split(": ")[0], "not found", line) for line in collection.failures]
+        result.failures, result.notices = [*missing], collection.notices
+        todo = []
+        for item in collection.inputs[shard[0] - 1 :: shard[1]]:
+            earlier = work.earlier_result(item)
+            if earlier and earlier.kind in ("", NO_FACE):
+                result.add(earlier)
+            else:
+                todo.append(item)
+        result.inputs, result.skipped = result.done + len(todo), result.done
+        if dry_run:
+            result.plan = plan(work, todo)
+            return result
+        try:
+            with _reporting(result, folder, on_progress):
+                for outcome in run_all(partial(analyze_input, work), todo, jobs, ray=ray):
+                    new, rows = _finish(work, outcome)
+                    result.add(new)
+                    result.new_frames += new.frames
+                    on_result(new, rows)
+                    if new.kind == STOPPED:
+                        result.stopped = True
+                        break
+        except KeyboardInterrupt:
+            result.stopped = True
+        result.seconds = time.perf_counter() - start
+        if out is not None:
+            _write_all(work, collection.inputs, missing)
     return result
 
 
-def _save_photo(frame: Frame, rows: pl.DataFrame, path: Path) -> None:
-    with atomic_path(path) as tmp_path:
-        drawn = annotate(frame.pixels, rows.to_dicts())
-        tmp_path.write_bytes(simplejpeg.encode_jpeg(drawn, 92, colorsubsampling="444"))
+SAMPLES = 20
+"""Inputs that an estimate opens."""
+
+
+def plan(work: Work, items: Sequence[Input]) -> list[tuple[str, int, float]]:
+    """List inputs with their sizes, and the seconds that one process needs, judged by a few of them.
+
+    Args:
+        work: What to do with each.
+        items: The inputs.
+    """
+    sizes = [sum(path.stat().st_size for path in item.paths if path.is_file()) for item in items]
+    chosen = range(0, len(items), -(-len(items) // SAMPLES) or 1)
+    seconds, counted = sum(estimate_seconds(items[i], work.options) for i in chosen), sum(sizes[i] for i in chosen)
+    return [(i.name, size, seconds * size / max(1, counted)) for i, size in zip(items, sizes, strict=True)]
 
 
 @contextlib.contextmanager
-def _video_writer(path: Path) -> Iterator[VideoWriter]:
-    with atomic_path(path) as tmp_path, VideoWriter(tmp_path) as writer:
-        yield writer
+def _running_folder(out: str | None, shard: tuple[int, int]) -> Iterator[Path]:
+    """The folder of what is being written; it keeps other calls out, and is removed at the end."""
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="triaffect-") as name:
+            yield Path(name)
+        return
+    name = "all" if shard == (1, 1) else f"{shard[0]}-of-{shard[1]}"
+    folder, busy = Path(out, RUNNING, name), f"{out}: another analyze works in it; wait for it or stop it"
+    try:
+        with exclusive(folder.with_name(f"{name}.lock"), busy):
+            shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written to ({error.strerror}); name another folder") from None
 
 
-def _save_plot(table: pl.DataFrame, item: Input, folder: Path) -> None:
-    from triaffect.inference.timeline import draw_timeline
-    from triaffect.report.style import save_figure
+def _finish(work: Work, outcome: Outcome[Input, Finished]) -> Finished:
+    """The result of an input; one that failed in an unexpected way is written here.
 
-    save_figure(draw_timeline(table, printable(PurePath(item.name).name)), folder / "plots" / f"{item.place}.png")
+    Raises:
+        InputError: No input can succeed: the disk is full, or a folder cannot be written.
+    """
+    error, item = outcome.error, outcome.item
+    if outcome.result is not None:
+        return outcome.result
+    if isinstance(error, InputError):
+        raise error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        raise InputError(f"{work.out}: cannot be written to ({error.strerror}); call again to go on") from None
+    kind, reason = (DIED, str(error)) if isinstance(error, ChildProcessError) else (ERROR, repr(error))
+    result = FileResult(item.name, work.key(item), kind, f"{item.name}: {reason}", backend=work.analyzer.backend.name)
+    if path := work.result_file(item):
+        with Rows(work.schema, None) as rows:
+            result.save(rows.scan(), path, work.folder)
+    return result, []
 
 
-def _write_tables(table: pl.DataFrame, folder: Path, model: str) -> None:
-    with atomic_path(folder / "faces.csv") as tmp_path:
-        table.write_csv(tmp_path, float_precision=5)
-    with atomic_path(folder / "faces.parquet") as tmp_path:
-        table.write_parquet(tmp_path, metadata={METADATA: json.dumps({"triaffect": __version__, "model": model})})
+def _write_all(work: Work, collected: Sequence[Input], missing: Sequence[Failure]) -> None:
+    """Build the tables from the results of all inputs, those of other shards included."""
+
+    def results() -> Iterator[tuple[FileResult, Path | None]]:
+        for name, kind, message in missing:
+            yield FileResult(name, {}, kind, message), None
+        for item in collected:
+            if result := work.earlier_result(item):
+                yield result, work.result_file(item)
+
+    out, source = Path(work.out or ""), {"model": work.analyzer.backend.name, "model_hash": work.model}
+    source |= {"options": work.key(Input(0, PurePath()))["options"]}
+    while True:
+        try:
+            with exclusive(out / RUNNING / "tables.lock", "tables"):
+                write_tables(results(), out, work.schema, source)
+            return
+        except InputError as error:  # another shard writes them, perhaps without the newest results
+            if str(error) != "tables":
+                raise
+            time.sleep(1)
+
+
+@contextlib.contextmanager
+def _reporting(result: Analysis, folder: Path, on_progress: Callable[[Analysis], None]) -> Iterator[None]:
+    """Call `on_progress` every second with what the processes wrote into the folder."""
+    end, start = threading.Event(), time.perf_counter()
+
+    def report() -> None:
+        while not end.wait(1.0):
+            running = {}
+            for file in folder.glob("*.frames"):
+                with contextlib.suppress(OSError, ValueError):
+                    frames, name = file.read_text("utf-8").split(" ", 1)
+                    running[name] = int(frames)
+            result.seconds, result.running = time.perf_counter() - start, running
+            on_progress(result)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()

@@ -49,6 +49,9 @@ class Analyzer:
 
     One analyzer may be used by several threads, which take turns. It can be pickled if its model and detector can.
 
+    Attributes:
+        new: Opens the same analyzer again, in another process.
+
     Raises:
         InputError: There is no such model, backend or detector, or the model has none of the tasks.
     """
@@ -65,7 +68,7 @@ class Analyzer:
         tasks: Sequence[str] | None = None,
     ) -> None:
         options = {"backend": backend, "detector": detector, "max_faces": max_faces, "threads": threads}
-        self._new = partial(Analyzer, model, **options, batch=batch, tasks=tasks)  # type: ignore[arg-type]
+        self.new = partial(Analyzer, model, **options, batch=batch, tasks=tasks)  # type: ignore[arg-type]
         self._lock = threading.Lock()
         self.backend: Backend = open_backend(model, backend, threads) if isinstance(model, (str, Path)) else model
         if isinstance(detector, str):
@@ -89,7 +92,7 @@ class Analyzer:
         return f"Analyzer({self.backend.name}, tasks={', '.join(self.tasks)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._new, ()
+        return self.new, ()
 
     def image(self, image: Any, *, cropped: bool = False, bgr: bool = False) -> pl.DataFrame:
         """Describe the faces of one photo.

@@ -40,6 +40,11 @@ class Input:
     place: PurePath
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its files; none of a camera."""
+        return self.source if isinstance(self.source, tuple) else () if isinstance(self.source, int) else (self.source,)
+
+    @property
     def name(self) -> str:
         """Value of the column `file`: always valid UTF-8. A sequence has the name of its folder."""
         path = self.source[0].parent if isinstance(self.source, tuple) else self.source

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ import yaml
 import triaffect
 from triaffect.data.index import image_root, load_index, provenance
 from triaffect.data.predictions import save_predictions
-from triaffect.io import InputError, write_text
+from triaffect.io import InputError, exclusive, write_text
 from triaffect.jobs import run_all
 from triaffect.report.report import answer
 from triaffect.report.results import StudyResults
 from triaffect.study import results
 from triaffect.study.recipe import StudyPlan, read_study
+from triaffect.text import duration, text_table
 from triaffect.training import run_folder as runs
 from triaffect.training.config import TrainConfig
 from triaffect.training.dataset import training_rows
@@ -75,7 +75,7 @@ def run_study(
         raise InputError(f"{folder}: is not empty and holds no study; name a new folder")
     for config in {run.model.backbone: run for run in plan.runs.values() if run.model.pretrained is True}.values():
         check_pretrained(config)
-    with _lock(folder):
+    with exclusive(folder / LOCK, f"{folder}: another study is running in it; wait for it or stop it"):
         for name, run in plan.runs.items():
             runs.begin(folder / "runs" / name, run)
         write_text(folder / "study.yaml", yaml.safe_dump(plan.raw, sort_keys=False, allow_unicode=True))
@@ -113,25 +113,6 @@ def _command(folder: Path, index: str, images: str | None, jobs: int, search: in
     return shlex.join(words + (["--search", str(search)] if search else []))
 
 
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Keep a second study out of the folder; the lock ends with the process, however the process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{folder}: another study is running in it; wait for it or stop it") from None
-        yield
-
-
 # The plan --------------------------------------------------------------------------------------------------------
 
 
@@ -145,15 +126,13 @@ def plan_text(plan: StudyPlan, sizes: Mapping[str, tuple[int, int]], folder: Pat
         jobs: Number of runs at once.
         search: Number of trials.
     """
-    from triaffect.text import text_table
-
     seconds = {name: estimate(run, *sizes[name]) for name, run in plan.runs.items()}
     rows, remaining = [], 0.0
     for name, run in plan.runs.items():
         done = runs.finished(folder / "runs" / name)
         remaining += 0 if done else seconds[name]
         epochs = f"{run.training.epochs} × {sizes[name][0]:,}"
-        time_left = "finished" if done else _duration(seconds[name])
+        time_left = "finished" if done else duration(seconds[name])
         rows.append([name, "+".join(run.model.tasks), run.model.backbone, f"{run.model.size} px", epochs, time_left])
     if search and plan.search:
         remaining += search * seconds[plan.search.run]
@@ -164,7 +143,7 @@ def plan_text(plan: StudyPlan, sizes: Mapping[str, tuple[int, int]], folder: Pat
             f"{plan.title}: {len(plan.runs)} runs" + (f", a search of {search} trials" if search else ""),
             text_table(["run", "tasks", "backbone", "size", "epochs × images", "about"], rows),
             *(f"{kind}: {', '.join(names)}" for kind, names in others.items() if names),
-            f"time: about {_duration(remaining / parallel)} here, an estimate from the number of parameters"
+            f"time: about {duration(remaining / parallel)} here, an estimate from the number of parameters"
             if remaining
             else "nothing left to train",
             "",
@@ -194,12 +173,6 @@ def estimate(config: TrainConfig, train: int, val: int) -> float:
     gpu = torch.cuda.is_available() and config.training.accelerator != "cpu"
     seconds_per_image = max(operations / (1e13 if gpu else 1.5e11), 5e-5 if gpu else 1e-3)  # decoding takes the rest
     return config.training.epochs * ((1 if model.frozen else 3) * train + val) * seconds_per_image
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 # Training --------------------------------------------------------------------------------------------------------
