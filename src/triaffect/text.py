@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+INTENDED_USE = (
+    "What a face shows is not what a person feels. This is research software: use it on people who agreed, and never "
+    "to rate, select, monitor or diagnose anyone."
+)
+
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Format a table: the first column is aligned to the left, the others to the right."""

@@ -6,11 +6,12 @@ import re
 import warnings
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from triaffect.inference.web import build, panels
+from triaffect.inference.web import Camera, build, panels, without_emotion
 from triaffect.labels import AU_NAMES, EXPRESSIONS
-from worlds import analyzer, film, plain
+from worlds import analyzer, film, jpeg, plain
 
 
 def test_the_panels_name_everything_and_dim_what_is_improbable():
@@ -21,11 +22,16 @@ def test_the_panels_name_everything_and_dim_what_is_improbable():
     assert html.count('class="row off"') == 7 + 11
     assert "Do not rely on this" in html  # 16 px between the eyes
     assert "No face found" in panels(rows.clear())
-    assert "the largest of 2 faces" in panels(analyzer().image(plain(40, 200, 255, (100, 60))))
+    two = analyzer().image(plain(40, 200, 255, (100, 60)))
+    assert "face 1 of 2" in panels(two)  # the largest
+    assert "face 2 of 2" in panels(two, 2)
+    units = panels(without_emotion(two))
+    assert "cheek raiser" in units
+    assert not [name for name in (*EXPRESSIONS, "Valence", "Expression") if name in units]
 
 
 @pytest.fixture(scope="module")
-def blocks():
+def blocks(tmp_path_factory):
     """The page; the event loops that gradio makes and leaves open are closed in its place."""
     policy, loops = type(asyncio.get_event_loop_policy()), []
     make = policy.new_event_loop
@@ -34,22 +40,46 @@ def blocks():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gradio's own
             pytest.importorskip("gradio")
-            page = build(analyzer())
+            page = build(analyzer(), tmp_path_factory.mktemp("web"))
         yield page
         asyncio.set_event_loop(None)
         for loop in loops:
             loop.close()
 
 
+def call(blocks, name):
+    return next(block.fn for block in blocks.fns.values() if block.fn.__name__ == name)
+
+
 def test_the_functions_that_the_browser_calls(blocks, tmp_path):
-    look, _, watch = (block.fn for block in blocks.fns.values())
-    drawn, html = look(plain(200, 100, 240, (320, 240)))
-    assert drawn.shape == (240, 320, 3)
+    look, watch = call(blocks, "describe_photo"), call(blocks, "describe_video")
+    picture, html, choice, rows, file = look(str(jpeg(tmp_path / "a.jpg", plain(40, 200, 255, (320, 240)))), False)
+    assert picture["value"].shape == (240, 320, 3)
     assert "Happiness" in html
-    assert look(None) == (None, "")
-    film_path, figure, _ = watch(str(film(tmp_path / "a.mp4", 6, pixels=lambda i: plain())), lambda *a: None)
+    assert choice["choices"] == [1, 2]
+    assert pl.read_csv(file["value"])["face"].to_list() == rows["face"].to_list() == [1, 2]
+    assert "valence" not in look(str(tmp_path / "a.jpg"), True)[3].columns
+    assert "What this page does" in look(None, False)[1]
+    seen = []
+    path = str(film(tmp_path / "a.mp4", 30, pixels=lambda i: plain()))
+    film_path, figure, _, file = watch(path, False, lambda share, text: seen.append(share))
     assert Path(film_path).read_bytes()[4:8] == b"ftyp"
     assert len(figure.axes) == 2
+    assert pl.read_csv(file["value"]).height == 30
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(29 / 30, abs=0.01)
+    (tmp_path / "a.jpg").write_text("nonsense")
+    for function, words in ((look, (False,)), (call(blocks, "describe_file"), ())):
+        with pytest.raises(Exception, match=r"^'?not an image"):
+            function(str(tmp_path / "a.jpg"), *words)
+
+
+def test_a_camera_keeps_numbers_and_gives_a_temporal_model_the_frames_before():
+    camera = Camera(analyzer())
+    assert [camera.describe(plain())["face"].to_list() for _ in range(5)] == [[1]] * 5
+    assert camera.describe(plain(0, 0, 0)).height == 0
+    times = [camera.describe(plain())["time"][0] for _ in range(2)]
+    assert times == sorted(times)
 
 
 def test_the_page_contains_no_address(blocks):

@@ -298,15 +298,24 @@ def web(
     model: str = "triaffect-base",
     backend: Literal["auto", "onnx", "openvino", "torch"] = "auto",
     browser: bool = False,
+    host: str = "127.0.0.1",
+    aus_only: bool = False,
 ) -> None:
     """Open a web page on this machine: drop a photo or video, or use the camera, and see the predictions.
 
+    What a face shows is not what a person feels. In the EU the law restricts inferring emotions at work and in
+    education: see docs/use.md; --aus-only shows movements of the face without words of emotion.
+
     Args:
-        port: Port on 127.0.0.1; the page is served nowhere else.
+        port: Port to listen on.
         model: triaffect-base, a run or model folder, or a file from `triaffect export`.
         backend: What runs the model.
         browser: Open the page in the browser.
+        host: Address to listen on; 0.0.0.0 lets every machine of the network use the page, without a password.
+        aus_only: Show action units only: no expression, no valence, no arousal.
     """
     from triaffect.inference.web import serve
 
-    serve(port, model, backend, browser)
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        print(f"warning: with --host {host} everybody who reaches this machine can use the page", file=sys.stderr)
+    serve(port, model, backend, browser, host=host, aus_only=aus_only)

@@ -156,15 +156,22 @@ class Analyzer:
         return Picture(annotate(pixels, rows.to_dicts()), rows)
 
     def stream(
-        self, frames: Iterable[Any], *, name: str = "stream", fps: float | None = None, bgr: bool = False
+        self,
+        frames: Iterable[Any],
+        *,
+        name: str = "stream",
+        fps: float | None = None,
+        bgr: bool = False,
+        batch: int | None = None,
     ) -> Iterator[pl.DataFrame]:
-        """Describe frames from anywhere as a video; an analyzer with `batch=1` answers each frame at once.
+        """Describe frames from anywhere as a video.
 
         Args:
             frames: Images as for `image`, or pairs of a time in seconds and an image.
             name: Value of the column `file`.
             fps: Frames per second of images without a time; by default their time is that of their arrival.
             bgr: As for `image`.
+            batch: Frames that are described at once, the analyzer's by default; 1 answers each frame before the next.
 
         Yields:
             As `video`.
@@ -181,7 +188,7 @@ class Analyzer:
                     seconds = number / fps if fps else time.monotonic() - start
                 yield Frame(number, float(seconds), _name_and_pixels(image, bgr)[1])
 
-        for _, rows in self.run(timed(), name):
+        for _, rows in self.run(timed(), name, batch=batch):
             yield rows
 
     def video(
@@ -205,7 +212,13 @@ class Analyzer:
             yield rows
 
     def run(
-        self, source: Iterable[Frame], name: str, *, still: bool = False, cropped: bool = False
+        self,
+        source: Iterable[Frame],
+        name: str,
+        *,
+        still: bool = False,
+        cropped: bool = False,
+        batch: int | None = None,
     ) -> Generator[tuple[list[Frame], pl.DataFrame]]:
         """Describe frames from any source; `image` and `video` are built on it.
 
@@ -214,6 +227,7 @@ class Analyzer:
             name: Value of the column `file`.
             still: The frames are photos: searched more closely, faces numbered from left to right instead of over time.
             cropped: Each frame is one face.
+            batch: As for `stream`.
 
         Yields:
             Up to `batch` frames, in order, and the table of their faces.
@@ -229,6 +243,7 @@ class Analyzer:
                     "with model.causal, or predict an index of the video's crops",
                     stacklevel=2,
                 )
+        batch = batch or self.batch
         frames: list[Frame] = []
         rows: list[list[Any]] = []
         crops: list[NDArray[np.uint8]] = []
@@ -248,7 +263,7 @@ class Analyzer:
                     crops.append(cut(frame.pixels, size=self.backend.size))
                     rows.append([name, frame.number, frame.time, number, *_face_values(face, crops[-1])])
                 frames.append(frame)
-            if frames and (end or len(crops) >= self.batch or len(frames) >= self.batch):
+            if frames and (end or len(crops) >= batch or len(frames) >= batch):
                 with self._lock:
                     table = self._table(rows, crops, history)
                 yield frames, table

@@ -105,6 +105,15 @@ def read_video(path: Path, every: int = 1, fps: float | None = None) -> Generato
             raise InputError(f"{path}: damaged, {damage}; the {number + 1:,} frames that decode are in the result")
 
 
+def video_seconds(path: Path) -> float:
+    """Return how long a video says that it is, in seconds; 0 if it does not say."""
+    with contextlib.ExitStack() as stack:
+        try:
+            return float(_open(path, stack).duration or 0) / av.time_base
+        except (OSError, ValueError, UnicodeError):
+            return 0.0
+
+
 def select_frames(
     timed: Iterable[tuple[float, Callable[[], NDArray[np.uint8]]]], every: int = 1, fps: float | None = None
 ) -> Generator[Frame]:

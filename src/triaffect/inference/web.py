@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
+import signal
 import tempfile
+import threading
+from collections.abc import Iterator
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.inference.analyzer import Analyzer
+from triaffect.images import read_image
+from triaffect.inference.analyzer import Analyzer, read_photo
 from triaffect.inference.draw import ACTIVE, annotate, write_annotated
 from triaffect.inference.timeline import draw_timeline
-from triaffect.inference.video import VideoWriter, read_ahead, read_video
+from triaffect.inference.video import VideoWriter, read_ahead, read_video, video_seconds
 from triaffect.io import InputError
-from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS
+from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, PREDICTION_COLUMNS
+from triaffect.text import INTENDED_USE
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-NOTICE = (
-    "What a face shows is not what a person feels. This is research software: use it on people who agreed, and never "
-    "to rate, select, monitor or diagnose anyone. Nothing leaves this machine."
-)
+PLACE = "Pictures go to no other machine than the one that serves this page, which deletes them."
+MAX_UPLOAD = "200mb"
+MAX_WAITING = 32
+"""Requests that may wait; further ones are refused."""
+
+WELCOME = """<div class="ta"><h3>What this page does</h3>
+<p>Give it a photo of one or more faces: drop a file, take a picture, or click an example. It draws what it sees and
+lists here:</p>
+<ul><li><b>valence and arousal</b>: how pleasant and how activated the shown affect is, from -1 to 1;</li>
+<li><b>expression</b>: eight classes and their probabilities;</li>
+<li><b>action units</b>: movements of the face, such as a raised brow, and the probability of each.</li></ul>
+<p>The examples show invented people, drawn by a computer.</p></div>"""
+
+
+CAMERA = """<div class="ta"><h3>Camera</h3><p>Click the camera, allow it, and start recording: each frame is
+described as it comes. Browsers allow a camera only on pages of the same machine (127.0.0.1) or with https.</p></div>"""
 
 
 def bars(title: str, values: dict[str, float], bold: float) -> str:
@@ -55,16 +72,22 @@ def plane(valence: float, arousal: float) -> str:
 <text x="23" y="104" text-anchor="end">negative</text><text x="197" y="104">positive</text></svg>"""
 
 
-def panels(rows: pl.DataFrame) -> str:
-    """The three descriptors of the largest face, as HTML."""
+def panels(rows: pl.DataFrame, face: int | None = None) -> str:
+    """The descriptors of one face, as HTML.
+
+    Args:
+        rows: An `Analyzer` table of one image.
+        face: Its number; the largest by default.
+    """
     if not rows.height:
         return '<div class="ta"><div class="head">No face found</div></div>'
-    row = rows.sort(pl.col("w") * pl.col("h"), descending=True).row(0, named=True)
+    own = rows.filter(pl.col("face") == face) if face else rows.sort(pl.col("w") * pl.col("h"), descending=True)
+    row = own.row(0, named=True)
     parts: list[str] = []
     if "expression" in row:
         parts.append(f'<div class="head">{row["expression"]} {row[row["expression"].lower()]:.0%}</div>')
-    rank = f"the largest of {rows.height} faces, " if rows.height > 1 else ""
-    parts.append(f'<div class="sub">face {row["face"]}, {rank}{row["size"]:.0f} px between the eyes</div>')
+    count = f" of {rows.height}" if rows.height > 1 else ""
+    parts.append(f'<div class="sub">face {row["face"]}{count}, {row["size"]:.0f} px between the eyes</div>')
     if row["quality_flags"]:
         flags = escape(row["quality_flags"].replace(",", ", "))
         parts.append(f'<div class="warning">Do not rely on this: {flags}.</div>')
@@ -74,43 +97,116 @@ def panels(rows: pl.DataFrame) -> str:
     if "expression" in row:
         values = {name: row[name.lower()] for name in EXPRESSIONS}
         left.append(bars("Expression", values, max(values.values())))
-    right = ""
+    columns = ["".join(left)] if left else []
     if "AU1" in row:
-        right = bars("Action units", {AU_NAMES[unit]: row[unit] for unit in ACTION_UNITS}, ACTIVE)
-    parts.append(f'<div class="two"><div>{"".join(left)}</div><div>{right}</div></div>')
+        units = {AU_NAMES[unit]: row[unit] for unit in ACTION_UNITS}
+        columns.append(f'<div class="units">{bars("Action units", units, ACTIVE)}</div>')
+    layout = "two" if len(columns) == 2 else "one"
+    parts.append(f'<div class="{layout}">{"".join(f"<div>{column}</div>" for column in columns)}</div>')
     return f'<div class="ta">{"".join(parts)}</div>'
 
 
-def build(analyzer: Analyzer) -> Any:
-    """Build the page as a gradio `Blocks`.
+def without_emotion(rows: pl.DataFrame) -> pl.DataFrame:
+    """The table without expression, valence and arousal."""
+    return rows.drop("expression", *PREDICTION_COLUMNS["va"], *PREDICTION_COLUMNS["expr"], strict=False)
+
+
+class Camera:
+    """One visitor's camera: faces keep their numbers, and a causal temporal model sees the frames before.
 
     Args:
         analyzer: Describes the faces.
     """
+
+    def __init__(self, analyzer: Analyzer) -> None:
+        self._frames: list[NDArray[np.uint8]] = []
+        self._tables = analyzer.stream(self._arriving(), name="camera", batch=1)
+
+    def _arriving(self) -> Iterator[NDArray[np.uint8]]:
+        while self._frames:
+            yield self._frames.pop()
+
+    def describe(self, pixels: NDArray[np.uint8]) -> pl.DataFrame:
+        """Return the table of the next frame."""
+        self._frames.append(pixels)
+        return next(self._tables)
+
+
+def example_files(folder: Path) -> tuple[list[str], str]:
+    """Make the pictures and the clip that a visitor can click, of the invented people of the bundled sample.
+
+    Args:
+        folder: Where to put them.
+
+    Returns:
+        Paths of two pictures, of one face and of three, and of the clip.
+    """
+    sample = Path(str(resources.files("triaffect.data.sample"))) / "data" / "cropped_aligned"
+
+    def picture(person: int, frame: int) -> NDArray[np.uint8]:
+        pixels = read_image(sample / f"face{person:04d}" / f"{frame:05d}.jpg")
+        large = cv2.resize(pixels, None, fx=2.5, fy=2.5, interpolation=cv2.INTER_CUBIC)
+        return cv2.copyMakeBorder(large, 60, 60, 60, 60, cv2.BORDER_REPLICATE).astype(np.uint8)
+
+    files = {"one": picture(1, 12), "three": np.hstack([picture(person, 20) for person in (3, 8, 13)])}
+    for name, pixels in files.items():
+        cv2.imwrite(str(folder / f"{name}.png"), pixels[..., ::-1])
+    with VideoWriter(folder / "clip.mp4") as writer:
+        for frame in range(1, 34):
+            writer.write(picture(1, frame), frame * 0.2)
+    return [str(folder / f"{name}.png") for name in files], str(folder / "clip.mp4")
+
+
+def build(analyzer: Analyzer, folder: Path) -> Any:
+    """Build the page as a gradio `Blocks`.
+
+    Args:
+        analyzer: Describes the faces.
+        folder: An empty private folder for everything that is written; the caller deletes it.
+    """
     import gradio as gr
 
-    folder = tempfile.mkdtemp(prefix="triaffect-web-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    def table_file(rows: pl.DataFrame) -> Any:
+        path = Path(tempfile.mkdtemp(dir=folder), "faces.csv")
+        rows.write_csv(path, float_precision=5)
+        return gr.update(value=str(path), visible=True)
 
-    def describe_image(pixels: NDArray[np.uint8] | None) -> tuple[Any, str]:
-        if pixels is None:
-            return None, ""
-        rows = analyzer.image(pixels)
-        return annotate(pixels, rows.to_dicts()), panels(rows)
-
-    def describe_video(path: str | None, bar: Any = gr.Progress()) -> tuple[str | None, Any, str]:  # noqa: B008
+    def describe_photo(path: str | None, units_only: bool) -> tuple[Any, ...]:
         if path is None:
-            return None, None, ""
+            return gr.update(visible=False), WELCOME, gr.update(visible=False), None, gr.update(visible=False)
+        try:
+            pixels = read_photo(path)
+        except InputError as error:
+            raise gr.Error(str(error).removeprefix(f"{path}: ")) from None
+        rows = analyzer.image(pixels).with_columns(file=pl.lit(Path(path).name))
+        rows = without_emotion(rows) if units_only else rows
+        largest = rows["face"][int((rows["w"] * rows["h"]).arg_max() or 0)] if rows.height else None
+        choice = gr.update(choices=rows["face"].to_list(), value=largest, visible=rows.height > 1)
+        picture = gr.update(value=annotate(pixels, rows.to_dicts()), visible=True)
+        return picture, panels(rows), choice, rows, table_file(rows)
+
+    def describe_frame(pixels: NDArray[np.uint8] | None, units_only: bool, camera: Any) -> tuple[Any, ...]:
+        if pixels is None:
+            return gr.update(visible=False), CAMERA, None
+        camera = camera or Camera(analyzer)
+        rows = camera.describe(pixels)
+        rows = without_emotion(rows) if units_only else rows
+        return gr.update(value=annotate(pixels, rows.to_dicts()), visible=True), panels(rows), camera
+
+    def describe_video(path: str | None, units_only: bool, bar: Any = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
+        if path is None:
+            return None, None, "", gr.update(visible=False)
         name = Path(path)
-        tables = []
         target = Path(tempfile.mkdtemp(dir=folder), "annotated.mp4")
-        damage = ""
+        tables, damage = [], ""
         with VideoWriter(target) as writer:
             try:
+                total = video_seconds(name)
                 for frames, rows in analyzer.run(read_ahead(read_video(name)), name.name):
-                    tables.append(rows)
-                    bar(0.5, f"{frames[-1].time:.1f} s")
-                    write_annotated(writer, frames, rows)
+                    tables.append(without_emotion(rows) if units_only else rows)
+                    seconds = frames[-1].time
+                    bar(min(seconds / total, 1.0) if total else None, f"{seconds:.0f} of {total:.0f} s")
+                    write_annotated(writer, frames, tables[-1])
             except InputError as error:
                 damage = str(error).removeprefix(f"{path}: ")
         if not tables:
@@ -118,64 +214,111 @@ def build(analyzer: Analyzer) -> Any:
         table = pl.concat(tables)
         note = f'<div class="ta"><div class="warning">{escape(damage)}</div></div>' if damage else ""
         if not table.height:
-            return str(target), None, note + panels(table)
-        return str(target), draw_timeline(table), note
+            return str(target), None, note + panels(table), gr.update(visible=False)
+        return str(target), draw_timeline(table), note, table_file(table)
 
-    drawing: dict[str, Any] = {"label": "Predictions", "interactive": False, "height": 380, "format": "jpeg"}
-    drawing["buttons"] = ["download", "fullscreen"]  # no sharing
-    with gr.Blocks(title="triaffect", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
-        gr.HTML('<div class="ta"><div class="head">triaffect</div><div class="sub">valence and arousal, expression, '
-                f"action units · {escape(analyzer.backend.name)}</div></div>")  # fmt: skip
+    def describe_file(path: str | None) -> list[dict[str, Any]]:
+        if path is None:
+            raise gr.Error("no image was given")
+        try:
+            return analyzer.image(path).with_columns(file=pl.lit(Path(path).name)).to_dicts()
+        except InputError as error:
+            raise gr.Error(str(error).removeprefix(f"{path}: ")) from None
+
+    pictures, example_clip = example_files(folder)
+    drawing: dict[str, Any] = {"label": "Predictions", "interactive": False, "format": "jpeg", "visible": False}
+    drawing |= {"elem_classes": "drawn", "buttons": ["download", "fullscreen"]}  # no sharing
+    units_fixed = analyzer.tasks == ("au",)
+    with gr.Blocks(title="triaffect", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        name = f'<div class="head">triaffect</div><div class="sub">{escape(analyzer.backend.name)}</div>'
+        gr.HTML(f'<div class="ta">{name}<div class="notice">{INTENDED_USE} {PLACE}</div></div>')
+        units_only = gr.Checkbox(units_fixed, label="Action units only, no words of emotion", visible=not units_fixed)
         with gr.Tab("Photo"), gr.Row():
-            with gr.Column(scale=4):
-                photo = gr.Image(sources=["upload", "webcam", "clipboard"], label="Photo", height=250)
+            with gr.Column(scale=4, min_width=300):
+                photo = gr.Image(sources=["upload", "webcam", "clipboard"], type="filepath", label="Photo", height=250)
+                # The file as it was uploaded, for the decoder of the whole package.
+                vars(photo)["preprocess"] = lambda payload: payload and payload.path
+                gr.Examples(pictures, photo, label="Examples: invented people", cache_examples=False)
                 drawn = gr.Image(**drawing)
-            with gr.Column(scale=6):
-                panel = gr.HTML(padding=True)
-            photo.change(describe_image, photo, [drawn, panel], api_name="photo", show_progress="minimal")
+            with gr.Column(scale=6, min_width=300):
+                choice = gr.Radio([], label="Face", visible=False)
+                panel = gr.HTML(WELCOME, padding=True)
+                table = gr.DownloadButton("Download the table (CSV)", visible=False, size="sm")
+            described = gr.State()
+            photo_outputs = [drawn, panel, choice, described, table]
+            photo.change(describe_photo, [photo, units_only], photo_outputs, api_name="photo", show_progress="minimal")
+            units_only.change(describe_photo, [photo, units_only], photo_outputs, api_visibility="private")
+            choice.input(panels, [described, choice], panel, api_visibility="private", show_progress="hidden")
         with gr.Tab("Camera"), gr.Row():
-            with gr.Column(scale=4):
+            with gr.Column(scale=4, min_width=300):
                 live = gr.Image(sources="webcam", streaming=True, label="Camera", height=250)
                 live_drawn = gr.Image(**drawing)
-            with gr.Column(scale=6):
-                live_panel = gr.HTML(padding=True)
-            live.stream(describe_image, live, [live_drawn, live_panel], stream_every=0.15, concurrency_limit=1,
-                        show_progress="hidden")  # fmt: skip
+            with gr.Column(scale=6, min_width=300):
+                live_panel = gr.HTML(CAMERA, padding=True)
+            camera = gr.State()
+            live.stream(describe_frame, [live, units_only, camera], [live_drawn, live_panel, camera], stream_every=0.15,
+                        concurrency_limit=1, show_progress="hidden", api_visibility="private")  # fmt: skip
         with gr.Tab("Video"):
             with gr.Row():
-                clip = gr.Video(sources=["upload", "webcam"], label="Video", height=330)
-                annotated = gr.Video(label="Predictions", interactive=False, height=330, buttons=["download"])
+                with gr.Column(min_width=300):
+                    clip = gr.Video(sources=["upload", "webcam"], label="Video", height=400)
+                    gr.Examples([example_clip], clip, label="Example: an invented person", cache_examples=False)
+                annotated = gr.Video(label="Predictions", interactive=False, height=400, buttons=["download"])
             note_panel = gr.HTML()
-            timeline = gr.Plot(label="Over time")
-            clip.change(describe_video, clip, [annotated, timeline, note_panel], api_name="video", concurrency_limit=1)
-        gr.HTML(f'<div class="ta"><div class="notice">{NOTICE}</div></div>')
-    return blocks
+            timeline = gr.Plot(show_label=False)  # a label would cover the legend on a phone
+            video_table = gr.DownloadButton("Download the table (CSV)", visible=False, size="sm")
+            clip.change(describe_video, [clip, units_only], [annotated, timeline, note_panel, video_table],
+                        api_name="video", concurrency_limit=1)  # fmt: skip
+        # For programs: an image file in, the table as JSON out.
+        file, answer = gr.File(visible=False, type="filepath"), gr.JSON(visible=False)
+        file.upload(describe_file, file, answer, api_name="describe")
+    return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=2)
 
 
-def serve(port: int = 7860, model: str = "triaffect-base", backend: str = "auto", browser: bool = False) -> None:
-    """Serve the page on 127.0.0.1 until Ctrl-C.
+def serve(
+    port: int = 7860,
+    model: str = "triaffect-base",
+    backend: str = "auto",
+    browser: bool = False,
+    *,
+    host: str = "127.0.0.1",
+    aus_only: bool = False,
+) -> None:
+    """Serve the page until Ctrl-C or SIGTERM; uploads lie in a private folder, which is deleted at the end.
 
     Args:
-        port: Port on 127.0.0.1.
+        port: Port of `host`.
         model: As for `Analyzer`.
         backend: As for `Analyzer`.
         browser: Open it in the browser.
+        host: Address to listen on; another one than 127.0.0.1 can be reached by other machines.
+        aus_only: Show action units only.
 
     Raises:
         InputError: The port is in use; or as `Analyzer`.
     """
+    analyzer = Analyzer(model, backend=backend, tasks=["au"] if aus_only else None)
+    folder = Path(tempfile.mkdtemp(prefix="triaffect-web-"))  # readable by its owner only
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     import gradio as gr
 
-    blocks = build(Analyzer(model, backend=backend))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     sans = ["ui-sans-serif", "system-ui", "sans-serif"]
     # System fonts: gradio's own default is fetched from the network.
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=sans, font_mono=["ui-monospace", "monospace"])
     css = resources.files("triaffect.inference").joinpath("web.css").read_text(encoding="utf-8")
-    print(f"http://127.0.0.1:{port}  (stop with Ctrl-C)")
     try:
+        blocks = build(analyzer, folder)
         blocks.launch(
-            server_name="127.0.0.1", server_port=port, share=False, inbrowser=browser, quiet=True, theme=theme, css=css,
-            footer_links=[], ssr_mode=False,
+            server_name=host, server_port=port, share=False, inbrowser=browser, quiet=True, theme=theme, css=css,
+            footer_links=[], ssr_mode=False, max_file_size=MAX_UPLOAD, prevent_thread_lock=True,
         )  # fmt: skip
+        print(f"http://{host}:{port}  (stop with Ctrl-C)", flush=True)
+        stop.wait()
+        blocks.close(verbose=False)
     except OSError:
-        raise InputError(f"--port {port}: is in use; choose another one") from None
+        raise InputError(f"--host {host} --port {port}: cannot be opened; choose another port or address") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
