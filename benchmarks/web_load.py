@@ -123,9 +123,7 @@ def main() -> None:
     print(f"{sum(answers.values())} requests by {options.clients} clients in {seconds:.0f} s, "
           f"{sum(answers.values()) / seconds:.1f}/s; median {waits[len(waits) // 2]:.2f} s, "
           f"95 % under {waits[int(0.95 * len(waits))]:.2f} s")  # fmt: skip
-    print(
-        f"memory: {before:.0f} MB before, {peak:.0f} MB at most, {after:.0f} MB after; uploads on disk {uploads >> 20} MB"
-    )
+    print(f"memory: {before:.0f} MB, at most {peak:.0f}, {after:.0f} after; uploads {uploads >> 20} MB")
     print(f"answers afterwards: {alive}; files left after SIGTERM: {len(left)}; exit code {server.returncode}")
 
 
