@@ -98,8 +98,8 @@ def run(index: Path, images: str, folder: Path, seed: int, jobs: int, changes: l
             save_predictions(predict(teacher, train, images, progress=False), soft[-1])
     changes = [c for c in changes if c.startswith("base.")] + [f"base.data.soft={json.dumps(soft)}"]
     taught = run_study("mtl_soft", str(index), images, folder / "soft", changes=changes)
-    made = {model["name"]: folder / "study" / model["predictions"] for model in results["models"]}
-    return {**made, "soft-labels": folder / "soft" / taught["models"][0]["predictions"]}
+    made = {model.name: folder / "study" / model.predictions for model in results.models}
+    return {**made, "soft-labels": folder / "soft" / taught.models[0].predictions}
 
 
 def table(made: list[dict[str, Path]], index: Path) -> str:

@@ -61,8 +61,10 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_bytes(simplejpeg.encode_jpeg(images[i][..., None], 95, "GRAY", "444"))
-        rows.append((name, split[i], int(codes[winner[i]])))
-    table = pl.DataFrame(rows, schema={"image": pl.String, "split": pl.String, "expression": pl.Int8}, orient="row")
+        # Each image is of another person: it is its own video, the unit of the intervals.
+        rows.append((name, f"{i:05d}", split[i], int(codes[winner[i]])))
+    types = {"image": pl.String, "video": pl.String, "split": pl.String, "expression": pl.Int8}
+    table = pl.DataFrame(rows, schema=types, orient="row")
     with atomic_path(arguments.out / "index.csv") as tmp_path:
         table.write_csv(tmp_path)
     print(table.group_by("split").len().sort("split"))

@@ -151,6 +151,8 @@ def make_study(
             "run": f"runs/{name}" if trained else None,
             "parameters": 11_180_000 + 6_000 * i if trained else None,
             "epochs": (20 if kind == "single" else 26) if trained else None,
+            "kept_epoch": (20 if kind == "single" else 24) if trained else None,
+            "select": ("last" if kind == "single" else "total") if trained else None,
             "epochs_to_90": None,
             "seconds_per_epoch": 6.82 + 0.11 * i if trained else None,
             "images_per_second": 117.4 - i if trained else None,

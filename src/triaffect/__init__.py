@@ -12,10 +12,14 @@ if TYPE_CHECKING:
     from triaffect.data.index import build_index as build_index
     from triaffect.data.index import find_leaks as find_leaks
     from triaffect.data.index import load_index as load_index
+    from triaffect.data.index import read_annotations as read_annotations
     from triaffect.data.index import save_index as save_index
+    from triaffect.data.index import save_subset as save_subset
+    from triaffect.data.index import subset as subset
     from triaffect.data.predictions import load_predictions as load_predictions
     from triaffect.data.predictions import save_predictions as save_predictions
     from triaffect.data.sample import sample as sample
+    from triaffect.data.statistics import statistics as statistics
     from triaffect.data.submission import read_submission as read_submission
     from triaffect.data.submission import write_submission as write_submission
     from triaffect.images import read_image as read_image
@@ -33,8 +37,14 @@ if TYPE_CHECKING:
     from triaffect.metrics.fusion import tune_fusion as tune_fusion
     from triaffect.metrics.measures import ccc as ccc
     from triaffect.metrics.scores import Scores as Scores
+    from triaffect.metrics.scores import compare as compare
     from triaffect.metrics.scores import score as score
+    from triaffect.report.figures import contact_sheet as contact_sheet
+    from triaffect.report.figures import sample_frames as sample_frames
+    from triaffect.report.figures import statistics_figures as statistics_figures
+    from triaffect.report.figures import training_curves as training_curves
     from triaffect.report.report import write_report as write_report
+    from triaffect.report.results import StudyResults as StudyResults
     from triaffect.study.study import run_study as run_study
     from triaffect.training.config import TrainConfig as TrainConfig
     from triaffect.training.model import AffectModel as AffectModel
@@ -50,6 +60,16 @@ _MODULES = {
     "InputError": "io",
     "read_image": "images",
     "build_index": "data.index",
+    "StudyResults": "report.results",
+    "training_curves": "report.figures",
+    "statistics_figures": "report.figures",
+    "sample_frames": "report.figures",
+    "contact_sheet": "report.figures",
+    "compare": "metrics.scores",
+    "statistics": "data.statistics",
+    "subset": "data.index",
+    "save_subset": "data.index",
+    "read_annotations": "data.index",
     "load_index": "data.index",
     "save_index": "data.index",
     "find_leaks": "data.index",

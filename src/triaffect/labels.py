@@ -60,5 +60,5 @@ def loss_key(split: str, task: str | None = None) -> str:
 
 
 def score_key(name: str, split: str = "val") -> str:
-    """Name of a score in `metrics.csv`: of a task, or `total`, such as `val/total`."""
+    """Name of a score in `metrics.csv`: a task, `total`, `valence`, `arousal` or `accuracy`, such as `val/total`."""
     return f"{split}/{name}"

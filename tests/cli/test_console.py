@@ -8,6 +8,7 @@ import pytest
 from triaffect.cli.main import VERBS, main
 from triaffect.data.index import save_index
 from triaffect.data.predictions import save_predictions
+from triaffect.report.results import Failure, StudyResults
 from worlds import jpeg, plain
 
 
@@ -44,7 +45,7 @@ def test_study(run, monkeypatch):
     def finished_study(*arguments, progress, **options):
         progress("demo: epochs × images")
         lines = ["Fused with the λ of the other half: −0.300 to +0.100."]
-        return {"models": [], "answer": lines, "failures": [{"name": "Прогон", "reason": "нет"}]}
+        return StudyResults(answer=lines, failures=[Failure("Прогон", "нет")])
 
     monkeypatch.setattr("triaffect.study.study.run_study", finished_study)
     code, printed = run("study", "demo")

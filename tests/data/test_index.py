@@ -23,6 +23,7 @@ from triaffect.data.index import (
     provenance,
     read_annotations,
     save_index,
+    save_subset,
     source_video,
     split_leaks,
     subset,
@@ -329,7 +330,7 @@ def test_a_table_needs_only_images(text_file: Write, crops: Write, tmp_path: Pat
     [
         ("image,expression", "a.png,-1", ":3: expression is '-1' (1 such rows); write a whole number from 0 to 7"),
         ("image,expression", "a.png,2.5", ":3: expression is '2.5'"),
-        ("image,expression", "a.png,Bored", ":3: expression is 'Bored'"),
+        ("image,expression", "a.png,Anger", ":3: expression is 'Anger'"),
         ("image,valence", "a.png,-5", ":3: valence is '-5' (1 such rows); write a number from -1 to 1, and nothing"),
         ("image,AU4", "a.png,2", ":3: AU4 is '2'"),
         ("image,split", "a.png,dev", ":3: split is 'dev'"),
@@ -337,7 +338,7 @@ def test_a_table_needs_only_images(text_file: Write, crops: Write, tmp_path: Pat
         ("image,sex", "/a.png,f", ":3: image is '/a.png' (1 such rows); use a path relative"),
         ("image,sex", "x/../../a.png,f", ":3: image is "),
         ("image,sex", ",f", ":3: image is None"),
-        ("face,sex", "a.png,f", ": has no column 'image'"),
+        ("file,sex", "a.png,f", ": has no column 'image'"),
     ],
 )
 def test_an_illegal_cell_of_a_table_is_named(text_file: Write, header: str, row: str, message: str) -> None:
@@ -403,3 +404,21 @@ def test_subset_depends_on_the_seed_and_refuses_nonsense() -> None:
             subset(index, fraction)
     with pytest.raises(InputError, match="draw by frame or by video"):
         subset(index, 0.5, "file")  # type: ignore[arg-type]
+
+
+def test_a_subset_keeps_its_origin_and_scores_say_of_how_many_rows(make, tmp_path):
+    from triaffect.metrics.scores import score
+
+    predictions, index = make(0)
+    whole, part = tmp_path / "i.parquet", tmp_path / "part.parquet"
+    save_index(index, whole, root=tmp_path, images=tmp_path, format="table")
+    rows = save_subset(whole, part, "val", fraction=0.5, stride=2, seed=3)
+    strided = index.filter(pl.int_range(pl.len()).over("video") % 2 == 0)
+    assert rows.height == round(strided.height / 2)
+    assert rows.equals(subset(strided, 0.5, seed=3))
+    assert load_index(part).equals(rows)
+    assert provenance(part) == provenance(whole) | {"part_of": index.height}
+    signature = score(predictions, part, resamples=0).signature
+    assert f"|split:val,{rows.height}/{index.height}|" in signature
+    with pytest.raises(InputError, match="stride 0"):
+        subset(index, stride=0)

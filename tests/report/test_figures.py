@@ -95,16 +95,32 @@ def metrics(epochs: int, *tasks: str) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("tasks", [("va", "expr", "au"), ("expr",)])
-def test_training_curves_mark_the_best_epoch(tasks):
-    figure = figures.training_curves(metrics(9, *tasks))
+def test_training_curves_mark_the_kept_epoch(tasks):
+    figure = figures.training_curves(metrics(9, *tasks), 7)
     drawn(figure)
-    upper, lower = figure.axes
-    assert [line.get_label() for line in upper.lines] == ["training", "validation"]
-    assert upper.lines[1].get_ydata()[0] == 2
-    *scores, best = lower.lines
+    panels = {axes.get_ylabel(): axes.lines for axes in figure.axes if axes.lines}
+    assert list(panels) == ["loss", "validation score"]
+    assert [line.get_label() for line in panels["loss"][:2]] == ["training", "validation"]
+    assert panels["loss"][1].get_ydata()[0] == 2
+    *scores, kept = panels["validation score"]
     assert len(scores) == len(tasks)
-    assert best.get_xdata()[0] == 8  # sin is highest at 8 among 1..9
-    assert f"{np.sin(8):.3f}, epoch 8" in lower.get_title()
+    assert kept.get_xdata()[0] == 8
+    assert f"kept: epoch 8, total {np.sin(8):.3f}" in figure.get_supxlabel()
+
+
+def test_training_curves_show_accuracy_ccc_and_the_loss_of_each_task():
+    names = ["train/accuracy", "val/accuracy", "val/valence", "val/arousal"]
+    names += [f"{split}/loss_{task}" for split in ("train", "val") for task in ("va", "expr")]
+    table = metrics(4, "va", "expr").with_columns(pl.lit(0.5).alias(name) for name in names)
+    panels = {axes.get_ylabel(): len(axes.lines) for axes in figures.training_curves(table).axes if axes.lines}
+    assert panels == {
+        "loss": 2,
+        "loss, valence-arousal": 2,
+        "loss, expression": 2,
+        "expression accuracy": 2,
+        "CCC": 2,
+        "validation score": 2,
+    }
 
 
 def test_training_curves_of_a_run_that_has_just_begun():
@@ -182,7 +198,7 @@ def test_contact_sheet_refuses(crops):
 
 def test_a_crop_of_absurd_size_is_not_decoded(crops, monkeypatch):
     index, root = crops
-    monkeypatch.setattr("triaffect.images.MAX_PIXELS", 112 * 100 - 1)
+    monkeypatch.setattr("triaffect.images.MAX_PIXELS", 100)
     figure = figures.contact_sheet(index, root, 5)
     assert sum(word.startswith("cannot be decoded") for word in words(figure)) == 5
 

@@ -177,7 +177,7 @@ def test_figures_have_descriptions(page):
     assert all(len(label) > 20 for label in labels)
     assert len(set(labels)) == len(labels)
     alts = [given["alt"] for tag, given in page.tags if tag == "img"]
-    assert len(alts) == 20
+    assert len(alts) == 28  # ten worst, ten best, a sample of eight
     assert all(alts)
     assert len(set(page.ids)) == len(page.ids)
 
@@ -304,8 +304,9 @@ def test_epochs_to_90_agree_with_the_runs(page, study):
     _, _, *rows = page.tables["Epochs to 90 % of the best"]
     for row in rows:
         metrics = pl.read_csv(study / "runs" / row[0].strip() / "metrics.csv")
-        assert [int(cell) for cell in row[1:3]] == [metrics.height, metrics["epoch"][metrics["val/total"].arg_max()]]
-        for cell, name in zip(row[3:], ("total", "va", "expr", "au"), strict=True):
+        kept = ["26", "24", "best total"] if row[0].strip() == "multi" else ["20", "20", "the last epoch"]
+        assert [cell.strip() for cell in row[1:4]] == kept
+        for cell, name in zip(row[4:], ("total", "va", "expr", "au"), strict=True):
             if f"val/{name}" in metrics.columns:
                 values = metrics[f"val/{name}"].to_numpy()
                 assert int(cell) == metrics["epoch"].to_numpy()[values >= 0.9 * values.max()][0]
@@ -432,7 +433,9 @@ def test_packed_images_are_shown(study, change, tmp_path):
     number = rows["exists"].arg_max()
     assert packed.image(number) == loose.image(number)
     assert packed.image(rows["exists"].arg_min()) is None
-    sheets = [contact_sheet(existing, images, 4) for images in (study.parent / "images", tmp_path / "val.safetensors")]
+    sheets = [
+        contact_sheet(existing, images, 4, seed=0) for images in (study.parent / "images", tmp_path / "val.safetensors")
+    ]
     pixels = [[axes.images[0].get_array() for axes in sheet.axes[::2]] for sheet in sheets]
     assert all(np.array_equal(a, b) for a, b in zip(*pixels, strict=True))
 
@@ -444,3 +447,31 @@ def test_a_frame_without_its_picture(study, change):
     assert [card["picture"] for card in part["worst"]] == [None] * 10
     with pytest.raises(InputError, match=r"no results\.json"):
         StudyFolder.read(study / "nowhere")
+
+
+def test_the_report_says_which_epoch_was_chosen_on_the_frames_that_it_is_scored_on(text):
+    assert "The models of multi are of the epoch that is best on the frames they are scored on" in text
+
+
+def test_every_table_of_the_paper_stands_beside_ours_if_the_data_is_the_papers(change, study):
+    values = {"valence": 0.1652, "Neutral": 0.4758, "AU25": 0.7972}
+    rows = [{"name": "single-task", "va": 0.2, "expr": 0.2, "au": 0.4, "total": 0.8, "values": values}]
+    others = [{"name": "a system of that year", "year": 2022, "total": 1.742}]
+    paper = {"source": "Asim 2024", "dataset": "Aff-Wild2", "rows": rows, "others": others}
+    lean = change(paper=paper, same_data=True)
+    page = Page(write_report(lean).read_text())
+    ours = json.loads((lean / "results.json").read_text())["models"]
+    ours = next(model["scores"] for model in ours if model["name"] == "single-task")
+    table = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in page.tables["Value by value, single-task"]}
+    assert table["Valence"] == ["0.165", f"{ours['va']['valence']:.3f}"]
+    assert table["Neutral"] == ["0.476", f"{ours['expr']['Neutral']:.3f}"]
+    assert table["AU25"] == ["0.797", f"{ours['au']['AU25']:.3f}"]
+    assert table["Fear"][0] == "–"
+    systems = [row[0] for row in page.tables["The paper's scores and ours"]]
+    assert any("a system of that year" in name and "2022" in name for name in systems)
+
+
+def test_the_page_shows_a_sample_of_the_data_with_its_labels(page, text):
+    assert "A sample with its labels" in text
+    alts = [given["alt"] for tag, given in page.tags if tag == "img"]
+    assert sum(not re.search("error", alt) for alt in alts) >= 6

@@ -15,6 +15,7 @@ import time
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
 
 from triaffect.cli.main import main
@@ -30,6 +31,7 @@ from triaffect.study.results import split_halves
 from triaffect.study.study import run_study, same_data
 from triaffect.training import run_folder as runs
 from triaffect.training import trainer as training
+from triaffect.training.model import AffectModel, load_backbone_weights, load_model
 
 TINY = [
     *("base.model.backbone=test_resnet", "base.model.size=32", "base.model.pretrained=false", "base.data.workers=0"),
@@ -135,13 +137,19 @@ def test_the_papers_studies_run_on_both_layouts(frames, tmp_path, study, layout,
     assert "an estimate from the number of parameters" in printed.err
     assert printed.out.strip().endswith(str(out / "report.html"))
     content, rows = results(out), load_index(index, "val")
+    if study == "asim2024":  # subsets of training and validation, secs. 1.10 and 1.11
+        assert content["evaluated"] == "evaluated.parquet"
+        whole, rows = rows, load_index(out / "evaluated.parquet", "val")
+        assert rows.height == round(0.8 * whole.height)
+        assert f"split:val,{rows.height}/{whole.height}|" in content["models"][0]["scores"]["signature"]
+        assert content["models"][0]["select"] == "last"
     models = {model["name"]: model for model in content["models"]}
     fusions = ["fusion", "tuned-fusion"] if study == "chang2022" else []
     assert list(models) == ["va", "expr", "au", "multi-task", "single-task", *fusions]
     for model in models.values():
         table = load_predictions(out / model["predictions"])
         assert table["image"].to_list() == rows["image"].to_list()
-        assert table.filter(pl.col("filled"))["image"].to_list() == [missing]
+        assert table.filter(pl.col("filled"))["image"].to_list() == [missing] * rows["image"].is_in([missing]).any()
         assert score(table, rows, resamples=0).tasks == pytest.approx(model["scores"]["tasks"])
     assert {name: models[name]["kind"] for name in ("va", "multi-task", "single-task")} == {
         "va": "single",
@@ -177,6 +185,10 @@ def test_the_papers_studies_run_on_both_layouts(frames, tmp_path, study, layout,
         }
     else:
         assert (config["training"]["optimizer"], config["data"]["fraction"]) == ("sgd", 0.8)
+        config = yaml.safe_load((out / "runs" / "multi-task" / "config.yaml").read_text())
+        assert (config["data"]["labelled"], config["training"]["select"]) == ("all", "last")
+        command = next(line for line in content["commands"] if line.startswith("triaffect score"))
+        assert f"{out}/evaluated.parquet --split val" in command
         assert content["tuning"] == content["halves"] == []
 
 
@@ -341,8 +353,8 @@ def test_a_killed_worker_continues_its_run(frames, tmp_path):
     changes = [*TINY, "base.training.epochs=6"]
     content = run_study(study, str(frames[0]), str(frames[1]), folder, changes=changes, jobs=2)
     assert len(killed) == 1
-    assert content["failures"] == []
-    assert [(model["name"], model["epochs"]) for model in content["models"]] == [("a", 6), ("b", 6)]
+    assert content.failures == []
+    assert [(model.name, model.epochs) for model in content.models] == [("a", 6), ("b", 6)]
 
 
 # Study files ------------------------------------------------------------------------------------------------------
@@ -370,7 +382,10 @@ def test_a_killed_worker_continues_its_run(frames, tmp_path):
             "runs: {a: {model.tasks: [va]}, b: {model.tasks: [au]}}\nfusions: [{name: f, single: [a], multi: b}]",
             "no task",
         ),
-        ("runs: {a: {}, b: {}}\nfusions: [{name: f, single: [a], multi: b, lambdas: {va: 2}}]", "use paper or tuned"),
+        (
+            "runs: {a: {}, b: {}}\nfusions: [{name: f, single: [a], multi: b, lambdas: {va: 2}}]",
+            "not all between 0 and 1",
+        ),
         ("runs: {a: {}}\nheads: [{name: h, features: b}]", "neither a run of this study nor a model folder"),
         ("runs: {a: {}}\nheads: [{name: h, features: a, training.schedule: cosine}]", "has no effect on heads"),
         ("runs: {a: {}}\ncompare: [[a, c]]", "no model 'c'"),
@@ -402,13 +417,12 @@ def test_wrong_changes_are_refused(frames, change, message):
 
 
 def test_every_bundled_study_can_be_read():
-    changes = {"initialisation": ["runs.affect=null", "runs.affect-frozen=null"]}
-    for name in ("chang2022", "asim2024", "initialisation", "losses", "balancing", "heads", "demo"):
-        study = read_study(name, "i.parquet", changes=changes.get(name, []))
+    for name in bundled_names("studies"):
+        study = read_study(name, "i.parquet", check_files=name != "initialisation")
         assert study.question.endswith("?")
-    with pytest.raises(InputError, match=r"one of asim2024, .*chang2022"):
+    with pytest.raises(InputError, match=r"one of architectures, asim2024, .*chang2022"):
         read_study("chang2023", "i.parquet")
-    with pytest.raises(InputError, match="no weights 'models/affect'"):
+    with pytest.raises(InputError, match=r"no weights 'work/weights/mobilenetv2_100\.safetensors'"):
         read_study("initialisation", "i.parquet")
 
 
@@ -418,12 +432,12 @@ def test_seeds_repeat_everything_and_energy_is_reported(frames, tmp_path, monkey
     text = "runs: {a: {model.tasks: [va]}, b: {model.tasks: [va], losses.va: mse}}\nseeds: [0, 1]\ncompare: [[a, b]]\n"
     study = write_study(tmp_path / "r.yaml", text)
     content = run_study(study, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
-    assert [model["name"] for model in content["models"]] == ["a-seed0", "b-seed0", "a-seed1", "b-seed1"]
-    assert [(c["a"], c["b"]) for c in content["comparisons"]] == [("a-seed0", "b-seed0"), ("a-seed1", "b-seed1")]
-    assert any(line.startswith("Over 2 seeds a scores") for line in content["answer"])
-    scores = [model["scores"]["total"] for model in content["models"]]
+    assert [model.name for model in content.models] == ["a-seed0", "b-seed0", "a-seed1", "b-seed1"]
+    assert [(c.a, c.b) for c in content.comparisons] == [("a-seed0", "b-seed0"), ("a-seed1", "b-seed1")]
+    assert any(line.startswith("Over 2 seeds a scores") for line in content.answer)
+    scores = [model.scores.total for model in content.models]
     assert scores[0] != scores[2]
-    assert [model["energy_joules"] for model in content["models"]] == [5.0] * 4
+    assert [model.energy_joules for model in content.models] == [5.0] * 4
 
 
 def test_a_study_with_heads_on_frozen_features(frames, tmp_path):
@@ -435,13 +449,13 @@ heads:
 """
     study = write_study(tmp_path / "r.yaml", text)
     content = run_study(study, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
-    assert [(model["name"], model["kind"], model["epochs"]) for model in content["models"]] == [
+    assert [(model.name, model.kind, model.epochs) for model in content.models] == [
         ("multi", "multi", 1),
         ("joint", "heads", 3),
         ("separate", "heads", 3),
     ]
     assert (tmp_path / "out" / "features" / "multi" / "features.npy").is_file()
-    assert len(content["comparisons"]) == 3
+    assert len(content.comparisons) == 3
 
 
 # Search -----------------------------------------------------------------------------------------------------------
@@ -455,12 +469,12 @@ search: {run: va, keys: {training.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, lo
     study, real = write_study(tmp_path / "r.yaml", text), training.train
 
     def search(out, trials):
-        return run_study(study, str(frames[0]), str(frames[1]), tmp_path / out, changes=TINY, search=trials)["search"]
+        return run_study(study, str(frames[0]), str(frames[1]), tmp_path / out, changes=TINY, search=trials).search
 
     complete = search("complete", 2)
-    assert [trial["number"] for trial in complete["trials"]] == [0, 1]
-    assert set(complete["trials"][0]["values"]) == {"training.lr", "losses.va"}
-    assert complete["best"] == max(complete["trials"], key=lambda trial: trial["score"])
+    assert [trial.number for trial in complete.trials] == [0, 1]
+    assert set(complete.trials[0].values) == {"training.lr", "losses.va"}
+    assert complete.best == max(complete.trials, key=lambda trial: trial.score)
 
     def stopped(config, run, resume):
         if run.name == "trial-1":
@@ -481,8 +495,8 @@ def test_a_search_in_a_study_with_several_seeds_varies_the_run_of_the_first(fram
     text = "runs: {va: {model.tasks: [va]}}\nseeds: [3, 4]\nsearch: {run: va, keys: {losses.va: [ccc, mse]}}\n"
     study = write_study(tmp_path / "s.yaml", text)
     content = run_study(study, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY, search=1)
-    assert [model["name"] for model in content["models"]] == ["va-seed3", "va-seed4"]
-    assert len(content["search"]["trials"]) == 1
+    assert [model.name for model in content.models] == ["va-seed3", "va-seed4"]
+    assert len(content.search.trials) == 1
     config = yaml.safe_load((tmp_path / "out" / "search" / "trial-0" / "config.yaml").read_text())
     assert config["training"]["seed"] == 3
 
@@ -588,3 +602,33 @@ def test_the_total_of_each_row_of_a_paper_is_the_sum_of_its_parts(name):
     paper = yaml.safe_load(bundled_file("studies", name).read_text()).get("paper") or {"rows": []}
     for row in paper["rows"]:
         assert row["total"] == pytest.approx(row["va"] + row["expr"] + row["au"], abs=1.5e-3), row["name"]
+
+
+def test_lambda_by_hand(frames, tmp_path):
+    text = RUNS.replace("lambdas: tuned", "lambdas: {va: 0.4, expr: 0.25}")
+    study = write_study(tmp_path / "r.yaml", text)
+    content = run_study(study, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
+    fused = next(model for model in content.models if model.name == "fused")
+    assert fused.lambdas == {"va": 0.4, "expr": 0.25, "au": 0.6}
+    tables = {
+        name: load_predictions(tmp_path / "out" / "predictions" / f"{name}.parquet") for name in ("expr", "multi")
+    }
+    expected = 0.25 * tables["expr"]["fear"] + 0.75 * tables["multi"]["fear"]
+    made = load_predictions(tmp_path / "out" / fused.predictions)["fear"]
+    assert made.to_list() == pytest.approx(expected.to_list(), abs=1e-6)
+    for wrong, message in (("{va: 2}", "not all between 0 and 1"), ("{smile: 0.5}", "use paper, tuned or")):
+        with pytest.raises(InputError, match=message):
+            read_study(
+                write_study(tmp_path / "w.yaml", RUNS.replace("lambdas: tuned", f"lambdas: {wrong}")), "i.parquet"
+            )
+
+
+def test_the_bundled_model_is_a_start_for_others(tmp_path):
+    text = "base: {model: {backbone: resnet10t, pretrained: triaffect-base}}\nruns: {all: {}}"
+    assert (
+        read_study(write_study(tmp_path / "r.yaml", text), "i.parquet").runs["all"].model.pretrained == "triaffect-base"
+    )
+    model = AffectModel("resnet10t", size=32)
+    load_backbone_weights(model, "triaffect-base")
+    bundled = load_model("triaffect-base").backbone.state_dict()
+    assert all(torch.equal(value, bundled[name]) for name, value in model.backbone.state_dict().items())

@@ -1,5 +1,6 @@
 """Training runs on small coloured pictures: what they learn, what they leave behind, and how they survive."""
 
+import itertools
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from triaffect.training import module
 from triaffect.training import trainer as training
 from triaffect.training.config import TrainConfig
 from triaffect.training.losses import TaskLosses
-from triaffect.training.model import AffectModel, load_model
+from triaffect.training.model import AffectModel, load_backbone_weights, load_model
 
 SCORES = {"va": va_score, "expr": expr_score, "au": au_score}
 
@@ -411,3 +412,93 @@ def test_seven_classes_have_a_head_of_that_width_and_a_perfect_score_of_one(fram
     result = score(predictions, rows, resamples=0, classes=7)
     assert result.tasks["expr"] == pytest.approx(1.0)
     assert result.left_out == (rows["expression"] == 7).sum()
+
+
+@pytest.mark.parametrize("select", ["last", "loss", "total", "va"])
+def test_the_kept_epoch_is_the_one_that_select_names(frames, tmp_path, monkeypatch, select):
+    rows = iter(
+        [{"val/total": 0.2, "val/va": 0.5, "val/loss": 3.0}, {"val/total": 0.9, "val/va": 0.1, "val/loss": 2.0}]
+    )
+    rows = itertools.chain(
+        rows, [{"val/total": 0.3, "val/va": 0.2, "val/loss": 1.0}, {"val/total": 0.1, "val/va": 0.0}]
+    )
+    real = module.evaluate
+    monkeypatch.setattr(module, "evaluate", lambda *args: {**real(*args), "val/loss": 4.0, **next(rows)})
+    run = training.train(config(frames, training__epochs=4, training__select=select), tmp_path / "run", progress=False)
+    expected = {"last": 4, "loss": 3, "total": 2, "va": 1}[select]
+    assert json.loads((run / "summary.json").read_text())["best"]["epoch"] == expected
+    assert load_model(run).provenance["validation"]["epoch"] == expected
+
+
+def test_plateau_and_early_stop_watch_the_loss(frames, tmp_path, monkeypatch):
+    losses, real = iter([3.0, 2.0, 2.5, 2.6, 2.7, 2.8]), module.evaluate
+    totals = iter([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])  # better at each epoch: watching it would change nothing
+    made = {"val/loss": losses, "val/total": totals}
+    monkeypatch.setattr(module, "evaluate", lambda *args: {**real(*args), **{k: next(v) for k, v in made.items()}})
+    changes = {"training__schedule": "plateau", "training__patience": 0, "training__early_stop": 2}
+    changes |= {"training__watch": "loss", "training__epochs": 6}
+    table = history(training.train(config(frames, **changes), tmp_path / "run", progress=False))
+    assert table["lr"].to_list() == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
+    with pytest.raises(InputError, match=r"training\.watch has no effect"):
+        config(frames, training__watch="loss")
+
+
+def test_part_of_the_validation_split_makes_epochs_shorter_and_is_the_same_for_every_seed_and_task(frames):
+    from triaffect.training.dataset import training_rows
+
+    whole = training_rows(config(frames))[1]
+    parts = [
+        training_rows(config(frames, data__val_fraction=0.5, training__seed=seed, model__tasks=tasks))[1]
+        for seed, tasks in ((0, list(TASKS)), (1, ["au"]))
+    ]
+    assert len(parts[0]) == len(whole) / 2
+    assert parts[0].equals(parts[1])
+    strided = training_rows(config(frames, data__val_stride=3))[1]
+    assert strided["frame"].to_list() == [1, 4] * 4
+
+
+def test_fully_labelled_frames_or_any(frames, tmp_path):
+    from triaffect.training.dataset import training_rows
+
+    index, rows = tmp_path / "index.parquet", pl.read_parquet(frames[0])
+    rows = rows.with_columns(pl.when(pl.col("frame") > 2).then("valence").alias("valence"))
+    rows.with_columns(pl.when(pl.col("frame") > 2).then("arousal").alias("arousal")).write_parquet(index)
+    assert len(training_rows(config((index, frames[1])))[0]) == 48
+    train, val, _ = training_rows(config((index, frames[1]), data__labelled="all"))
+    assert train["frame"].min() == 3
+    assert len(train) == 32
+    assert len(val) == 24  # evaluation uses every labelled frame
+    assert len(training_rows(config((index, frames[1]), data__labelled="all", model__tasks=["au"]))[0]) == 48
+
+
+def test_the_curves_of_the_thesis_are_in_the_metrics(frames, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "LINE_INTERVAL", 0.0)
+    run = training.train(config(frames), tmp_path / "run")
+    table, printed = history(run), capsys.readouterr().err
+    rows = load_index(frames[0], "val")
+    predictions = predict(run, rows, frames[1], workers=0, progress=False, device="cpu", half=False)
+    right = predictions.select(PREDICTION_COLUMNS["expr"]).to_numpy().argmax(1) == rows["expression"].to_numpy()
+    kept = json.loads((run / "summary.json").read_text())["best"]
+    assert kept["val/accuracy"] == pytest.approx(right.mean())
+    assert (table["val/valence"] + table["val/arousal"]).to_list() == pytest.approx((2 * table["val/va"]).to_list())
+    assert table["train/accuracy"].is_between(0, 1).all()
+    assert "run: epoch 1/2, batch 3 of 3, loss" in printed
+    assert "run: epoch 2/2, validation batch 2 of 2" in printed
+    line = next(line for line in printed.splitlines() if line.startswith("run: epoch 1/2  train loss"))
+    assert line.count("(va ") == 2
+    assert f"val loss {table['val/loss'][0]:.3f} (va {table['val/loss_va'][0]:.3f}, expr" in line
+
+
+@pytest.mark.parametrize("counters", [True, False])
+def test_torchvision_weights_load_with_or_without_counters(tmp_path, counters):
+    from torchvision.models import resnet18
+
+    torch.manual_seed(1)
+    state = resnet18().state_dict()
+    file = tmp_path / "resnet18.pth"
+    torch.save({k: v for k, v in state.items() if counters or "num_batches_tracked" not in k}, file)
+    model = AffectModel("resnet18", size=32)
+    load_backbone_weights(model, file)
+    ours = model.backbone.state_dict()
+    assert torch.equal(ours["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+    assert torch.equal(ours["bn1.running_var"], state["bn1.running_var"])

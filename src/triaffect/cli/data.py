@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from triaffect.io import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def sample(folder: str) -> None:
@@ -68,30 +73,22 @@ def index(
     images: str | None = None,
     out: str = "index.parquet",
     format: str = "auto",  # noqa: A002
-    au_threshold: float | None = None,
 ) -> None:
     """Read annotations in any layout into one table with one row per frame.
 
     Args:
-        root: The folder of the annotations, or one file: s-Aff-Wild2, a release list, a CSV, Excel or Parquet table.
-        images: The folder with the crops' folders; by default they are searched for next to the annotations. The
-            pictures inside FER2013's table are written there, by default into a folder next to OUT.
+        root: The folder of the annotations, or one file: s-Aff-Wild2, a release list, a CSV or Parquet table.
+        images: The folder with the crops' folders; by default they are searched for next to the annotations.
         out: The index to write, Parquet.
-        format: What to read: auto, per-video, mtl (s-Aff-Wild2, ABAW3), list, table, affectnet, rafdb, fer2013, disfa;
-            of a table, the names of data sets say in which order its expression codes are.
-        au_threshold: Action units given as intensities (0 to 5) are active from this value on; DISFA's from 2.
+        format: What to read: auto, per-video, mtl (s-Aff-Wild2, ABAW3), list or table.
     """
     from triaffect.data.index import read_annotations, save_index
-    from triaffect.data.known import holds_pictures, write_pictures
-    from triaffect.data.statistics import contradiction_lines, leak_lines, statistics, summary
+    from triaffect.data.statistics import leak_lines, statistics, summary
 
-    if format in ("auto", "fer2013") and holds_pictures(root):
-        images = images or str(Path(out).with_suffix(""))
-        print(f"note: {write_pictures(root, Path(images)):,} pictures written into {images}")
-    annotations = read_annotations(root, images, format, au_threshold)
+    annotations = read_annotations(root, images, format)
     save_index(annotations.index, out, root=root, images=annotations.images, format=annotations.format)
     print(summary(statistics(annotations.index)))
-    for line in annotations.notice_lines() + leak_lines(annotations.index) + contradiction_lines(annotations.index):
+    for line in annotations.notice_lines() + leak_lines(annotations.index):
         print(f"note: {line}")
     rows, where = f"{annotations.index.height:,} rows", annotations.images or "unknown"
     print(f"{out}: {rows}, format {annotations.format}, images {where}")
@@ -109,7 +106,7 @@ def stats(index: str, split: str | None = None, json: bool = False, plots: str |
     from json import dumps
 
     from triaffect.data.index import load_index, split_leaks
-    from triaffect.data.statistics import contradiction_lines, leak_lines, statistics, tables
+    from triaffect.data.statistics import leak_lines, statistics, tables
 
     rows = load_index(index, split)
     result = statistics(rows)
@@ -119,7 +116,7 @@ def stats(index: str, split: str | None = None, json: bool = False, plots: str |
 
         for name, figure in statistics_figures(result).items():
             save_figure(figure, Path(plots) / f"{name}.png")
-    for line in [] if json else leak_lines(rows) + contradiction_lines(rows):
+    for line in [] if json else leak_lines(rows):
         print(f"warning: {line}")
 
 
@@ -130,27 +127,78 @@ def show(
     n: int = 20,
     task: Literal["va", "expr", "au"] | None = None,
     split: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
+    augmented: str | None = None,
 ) -> None:
-    """Draw random crops with video, frame and annotations, to check data and labels by eye.
+    """Draw random crops with their annotations, and print path, row, video, frame and every label of each.
 
     Args:
         index: An index file, a table, or annotations.
-        images: The folder of the images; by default the one the index was made with.
+        images: The folder of the images, or a packed file; by default the one the index was made with.
         out: The picture to write.
         n: How many crops.
-        task: Only frames labelled for this task, and only its labels.
+        task: Only frames labelled for this task.
         split: Only this split.
-        seed: Another seed draws other crops.
+        seed: Draw the crops of this seed again; each call draws anew by default.
+        augmented: Show what the network gets in training with this config: a YAML file, the name of a bundled one, or
+            `default`.
     """
-    from triaffect.data.index import load_index, provenance
-    from triaffect.report.figures import contact_sheet, save_figure
+    import secrets
 
-    root = images or provenance(index).get("images")
-    if not root or not Path(root).is_dir():
-        raise InputError(f"{root or index}: no folder of images; name it with --images")
-    save_figure(contact_sheet(load_index(index), root, n, task, split, seed), out)
-    print(out)
+    from triaffect.data.index import image_root, load_index
+    from triaffect.labels import TASKS
+    from triaffect.report.figures import contact_sheet, label_words, sample_frames, save_figure
+    from triaffect.text import printable
+
+    rows, root = load_index(index), image_root(index, images)
+    seed = secrets.randbelow(1_000_000) if seed is None else seed
+    augment = _training_view(augmented, seed) if augmented else None
+    save_figure(contact_sheet(rows, root, n, task, split, seed, augment), out)
+    for row in sample_frames(rows, n, task, split, seed).iter_rows(named=True):
+        words = [f"row {row['row']}", f"video {row['video']}", f"frame {row['frame']}", f"split {row['split']}"]
+        words += [text for name in TASKS for text in label_words(name, row)]
+        print(printable(f"{root / row['image']}: {', '.join(words)}"))
+    print(f"{out}: drawn with --seed {seed}")
+
+
+def _training_view(name: str, seed: int) -> Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]:
+    """Return a function that makes of a crop what a config's training would, drawn by the number of the crop."""
+    import numpy as np
+
+    from triaffect.images import resize
+    from triaffect.io import bundled_file
+    from triaffect.training.augmentation import Augmentation
+    from triaffect.training.config import TrainConfig
+
+    config = TrainConfig() if name == "default" else TrainConfig.load(bundled_file("configs", name))
+    augmentation, size = Augmentation.from_config(config.data), config.model.size
+    return lambda pixels, number: augmentation(resize(pixels, size), np.random.default_rng((seed, number)))
+
+
+def subset(
+    index: str,
+    out: str = "subset.parquet",
+    split: str | None = None,
+    fraction: float = 1.0,
+    by: Literal["frame", "video"] = "frame",
+    stride: int = 1,
+    seed: int = 0,
+) -> None:
+    """Write a part of an index, which keeps its image root; scores on it say of how many rows it is a part.
+
+    Args:
+        index: An index file, a table, or annotations.
+        out: The index to write, Parquet.
+        split: Only this split.
+        fraction: Share of the rows, or of the videos, drawn at random.
+        by: Draw frames or whole videos.
+        stride: Keep every n-th frame of each video, before the draw.
+        seed: Another seed draws others.
+    """
+    from triaffect.data.index import save_subset
+
+    part = save_subset(index, out, split, fraction=fraction, by=by, seed=seed, stride=stride)
+    print(f"{out}: {part.height:,} rows of {part['video'].n_unique():,} videos")
 
 
 def leaks(a: str, b: str, split_a: str | None = None, split_b: str | None = None) -> int:

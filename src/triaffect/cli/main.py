@@ -13,7 +13,6 @@ import os
 import re
 import sys
 import typing
-import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -45,6 +44,7 @@ VERB_GROUPS = {
         "index": Verb("data", "read annotations in any layout into one table, one row per frame"),
         "stats": Verb("data", "count an index: splits, missing labels, balance, weights, leaks"),
         "show": Verb("data", "draw random crops with their labels, to check data by eye"),
+        "subset": Verb("data", "write a part of an index: every n-th frame, a share of frames or videos"),
         "leaks": Verb("data", "find source videos that are in two indexes"),
         "pack": Verb("data", "put the images of an index into one file, for clusters and object stores"),
         "sample": Verb("data", "copy the bundled sample of rendered faces"),
@@ -236,7 +236,6 @@ def main(args: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a console that cannot show λ still gets the result
             stream.reconfigure(errors="backslashreplace")
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         code = _main(sys.argv[1:] if args is None else args)
         sys.stdout.flush()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from triaffect.report.results import StudyResults
 
 
 def study(
@@ -60,15 +62,14 @@ def _progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _print_results(results: Mapping[str, Any], folder: str) -> int:
+def _print_results(results: StudyResults, folder: str) -> int:
     """Print scores, answer and failures of a study; return the exit code."""
     from triaffect.report.report import results_table
-    from triaffect.report.results import StudyResults
 
-    if results["models"]:
-        print(f"{results_table(StudyResults.from_dict(results))}\n")
-    print("\n".join(results["answer"]))
-    for failure in results["failures"]:
-        print(f"failed: {failure['name']}: {failure['reason']}", file=sys.stderr)
+    if results.models:
+        print(f"{results_table(results)}\n")
+    print("\n".join(results.answer))
+    for failure in results.failures:
+        print(f"failed: {failure.name}: {failure.reason}", file=sys.stderr)
     print(f"\n{folder}/report.html")
-    return 1 if results["failures"] else 0
+    return 1 if results.failures else 0

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from triaffect import __version__
+from triaffect.data.index import provenance
 from triaffect.data.predictions import Thresholds, tasks_of, threshold_row
 from triaffect.labels import AU_NAMES, TASK_NAMES, TASKS, VA
 from triaffect.metrics import measures
@@ -223,6 +225,8 @@ def score(
     cuts, all_labels, table = threshold_row(thresholds), read_index(index, split), read_predictions(predictions)
     labels = read_index(all_labels, None, classes)
     videos = video_sums(table, labels, common_tasks(tasks_of(table), labels, tasks), cuts, by, classes)
+    if not isinstance(index, pl.DataFrame) and (whole := provenance(index).get("part_of")):
+        videos.split += f",{all_labels.height}/{whole}"
     scores = _summarise(videos, cuts, resamples, seed)
     scores.left_out = labels["expression"].null_count() - all_labels["expression"].null_count()
     if by is not None:

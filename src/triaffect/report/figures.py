@@ -6,22 +6,24 @@ Each function returns a matplotlib Figure, made without pyplot and its global st
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from numpy.typing import NDArray
 
 from triaffect.data.image_store import open_images
+from triaffect.data.index import HAS_CROP
 from triaffect.images import read_image
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, LABEL_COLUMNS, TASK_NAMES, TASKS, VA, score_key
 from triaffect.report.panels import bars, circumplex, draw_run
 from triaffect.report.style import INK, SERIES, SOFT, format_signed, legend, page, save_figure, tidy
 
-__all__ = ["conflict_curves", "contact_sheet", "save_figure", "statistics_figures", "training_curves"]
+__all__ = ["conflict_curves", "contact_sheet", "sample_frames", "save_figure", "statistics_figures", "training_curves"]
 
 Shares = Mapping[str, Mapping[str, float | None]]
 """Split -> name -> share."""
@@ -59,33 +61,27 @@ def _density(histograms: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def contact_sheet(
-    index: pl.DataFrame,
-    images: str | os.PathLike[str],
-    n: int = 20,
-    task: str | None = None,
-    split: str | None = None,
-    seed: int = 0,
-) -> Figure:
-    """Draw random crops next to their annotations, to check data and labels by eye.
-
-    This is the "random image generator" of Asim 2024. A crop that cannot be decoded is an empty cell with its name.
+def sample_frames(
+    index: pl.DataFrame, n: int = 20, task: str | None = None, split: str | None = None, seed: int | None = None
+) -> pl.DataFrame:
+    """Draw random frames that have a crop.
 
     Args:
         index: An index.
-        images: The folder that its column `image` is relative to, or a packed file.
-        n: Number of crops.
-        task: Only frames that are labelled for this task, and only its labels.
+        n: Number of frames.
+        task: Only frames that are labelled for this task.
         split: Only this split.
-        seed: Seed of the draw.
+        seed: Seed of the draw; each call draws anew by default.
+
+    Returns:
+        The drawn rows, with their position in the index as `row`.
 
     Raises:
-        InputError: There is no such frame, or an image's name leaves the root.
+        InputError: There is no such frame.
     """
-    tasks = TASKS if task is None else (task,)
     if task is not None and task not in TASKS:
         raise InputError(f"no task {task!r}; there are {', '.join(TASKS)}")
-    rows = index.filter(pl.col("exists").fill_null(True))  # null: not checked
+    rows = index.with_row_index("row").filter(HAS_CROP)
     if split is not None:
         rows = rows.filter(pl.col("split") == split)
     if task is not None:
@@ -95,10 +91,40 @@ def contact_sheet(
         raise InputError(
             f"no frame {which}with a crop{f' in split {split}' if split else ''} to show; see triaffect stats"
         )
-    chosen = rows[np.random.default_rng(seed).choice(rows.height, min(n, rows.height), replace=False)]
+    return rows[np.random.default_rng(seed).choice(rows.height, min(n, rows.height), replace=False)]
+
+
+def contact_sheet(
+    index: pl.DataFrame,
+    images: str | os.PathLike[str],
+    n: int = 20,
+    task: str | None = None,
+    split: str | None = None,
+    seed: int | None = None,
+    augment: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]] | None = None,
+) -> Figure:
+    """Draw random crops next to their annotations, to check data and labels by eye.
+
+    This is the "random image generator" of Asim 2024, secs. 1.9 to 1.11.1. A crop that cannot be decoded is an empty
+    cell with its name.
+
+    Args:
+        index: An index.
+        images: The folder that its column `image` is relative to, or a packed file.
+        n: Number of crops.
+        task: Only frames that are labelled for this task, and only its labels.
+        split: Only this split.
+        seed: Seed of the draw; each call draws anew by default.
+        augment: Called with the pixels and the number of each crop; what it returns is shown.
+
+    Raises:
+        InputError: There is no such frame, or an image's name leaves the root.
+    """
+    tasks, chosen = TASKS if task is None else (task,), sample_frames(index, n, task, split, seed)
     columns = min(4, chosen.height)
     lines = -(-chosen.height // columns)
-    where = f"{chosen.height} of {rows.height:,} crops" + (f", split {split}" if split else "") + f", seed {seed}"
+    where = f"{chosen.height} of {index.height:,} frames" + (f", split {split}" if split else "")
+    where += f", seed {seed}" * (seed is not None) + ", augmented as in training" * (augment is not None)
     figure = page(3.5 * columns, 0.6 + 1.72 * lines, "Crops and their labels", where)
     cells = figure.subplots(lines, 2 * columns, squeeze=False, width_ratios=[1.5, 1.75] * columns).reshape(-1, 2)
     for picture, text in cells:
@@ -109,12 +135,16 @@ def contact_sheet(
     for number, ((picture, text), row) in enumerate(zip(cells, chosen.iter_rows(named=True), strict=False)):
         try:
             pixels = read_image(read(number))
+            pixels = pixels if augment is None else augment(pixels, number)
         except (OSError, ValueError):
             pixels = np.full((8, 8, 3), 238, np.uint8)
             note, style = f"cannot be decoded\n{row['image']}", {"ha": "center", "va": "center", "wrap": True}
             picture.text(3.5, 3.5, note, fontsize=7, color=SOFT, **style)
         picture.imshow(pixels)
-        words = [f"frame {row['frame']}, {row['split']}", *(words for task in tasks for words in _words(task, row))]
+        words = [
+            f"frame {row['frame']}, {row['split']}",
+            *(words for task in tasks for words in label_words(task, row)),
+        ]
         text.text(0, 1, _short(str(row["video"])), va="top", fontsize=9, fontweight="bold", color=INK)
         text.text(0, 0.85, "\n".join(words), va="top", fontsize=9, linespacing=1.45, color=INK)
     return figure
@@ -124,8 +154,8 @@ def _short(name: str) -> str:
     return name if len(name) < 24 else f"{name[:8]}…{name[-14:]}"
 
 
-def _words(task: str, row: Mapping[str, Any]) -> list[str]:
-    """Return the annotations of a task as lines."""
+def label_words(task: str, row: Mapping[str, Any]) -> list[str]:
+    """Return the labels of a task in a row of an index, as lines."""
     if task == "va":
         return ["   ".join(f"{name[0].upper()} {format_signed(row[name])}" for name in VA)]
     if task == "expr":
@@ -175,29 +205,21 @@ def _percent(shares: Shares) -> dict[str, dict[str, str]]:
     }
 
 
-def training_curves(metrics: pl.DataFrame) -> Figure:
-    """Draw the losses and official scores of a run by epoch, and mark the best epoch.
+def training_curves(metrics: pl.DataFrame, kept: int | None = None) -> Figure:
+    """Draw the losses, accuracy, CCC and official scores of a run by epoch, and mark the kept epoch.
 
     Args:
-        metrics: The table of `metrics.csv`: `epoch`, `train/loss`, `val/loss`, `val/total`, `val/va` ..., `lr`;
-            missing columns are left out.
+        metrics: The table of `metrics.csv`; missing columns are left out.
+        kept: Row of the epoch whose model is kept.
     """
-    note = f"learning rate {metrics['lr'][0]:.3g} to {metrics['lr'][-1]:.3g}" if "lr" in metrics.columns else ""
-    figure = page(6.4, 5.6, "Training", note)
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    draw_run(upper, lower, metrics)
-    lower.set_ylabel("validation score")
-    scores = (
-        metrics[score_key("total")].cast(pl.Float64).fill_nan(None)
-        if score_key("total") in metrics.columns
-        else pl.Series([])
-    )
-    if (best := scores.arg_max()) is not None:
-        lower.axvline(metrics["epoch"][best], color=SERIES[1], linewidth=1, linestyle=(0, (4, 3)))
-        lower.set_title(f"best total {scores[best]:.3f}, epoch {metrics['epoch'][best]}", fontsize=9, color=INK)
-    for axes in (upper, lower):
+    notes = [f"learning rate {metrics['lr'][0]:.3g} to {metrics['lr'][-1]:.3g}"] if "lr" in metrics.columns else []
+    if kept is not None and score_key("total") in metrics.columns:
+        notes.append(f"kept: epoch {metrics['epoch'][kept]}, total {metrics[score_key('total')][kept]:.3f} (dotted)")
+    figure = page(8.4, 7.2, "Training", "; ".join(notes))
+    draw_run(figure, metrics, kept)
+    for axes in figure.axes:
         if axes.lines:
-            legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
+            legend(axes, loc="best")
     return figure
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
+from triaffect.data.index import HAS_CROP
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS, TASK_NAMES, TASKS, VA, score_key
 from triaffect.metrics.measures import COLUMNS
 from triaffect.report import panels
+from triaffect.report.figures import label_words
 from triaffect.report.results import ModelResult
 from triaffect.report.study_folder import PREFIX, StudyFolder, epochs_to, extreme_frames, typical_videos
 from triaffect.report.style import format_signed, svg, thumbnail
@@ -136,37 +138,59 @@ def _lines(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return lines
 
 
-def best_epoch(metrics: pl.DataFrame, name: str) -> tuple[int | None, int | None]:
-    """Return the epoch of the best validation score, and the first epoch with 90 % of it."""
-    scores = metrics[score_key(name)].cast(pl.Float64, strict=False).fill_nan(None)
-    best, place = scores.arg_max(), epochs_to(scores.to_list())
-    return (
-        None if best is None else int(metrics["epoch"][best]),
-        None if place is None else int(metrics["epoch"][place - 1]),
-    )
+SAMPLE = 8
+"""Number of frames in the sample of the data."""
+
+
+def sample(study: StudyFolder) -> list[dict[str, Any]]:
+    """A few random frames of the evaluated split with their labels, the same each time."""
+    if study.labels is None:
+        return []
+    rows = study.labels.with_row_index("row").filter(HAS_CROP)
+    drawn = rows.sample(min(SAMPLE, rows.height), seed=0, shuffle=True)
+    cards = []
+    for row in drawn.iter_rows(named=True):
+        image = study.image(row["row"])
+        words = [text for task in TASKS for text in label_words(task, row)]
+        card = {"video": row["video"], "frame": row["frame"], "words": words}
+        cards.append(card | {"picture": thumbnail(image) if image else None})
+    return cards
 
 
 def training(study: StudyFolder) -> Section:
     """Learning curves: all runs of a task together, then each run."""
-    runs = [(model.name, metrics) for model in study.models if (metrics := study.curves(model)) is not None]
+    runs = [(model, metrics) for model in study.models if (metrics := study.curves(model)) is not None]
     if not runs:
         return None
     together = []
     for task in study.tasks:
         key = score_key(task)
-        with_task = [(name, metrics) for name, metrics in runs if key in metrics.columns]
-        lines = [(m["epoch"], m[key].cast(pl.Float64, strict=False), best_epoch(m, task)[1]) for _, m in with_task]
+        with_task = [(model.name, metrics) for model, metrics in runs if key in metrics.columns]
+        lines = [(m["epoch"], m[key].cast(pl.Float64, strict=False), _reached(m, task)) for _, m in with_task]
         if lines:
             label = f"Validation score of {TASK_NAMES[task]} by epoch, {len(lines)} runs"
             legend = [legend_key(name, i, panels.line_style(i)[2]) for i, (name, _) in enumerate(with_task)]
             together.append(panel(panels.progress(lines), label, task_name(task)) | {"legend": legend})
     names = [name for name in ("total", *TASKS) if any(score_key(name) in metrics.columns for _, metrics in runs)]
-    rows, single = [], []
-    for name, metrics in runs:
-        epochs = {part: best_epoch(metrics, part) for part in names if score_key(part) in metrics.columns}
-        best = epochs.get("total", (None, None))[0]
-        reached = [epochs.get(part) for part in names]
-        rows.append({"name": name, "epochs": metrics.height, "best": best, "reached": reached})
-        label = f"Losses and validation scores of {name} over {metrics.height} epochs, best in epoch {best}"
-        single.append(panel(panels.run_curves(metrics), label, name))
-    return {"together": together, "names": [task_name(name) for name in names], "rows": rows, "runs": single}
+    rows, single, optimistic = [], [], []
+    for model, metrics in runs:
+        reached = [_reached(metrics, part) if score_key(part) in metrics.columns else None for part in names]
+        row = {"name": model.name, "epochs": metrics.height, "kept": model.kept_epoch, "reached": reached}
+        rows.append({**row, "reason": REASONS.get(model.select or "", "")})
+        optimistic += [model.name] if model.select not in (None, "last") else []
+        label = f"Losses and validation scores of {model.name} over {metrics.height} epochs, kept {model.kept_epoch}"
+        places = metrics["epoch"].index_of(model.kept_epoch) if model.kept_epoch else None
+        single.append(panel(panels.run_curves(metrics, places), label, model.name, wide=True))
+    names = [task_name(name) for name in names]
+    return {"together": together, "names": names, "rows": rows, "runs": single, "optimistic": optimistic}
+
+
+REASONS = {"last": "the last epoch", "loss": "lowest validation loss", "total": "best total"}
+REASONS |= {task: f"best {name}" for task, name in TASK_NAMES.items()}
+"""`training.select` -> why an epoch is kept."""
+
+
+def _reached(metrics: pl.DataFrame, name: str) -> int | None:
+    """Return the first epoch with 90 % of the best validation score."""
+    place = epochs_to(metrics[score_key(name)].cast(pl.Float64, strict=False).fill_nan(None).to_list())
+    return None if place is None else int(metrics["epoch"][place - 1])

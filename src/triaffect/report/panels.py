@@ -6,7 +6,8 @@ style.py by its own for light and dark.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -201,26 +202,51 @@ def line_style(number: int) -> tuple[str, Any, str]:
     return SERIES[number % len(SERIES)], *dashes[number // len(SERIES) % len(dashes)]
 
 
-def run_curves(metrics: pl.DataFrame) -> Figure:
-    """Draw training and validation loss of a run, and below each task's validation score, from its `metrics.csv`."""
-    figure = _panel(3.1)
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    draw_run(upper, lower, metrics)
+def run_curves(metrics: pl.DataFrame, kept: int | None = None) -> Figure:
+    """Draw the curves of a run from its `metrics.csv`; `kept` is the row of the epoch whose model is kept."""
+    drawn = len(_curves(metrics))
+    figure = _panel(0.5 + 1.5 * -(-drawn // 2), WIDE)
+    draw_run(figure, metrics, kept)
     return figure
 
 
-def draw_run(upper: Axes, lower: Axes, metrics: pl.DataFrame) -> None:
-    """Draw losses above and scores below; columns that the table lacks are left out."""
-    tidy(upper, "", "loss", "", "y")
-    tidy(lower, "epoch", "score", "", "y")
-    lines = [(upper, loss_key("train"), SOFT, "--", "training"), (upper, loss_key("val"), INK, "-", "validation")]
-    lines += [(lower, score_key(t), colour, "-", TASK_NAMES[t]) for t, colour in zip(TASKS, SERIES, strict=False)]
-    for axes, column, colour, dashes, name in lines:
-        if column in metrics.columns:
+Curves = dict[str, list[tuple[str, str, str, str]]]
+"""Title of a panel -> column, colour, line style and name of each of its lines."""
+
+
+def _curves(metrics: pl.DataFrame) -> Curves:
+    """Return the panels of a run: the loss, each task's loss, accuracy, CCC and scores; without absent columns."""
+
+    def both(key: Callable[[str], str]) -> list[tuple[str, str, str, str]]:
+        return [(key("train"), SOFT, "--", "training"), (key("val"), INK, "-", "validation")]
+
+    tasks = [task for task in TASKS if score_key(task) in metrics.columns]
+    panels: Curves = {"loss": both(loss_key)}
+    if len(tasks) > 1:
+        panels |= {f"loss, {TASK_NAMES[task]}": both(partial(loss_key, task=task)) for task in tasks}
+    panels["expression accuracy"] = both(partial(score_key, "accuracy"))
+    panels["CCC"] = [(score_key(name), SERIES[i], "-", name) for i, name in enumerate(VA)]
+    panels["validation score"] = [(score_key(t), SERIES[TASKS.index(t)], "-", TASK_NAMES[t]) for t in tasks]
+    present = {title: [line for line in lines if line[0] in metrics.columns] for title, lines in panels.items()}
+    return {title: lines for title, lines in present.items() if lines}
+
+
+def draw_run(figure: Figure, metrics: pl.DataFrame, kept: int | None = None) -> None:
+    """Draw every curve of a run into a figure of two columns, and a line at the epoch whose model is kept."""
+    curves = _curves(metrics)
+    cells = figure.subplots(-(-len(curves) // 2), 2, sharex=True, squeeze=False).ravel()
+    for axes, (title, lines) in zip(cells, curves.items(), strict=False):
+        is_last = axes in cells[: len(curves)][-2:]
+        tidy(axes, "epoch" if is_last else "", title, "", "y").tick_params(labelbottom=is_last)
+        for column, colour, dashes, name in lines:
             values = metrics[column].cast(pl.Float64, strict=False).to_numpy()
             marker = "." if len(values) < 3 else ""
             axes.plot(metrics["epoch"], values, color=colour, ls=dashes, linewidth=1.5, marker=marker, label=name)
-    lower.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if kept is not None:
+            axes.axvline(metrics["epoch"][kept], color=SERIES[1], linewidth=1, linestyle=(0, (1, 2)))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for axes in cells[len(curves) :]:
+        axes.axis("off")
 
 
 def lambda_curve(share: ArrayLike, score: ArrayLike, paper: float, tuned: float | None) -> Figure:

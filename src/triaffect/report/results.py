@@ -41,6 +41,8 @@ class ModelResult(_Record):
         lambdas: Task -> λ of a fusion.
         parameters: Number of parameters.
         epochs: Epochs trained.
+        kept_epoch: The epoch whose model is kept.
+        select: Why that one: `training.select`.
         epochs_to_90: First epoch with 90 % of the best validation score.
         seconds_per_epoch: Median.
         images_per_second: Median.
@@ -57,6 +59,8 @@ class ModelResult(_Record):
     lambdas: dict[str, float] | None = None
     parameters: int | None = None
     epochs: int | None = None
+    kept_epoch: int | None = None
+    select: str | None = None
     epochs_to_90: int | None = None
     seconds_per_epoch: float | None = None
     images_per_second: float | None = None
@@ -186,6 +190,8 @@ class StudyResults(_Record):
         index: The index file.
         images: The image root or packed file.
         split: The split that the models are evaluated on.
+        evaluated: The index of the frames that they are evaluated on, relative to the study folder, if it is a part of
+            the split.
         seconds: Time of the whole study.
         commands: Shell commands that repeat it.
         environment: Machine and versions.
@@ -207,6 +213,7 @@ class StudyResults(_Record):
     index: str = ""
     images: str = ""
     split: str | None = None
+    evaluated: str | None = None
     seconds: float | None = None
     commands: list[str] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)

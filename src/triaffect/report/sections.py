@@ -10,8 +10,9 @@ import polars as pl
 from triaffect.data.statistics import leak_lines, statistics
 from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, TASK_NAMES, TASKS, VA
 from triaffect.metrics.fusion import DEFAULT_LAMBDAS
+from triaffect.metrics.measures import COLUMNS
 from triaffect.report import panels
-from triaffect.report.image_sections import Section, confusions, legend_key, panel, task_name, va_panels
+from triaffect.report.image_sections import Section, confusions, legend_key, panel, sample, task_name, va_panels
 from triaffect.report.results import COST_KEYS, Difference, ModelResult
 from triaffect.report.study_folder import StudyFolder
 
@@ -141,12 +142,19 @@ def _signed(row: Difference, sign: int) -> Entry:
 
 
 def paper(study: StudyFolder) -> Section:
-    """The paper's scores if the data is the paper's; otherwise only their source, to explain why not."""
+    """The paper's scores, and those of other systems, if the data is the paper's; otherwise only their source."""
     published = study.results.paper
     if not published or not published.get("rows"):
         return None
     about = {name: published.get(name) for name in ("source", "dataset", "note")}
-    return {**about, "same_data": study.results.same_data, "rows": published["rows"], "models": study.models}
+    values, names = [], [name for task in TASKS for name in COLUMNS[task]]
+    for row in published["rows"]:
+        ours = next((model for model in study.models if model.name == row["name"]), None)
+        if row.get("values") and ours:
+            columns = ours.scores.va | ours.scores.expr | ours.scores.au
+            values.append((row["name"], [(name, row["values"].get(name), columns.get(name)) for name in names]))
+    tables = {"rows": published["rows"], "others": published.get("others") or [], "values": values}
+    return {**about, **tables, "same_data": study.results.same_data, "models": study.models}
 
 
 def values(study: StudyFolder, task: str) -> Section:
@@ -234,7 +242,7 @@ def data(study: StudyFolder) -> Section:
             figure = panels.va_density(*rows.select(VA).drop_nulls())
             label = f"Density of valence and arousal labels of {split}: {mean}"
             drawn.append(panel(figure, label, f"{split}: {mean}"))
-    return {"splits": splits, "panels": drawn, "leaks": leak_lines(study.index)}
+    return {"splits": splits, "panels": drawn, "leaks": leak_lines(study.index), "sample": sample(study)}
 
 
 def reproduction(study: StudyFolder) -> Section:

@@ -73,7 +73,8 @@ class StudyFolder:
             return
         try:
             self.index = load_index(path)
-            self.labels = load_index(path, self.results.split)
+            evaluated = inside(self.folder, self.results.evaluated) if self.results.evaluated else path
+            self.labels = load_index(evaluated, self.results.split)
         except InputError as error:
             self.notes.append(f"{error}; sections that need labels are left out.")
             return
@@ -91,6 +92,11 @@ class StudyFolder:
         """Find a path that `triaffect study` was given: relative to here, to the folder or to one above it."""
         places = (Path(), self.folder, *self.folder.resolve().parents)
         return next((place / name for place in places if name and (place / name).exists()), None)
+
+    @property
+    def split_rows(self) -> int:
+        """Number of rows of the split that the evaluated frames are a part of."""
+        return 0 if self.index is None else self.index.filter(split=self.results.split).height
 
     @property
     def models(self) -> list[ModelResult]:

@@ -32,10 +32,19 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(tmp_path, dpi=160, metadata={"Software": None} if tmp_path.suffix == ".png" else None)
 
 
+class PageFigure(Figure):
+    """A figure that a notebook shows as the value of a cell; matplotlib's own is only shown after importing pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=80)
+        return file.getvalue()
+
+
 def page(width: float, height: float, title: str, note: str = "") -> Figure:
     """Return an empty figure with its title at the top left; sizes in inches."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.04, hspace=0.05)
-    figure = Figure(figsize=(width, height), layout=layout, facecolor=PAPER)
+    figure = PageFigure(figsize=(width, height), layout=layout, facecolor=PAPER)
     figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK)
     if note:
         figure.supxlabel(note, x=0.012, ha="left", fontsize=8, color=SOFT)

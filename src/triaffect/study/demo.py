@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from triaffect.data.index import read_annotations, save_index
 from triaffect.data.sample import sample
 from triaffect.data.statistics import leak_lines, statistics, summary
 from triaffect.report.figures import contact_sheet, save_figure, statistics_figures
+from triaffect.report.results import StudyResults
 from triaffect.study.study import run_study
 
 
@@ -19,7 +19,7 @@ def run_demo(
     study: str = "demo",
     changes: Sequence[str] = (),
     progress: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> StudyResults:
     """Copy the sample, index it, draw its statistics and some crops, and run a study on it.
 
     A demo that was stopped is continued.
@@ -43,7 +43,7 @@ def run_demo(
     for line in reading.notice_lines() + leak_lines(reading.index):
         progress(f"note: {line}")
     pictures = folder / "pictures"
-    figures = {**statistics_figures(counts), "crops": contact_sheet(reading.index, tree / "cropped_aligned")}
+    figures = {**statistics_figures(counts), "crops": contact_sheet(reading.index, tree / "cropped_aligned", seed=0)}
     for name, figure in figures.items():
         save_figure(figure, pictures / f"{name}.png")
     progress(f"{pictures}: {', '.join(figures)}\n")

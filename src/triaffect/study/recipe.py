@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from triaffect.io import InputError, bundled_file
+from triaffect.io import BASE, InputError, bundled_file
 from triaffect.labels import TASKS
-from triaffect.training.config import TrainConfig
+from triaffect.training.config import DataConfig, TrainConfig
 from triaffect.training.run_folder import flat
 
 KEYS = (
@@ -27,7 +27,10 @@ ENTRY_KEYS = {
     "fusions": ("name", "single", "multi", "lambdas"),
 }
 REQUIRED_KEYS = {"heads": ("name", "features"), "joined": ("name", "members"), "fusions": ("name", "single", "multi")}
-PAPER_KEYS = ("source", "dataset", "frames", "note", "rows")
+PAPER_KEYS = ("source", "dataset", "frames", "note", "rows", "others")
+EVALUATED = ("data.val", "data.val_fraction", "data.val_stride", "model.classes")
+"""Config keys that all runs of a study must share."""
+
 HEAD_KEYS = re.compile(
     r"losses\..*|model\.(head|hidden|dropout|tasks)"
     r"|training\.(epochs|batch|optimizer|lr|weight_decay|momentum|early_stop|seed)"
@@ -46,11 +49,11 @@ class Heads:
 
 @dataclass
 class Fusion:
-    """Late fusion; `lambdas` is `paper` or `tuned`."""
+    """Late fusion; `lambdas` is `paper`, `tuned`, or λ by task."""
 
     single: list[str]
     multi: str
-    lambdas: str = "paper"
+    lambdas: str | dict[str, float] = "paper"
 
 
 @dataclass
@@ -97,9 +100,18 @@ class StudyPlan:
         return [*fusion.single, fusion.multi] if fusion else self.joined.get(name, [])
 
     @property
+    def data(self) -> DataConfig:
+        """The data of the first run; the keys `EVALUATED` are the same in all runs."""
+        return next(iter(self.runs.values())).data
+
+    @property
     def split(self) -> str:
         """The split that all models are evaluated on."""
-        return next(iter(self.runs.values())).data.val
+        return self.data.val
+
+    def evaluated(self) -> str | None:
+        """The name of the file in the study folder that holds the evaluated frames, if they are a part of the split."""
+        return "evaluated.parquet" if self.data.val_fraction < 1 or self.data.val_stride > 1 else None
 
     @property
     def classes(self) -> int:
@@ -209,7 +221,7 @@ def _resolve(raw: dict[str, Any], index: str, images: str | None, check_files: b
     suffixes = [f"-seed{seed}" if len(seeds) > 1 else "" for seed in seeds]
     for seed, suffix in zip(seeds, suffixes, strict=True):
         _SeedModels(plan, raw, suffix, {} if seed is None else {"training": {"seed": seed}}, config).add()
-    for key in ("data.val", "model.classes"):
+    for key in EVALUATED:
         if len({flat(run.to_dict())[key] for run in plan.runs.values()}) > 1:
             raise InputError(f"the runs have different {key}; a study evaluates all models alike")
     if raw.get("search"):
@@ -292,8 +304,11 @@ class _SeedModels:
         tasks = self._distinct_tasks(where, single)
         if not set(tasks) & set(self.plan.tasks[multi]):
             raise InputError(f"{where}: {', '.join(single)} and {multi} share no task")
-        if lambdas not in ("paper", "tuned"):
-            raise InputError(f"{where}: lambdas is {lambdas!r}; use paper or tuned")
+        by_hand = isinstance(lambdas, dict) and set(lambdas) <= set(TASKS)
+        if by_hand and not all(isinstance(share, int | float) and 0 <= share <= 1 for share in lambdas.values()):
+            raise InputError(f"{where}: lambdas {lambdas} are not all between 0 and 1")
+        if not by_hand and lambdas not in ("paper", "tuned"):
+            raise InputError(f"{where}: lambdas is {lambdas!r}; use paper, tuned or {{va: 0.4, expr: 0.6, au: 0.6}}")
         name = self._new_name(entry["name"], "fusions", (*tasks, *self.plan.tasks[multi]))
         self.plan.fusions[name] = Fusion(single, multi, lambdas)
 
@@ -334,7 +349,7 @@ def _check_files(name: str, run: TrainConfig) -> None:
     if ":" not in backbone and not timm.is_model(backbone):
         near = difflib.get_close_matches(backbone, timm.list_models(), 3)
         raise InputError(f"run {name}: timm has no backbone {backbone!r}; near it: {', '.join(near) or 'none'}")
-    if isinstance(weights, str) and not Path(weights).exists():
+    if isinstance(weights, str) and weights != BASE and not Path(weights).exists():
         raise InputError(
             f"run {name}: no weights {weights!r}; give model.pretrained another path, or drop the run with "
             f"--set runs.{name}=null"

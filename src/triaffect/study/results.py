@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import yaml
 
-from triaffect.data.index import load_index, source_video
+from triaffect.data.index import source_video
 from triaffect.data.predictions import load_predictions, save_predictions
 from triaffect.io import InputError, atomic_path, write_text
 from triaffect.labels import TASKS
 from triaffect.metrics.fusion import DEFAULT_LAMBDAS, fuse, tune_fusion
 from triaffect.metrics.scores import Comparison, Scores, compare, score
-from triaffect.report.results import COST_KEYS, ComparisonResult, Difference, HalvesResult, ModelResult, TuningResult
+from triaffect.report.results import (
+    COST_KEYS,
+    ComparisonResult,
+    Difference,
+    HalvesResult,
+    ModelResult,
+    StudyResults,
+    TuningResult,
+)
 from triaffect.report.study_folder import epochs_to
 from triaffect.study.recipe import Fusion, StudyPlan
 
@@ -30,21 +40,26 @@ MAX_PAIRS = 15
 HALVES = ("first half", "second half")
 
 
-def combine(plan: StudyPlan, folder: Path, attempt: Attempt) -> dict[str, Any]:
+@dataclass
+class Combined:
+    """What `combine` returns: tuned λ, halves, and λ per task of each fusion."""
+
+    tuning: list[TuningResult] = field(default_factory=list)
+    halves: list[HalvesResult] = field(default_factory=list)
+    lambdas: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def combine(plan: StudyPlan, folder: Path, index: pl.DataFrame, attempt: Attempt) -> Combined:
     """Make the predictions of joined systems and fusions, in `folder`/predictions.
 
     Args:
         plan: The study.
         folder: The study folder, with the predictions of runs and heads.
+        index: The frames that the models are evaluated on.
         attempt: Calls a function and notes its failure.
-
-    Returns:
-        `tuning` and `halves` of results.json, and `lambdas`, λ per task of each fusion.
     """
     tunings: dict[tuple[str, ...], TuningResult] = {}
-    halves: list[HalvesResult] = []
-    chosen: dict[str, dict[str, float]] = {}
-    index = load_index(next(iter(plan.runs.values())).data.index, plan.split)
+    combined = Combined()
 
     def table(name: str) -> pl.DataFrame:
         path = folder / "predictions" / f"{name}.parquet"
@@ -66,24 +81,23 @@ def combine(plan: StudyPlan, folder: Path, attempt: Attempt) -> dict[str, Any]:
             lambdas, tuning = tune_fusion(single, multi, index, classes=plan.classes)
             curves, scores = tuning.curves.to_dicts(), tuning.scores.to_dicts()
             tunings[pair] = TuningResult(name, fusion.single, fusion.multi, lambdas, tuning.folds, curves, scores)
-        chosen[name] = lambdas = dict(tunings[pair].lambdas)
+        lambdas = dict(tunings[pair].lambdas)
         if fusion.lambdas == "tuned":
             fused, rows = _fuse_by_halves(name, single, multi, index, plan.classes)
-            halves.extend(rows)
+            combined.halves.extend(rows)
         else:
-            chosen[name] = lambdas = {task: DEFAULT_LAMBDAS[task] for task in lambdas}
+            by_hand = DEFAULT_LAMBDAS | (fusion.lambdas if isinstance(fusion.lambdas, dict) else {})
+            lambdas = {task: by_hand[task] for task in lambdas}
             fused = fuse(single, multi, lambdas)
+        combined.lambdas[name] = lambdas
         save(name, fused, {"fusion": [*pair], "lambdas": lambdas})
 
     for name, members in plan.joined.items():
         attempt(name, join, name, members)
     for name, fusion in plan.fusions.items():
         attempt(name, late, name, fusion)
-    return {
-        "tuning": [tuning.to_dict() for tuning in tunings.values()],
-        "halves": [row.to_dict() for row in halves],
-        "lambdas": chosen,
-    }
+    combined.tuning = [*tunings.values()]
+    return combined
 
 
 def split_halves(index: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -135,26 +149,27 @@ def _fuse_by_halves(
 
 
 def evaluate(
-    plan: StudyPlan, folder: Path, attempt: Attempt, lambdas: Mapping[str, dict[str, float]]
-) -> dict[str, Any]:
+    plan: StudyPlan, folder: Path, index: str | Path, attempt: Attempt, lambdas: Mapping[str, dict[str, float]]
+) -> tuple[list[ModelResult], list[ComparisonResult]]:
     """Score every model of a study and test the models against each other.
 
     Args:
         plan: The study.
         folder: The study folder, with the predictions of all models.
+        index: The index file whose frames of the plan's split the models are evaluated on.
         attempt: Calls a function and notes its failure.
         lambdas: λ per task of each fusion.
 
     Returns:
-        `models` and `comparisons` of results.json; the tables of scores are written to `scores.txt`.
+        Models with their scores, and comparisons; the tables of scores are written to `scores.txt`.
     """
-    index = load_index(next(iter(plan.runs.values())).data.index, plan.split)
+    options: dict[str, Any] = {"split": plan.split, "classes": plan.classes}
     models, texts, tables = [], [], {}
     for name in plan.tasks:
         path = folder / "predictions" / f"{name}.parquet"
         if not path.is_file():
             continue
-        scores: Scores | None = attempt(name, partial(score, classes=plan.classes), path, index)
+        scores: Scores | None = attempt(name, partial(score, **options), path, index)
         if scores is None:
             continue
         tables[name] = load_predictions(path)
@@ -165,19 +180,15 @@ def evaluate(
     scored = {model.name: model.tasks for model in models}
     comparisons = []
     for a, b in _pairs(plan, scored):
-        comparison: Comparison | None = attempt(
-            f"{a} against {b}", partial(compare, classes=plan.classes), tables[a], tables[b], index
-        )
+        test = partial(compare, **options)
+        comparison: Comparison | None = attempt(f"{a} against {b}", test, tables[a], tables[b], index)
         if comparison is not None:
             measures = {}
             for name in (name for name in (*TASKS, "total") if name in comparison.difference):
                 low, high = comparison.intervals.get(name, (None, None))
                 measures[name] = Difference(comparison.difference[name], low, high, comparison.p[name])
             comparisons.append(ComparisonResult(a, b, measures))
-    return {
-        "models": [model.to_dict() for model in models],
-        "comparisons": [comparison.to_dict() for comparison in comparisons],
-    }
+    return models, comparisons
 
 
 def _pairs(plan: StudyPlan, scored: Mapping[str, list[str]]) -> list[tuple[str, str]]:
@@ -199,7 +210,7 @@ def _describe(plan: StudyPlan, folder: Path, name: str) -> dict[str, Any]:
         "kind": kind,
         "predictions": f"predictions/{name}.parquet",
         "run": None if members else f"runs/{name}",
-        **(dict.fromkeys(COST_KEYS) if members else _cost(run)),
+        **({} if members else _cost(run)),
         "parameters": sum(_parameters(folder, part) for part in _trained_parts(plan, name)),
         "members": members or None,
     }
@@ -216,10 +227,14 @@ def _parameters(folder: Path, run: str) -> int:
 
 
 def _cost(run: Path) -> dict[str, Any]:
-    """Time and energy of a run, from its `metrics.csv`."""
+    """Epochs, time and energy of a run, from its `metrics.csv` and `summary.json`."""
     metrics = pl.read_csv(run / "metrics.csv", infer_schema_length=None)
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     return {
         "epochs": metrics.height,
+        "kept_epoch": summary["best"]["epoch"],
+        "select": config["training"]["select"],
         "epochs_to_90": epochs_to(metrics["val/total"].to_list()),
         "seconds_per_epoch": metrics["seconds"].median(),
         "images_per_second": metrics["images_per_second"].median(),
@@ -227,22 +242,20 @@ def _cost(run: Path) -> dict[str, Any]:
     }
 
 
-def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+def write_results(folder: Path, results: StudyResults) -> None:
     """Write `results.json`, and `results.csv` with one row per model."""
-    write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write_text(folder / "results.json", json.dumps(results.to_dict(), indent=1) + "\n")
     rows = []
-    for model in results["models"]:
-        scores = model["scores"]
-        row = {"name": model["name"], "kind": model["kind"], "tasks": "+".join(model["tasks"])}
+    for model in results.models:
+        row: dict[str, Any] = {"name": model.name, "kind": model.kind, "tasks": "+".join(model.tasks)}
         for name in (*TASKS, "total"):
-            low, high = scores["intervals"].get(name, (None, None))
-            value = scores["total"] if name == "total" else scores["tasks"].get(name)
+            low, high = model.scores.intervals.get(name, (None, None))
             row |= {
-                name: value,
+                name: model.score(name),
                 f"{name}_low": low,
                 f"{name}_high": high,
-                f"{name}_baseline": scores["baseline"].get(name),
+                f"{name}_baseline": model.scores.baseline.get(name),
             }
-        rows.append(row | {key: model[key] for key in COST_KEYS})
+        rows.append(row | {key: getattr(model, key) for key in COST_KEYS})
     with atomic_path(folder / "results.csv") as tmp_path:
         pl.DataFrame(rows, infer_schema_length=None).write_csv(tmp_path)

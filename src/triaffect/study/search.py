@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triaffect.io import InputError
+from triaffect.report.results import SearchResult, Trial
 from triaffect.study.recipe import StudyPlan, merged, nested
 from triaffect.training import run_folder as runs
 from triaffect.training.config import TrainConfig
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import optuna
 
 
-def run_search(plan: StudyPlan, folder: Path, trials: int, progress: Callable[[str], None]) -> dict[str, Any] | None:
+def run_search(plan: StudyPlan, folder: Path, trials: int, progress: Callable[[str], None]) -> SearchResult | None:
     """Bring the search of a study to a number of trials (tree-structured Parzen estimator).
 
     A stopped trial is continued, and the values of each trial depend on its number and the scores so far alone, so a
@@ -29,12 +30,12 @@ def run_search(plan: StudyPlan, folder: Path, trials: int, progress: Callable[[s
         progress: Called with one line per trial.
 
     Returns:
-        `trials` (number, values, score, state) and `best`, one of them; None without any trial.
+        The trials and the best of them; None without any trial.
     """
     if not plan.search or (not trials and not (folder / "search.db").is_file()):
         return None
     import optuna
-    from optuna.trial import Trial, TrialState
+    from optuna.trial import TrialState
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def run_search(plan: StudyPlan, folder: Path, trials: int, progress: Callable[[s
         unfinished = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         if len(study.get_trials(deepcopy=False)) - len(unfinished) >= trials:
             break
-        trial = Trial(study, unfinished[0]._trial_id) if unfinished else study.ask()
+        trial = optuna.trial.Trial(study, unfinished[0]._trial_id) if unfinished else study.ask()
         values = _draw(trial, plan.search.keys, base.training.seed)
         progress(f"trial {trial.number + 1} of {trials}: {values}")
         config = TrainConfig.load(merged(base.to_dict(), nested(values)))
@@ -55,13 +56,11 @@ def run_search(plan: StudyPlan, folder: Path, trials: int, progress: Callable[[s
             study.tell(trial, state=TrialState.FAIL)
         else:
             study.tell(trial, score)
-    rows: list[dict[str, Any]] = [
-        {"number": t.number, "values": t.params, "score": t.value, "state": t.state.name.lower()}
-        for t in study.get_trials(deepcopy=False)
-        if t.state.is_finished()
-    ]
-    scored = [row for row in rows if row["score"] is not None]
-    return {"trials": rows, "best": max(scored, key=lambda row: row["score"]) if scored else None}
+    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    rows = [Trial(t.number, t.params, t.value, t.state.name.lower()) for t in ended]
+    return SearchResult(
+        rows, max((row for row in rows if row.score is not None), key=lambda row: row.score or 0.0, default=None)
+    )
 
 
 def _draw(trial: optuna.Trial, keys: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def _draw(trial: optuna.Trial, keys: dict[str, Any], seed: int) -> dict[str, Any
 
 
 def _train(config: TrainConfig, run: Path) -> tuple[float | None, str]:
-    """Train one trial; return its best score, or None and the reason of the failure."""
+    """Train one trial; return its score (a loss negated), or None and the reason of the failure."""
     from triaffect.training.trainer import train
 
     try:
@@ -93,4 +92,5 @@ def _train(config: TrainConfig, run: Path) -> tuple[float | None, str]:
     except Exception as error:
         return None, str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    return float(summary["best"][f"val/{config.training.select}"]), ""
+    key, mode = config.training.criterion()
+    return float(summary["best"][key]) * (-1 if mode == "min" else 1), ""

@@ -16,12 +16,12 @@ import torch
 import yaml
 
 import triaffect
-from triaffect.data.index import image_root, load_index, provenance
+from triaffect.data.index import image_root, load_index, provenance, save_subset
 from triaffect.data.predictions import save_predictions
 from triaffect.io import InputError, exclusive, write_text
 from triaffect.jobs import run_all
 from triaffect.report.report import answer
-from triaffect.report.results import StudyResults
+from triaffect.report.results import Failure, StudyResults
 from triaffect.study import results
 from triaffect.study.recipe import StudyPlan, read_study
 from triaffect.text import duration, text_table
@@ -44,7 +44,7 @@ def run_study(
     jobs: int = 1,
     search: int = 0,
     progress: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> StudyResults:
     """Train, fuse, predict, score and compare what a study names, and write the report.
 
     A study that was stopped at any point continues where it was and ends with the same results.
@@ -60,7 +60,7 @@ def run_study(
         progress: Called with the plan and a line per step.
 
     Returns:
-        The content of `results.json`.
+        The content of `results.json`, as typed data.
 
     Raises:
         InputError: The study, the index or the folder is not usable; nothing has been trained then.
@@ -88,11 +88,9 @@ def run_study(
         except KeyboardInterrupt:
             progress(f"stopped; continue with: {command}")
             raise
-        content |= {"study": str(folder / "study.yaml"), "index": index, "images": root}
-        content |= {
-            "seconds": seconds + time.time() - start,
-            "commands": _commands(plan, folder, content["models"], index, command),
-        }
+        content.study, content.index, content.images = str(folder / "study.yaml"), index, root
+        content.seconds = seconds + time.time() - start
+        content.commands = _commands(plan, folder, content, command)
         results.write_results(folder, content)
         from triaffect.report.report import write_report
 
@@ -238,7 +236,7 @@ def _after_training(
     failures: dict[str, str],
     search: int,
     progress: Callable[[str], None],
-) -> dict[str, Any]:
+) -> StudyResults:
     def attempt(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)
@@ -253,26 +251,35 @@ def _after_training(
         trials = run_search(plan, folder / "search", search, progress)
     for name in plan.heads:
         attempt(name, _train_heads, plan, folder, name, index, images)
-    rows = load_index(index, plan.split)
+    evaluated, labels = plan.evaluated(), Path(index)
+    if evaluated:
+        labels = folder / evaluated
+        data = plan.data
+        options: dict[str, Any] = {"fraction": data.val_fraction, "by": data.fraction_by, "stride": data.val_stride}
+        save_subset(index, labels, plan.split, **options)
+    rows = load_index(labels, plan.split)
     for name, config in [*plan.runs.items(), *((name, heads.config) for name, heads in plan.heads.items())]:
         if runs.finished(folder / "runs" / name):
             attempt(name, _predict, folder, name, config, rows, images)
-    combined = results.combine(plan, folder, attempt)
-    content: dict[str, Any] = {
-        "title": plan.title,
-        "question": plan.question,
-        "answer": [],
-        "split": plan.split,
-        "triaffect": triaffect.__version__,
-        "environment": runs.environment(),
-        "paper": plan.paper,
-        "same_data": same_data(plan.paper, index),
-        **results.evaluate(plan, folder, attempt, combined.pop("lambdas")),
-        **combined,
-        "search": trials,
-    }
-    content["failures"] = [{"name": name, "reason": reason} for name, reason in failures.items()]
-    content["answer"] = answer(StudyResults.from_dict(content))
+    combined = results.combine(plan, folder, rows, attempt)
+    models, comparisons = results.evaluate(plan, folder, labels, attempt, combined.lambdas)
+    content = StudyResults(
+        title=plan.title,
+        question=plan.question,
+        models=models,
+        comparisons=comparisons,
+        tuning=combined.tuning,
+        halves=combined.halves,
+        search=trials,
+        failures=[Failure(name, reason) for name, reason in failures.items()],
+        paper=plan.paper,
+        same_data=same_data(plan.paper, index),
+        split=plan.split,
+        evaluated=evaluated,
+        environment=runs.environment(),
+        triaffect=triaffect.__version__,
+    )
+    content.answer = answer(content)
     return content
 
 
@@ -322,19 +329,16 @@ def same_data(paper: Mapping[str, Any] | None, index: str) -> bool:
     )
 
 
-def _commands(
-    plan: StudyPlan, folder: Path, models: Sequence[Mapping[str, Any]], index: str, study_command: str
-) -> list[str]:
+def _commands(plan: StudyPlan, folder: Path, content: StudyResults, study_command: str) -> list[str]:
     """Shell commands that repeat the study: at once, then step by step."""
     lines = [study_command]
-    for model in models:
-        name, predictions = model["name"], f"{folder}/{model['predictions']}"
-        if name in plan.runs:
-            lines.append(f"triaffect train --config {folder}/runs/{name}/config.yaml --out {name}")
-        if model["run"]:
-            lines.append(
-                f"triaffect predict {folder}/{model['run']} {index} --split {plan.split} --fill nearest "
-                f"--out {predictions}"
-            )
-        lines.append(f"triaffect score {predictions} {index} --split {plan.split}")
+    labels = folder / content.evaluated if content.evaluated else content.index
+    for model in content.models:
+        predictions = f"{folder}/{model.predictions}"
+        if model.name in plan.runs:
+            lines.append(f"triaffect train --config {folder}/runs/{model.name}/config.yaml --out {model.name}")
+        if model.run:
+            options = f"--split {plan.split} --fill nearest --out {predictions}"
+            lines.append(f"triaffect predict {folder}/{model.run} {labels} {options}")
+        lines.append(f"triaffect score {predictions} {labels} --split {plan.split}")
     return lines

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from triaffect.io import InputError
+from triaffect.labels import TASKS, loss_key, score_key
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -27,6 +28,9 @@ class DataConfig:
         val: Split to evaluate each epoch on.
         fraction: Share of the training split to use, drawn at random with the seed.
         fraction_by: Draw single frames, or whole videos.
+        val_fraction: Share of the validation split to evaluate on; the same frames for every seed.
+        val_stride: Evaluate on every n-th frame of a validation video.
+        labelled: Train on frames labelled for `any` of the model's tasks, or for `all` (Asim 2024, sec. 1.11.1).
         flip: Probability of a horizontal flip.
         rotation: Largest rotation to either side, in degrees.
         scale: Largest relative change of size, as 0.1 for 0.9 to 1.1.
@@ -55,6 +59,9 @@ class DataConfig:
     val: str = "val"
     fraction: float = 1.0
     fraction_by: Literal["frame", "video"] = "frame"
+    val_fraction: float = 1.0
+    val_stride: int = 1
+    labelled: Literal["any", "all"] = "any"
     flip: float = 0.5
     rotation: float = 10.0
     scale: float = 0.0
@@ -85,8 +92,8 @@ class ModelConfig:
         dropout: Dropout before each head's last layer.
         classes: Number of expressions: 8, or 7 for data without Other, whose frames then have no expression.
         size: Side of the square input, in pixels.
-        pretrained: `false`, `true` (timm's weights, from its hub), a model folder of ours, or a local weights file
-            (.safetensors, or a .pth without code in it).
+        pretrained: `false`, `true` (timm's weights, from its hub), triaffect-base, a model folder of ours, or a local
+            weights file (.safetensors, or a .pth without code in it).
         temporal: Seconds of video that each frame sees to either side, learned on `data.features`; 0 for a still model.
         causal: Use earlier frames only, for cameras.
         fps: Frames per second of the index's videos.
@@ -181,11 +188,13 @@ class TrainingConfig:
         lr: Learning rate.
         weight_decay: L2 for adam and sgd, decoupled for adamw.
         momentum: Of sgd.
-        schedule: `constant`, `plateau` (divided by 10 if the score does not improve) or `cosine` down to zero.
-        patience: Epochs without a better score before `plateau` divides.
+        schedule: `constant`, `plateau` (divided by 10 if what `watch` names does not improve) or `cosine` down to zero.
+        patience: Epochs without an improvement before `plateau` divides.
         warmup: Share of all steps over which the rate rises linearly from zero.
-        select: The official measure of the validation split that chooses the kept model: the sum, or one task's.
-        early_stop: Epochs without a better score before the run ends; 0 for never.
+        select: The epoch whose model is kept: the best by an official measure of the validation split (the sum, or one
+            task's), the one with the lowest validation `loss`, or the `last`.
+        watch: What `plateau` and `early_stop` watch: the measure of `select`, the validation loss, or the sum.
+        early_stop: Epochs without an improvement before the run ends; 0 for never.
         accumulate: Batches per optimiser step.
         clip: Largest gradient norm; 0 for none.
         ema: Decay of an exponential moving average of the weights, which is then evaluated and kept; 0 for none.
@@ -207,7 +216,8 @@ class TrainingConfig:
     schedule: Literal["constant", "plateau", "cosine"] = "constant"
     patience: int = 2
     warmup: float = 0.0
-    select: Literal["total", "va", "expr", "au"] = "total"
+    select: Literal["total", "va", "expr", "au", "loss", "last"] = "total"
+    watch: Literal["select", "loss", "total"] = "select"
     early_stop: int = 0
     accumulate: int = 1
     clip: float = 0.0
@@ -219,6 +229,17 @@ class TrainingConfig:
     seed: int = 0
     threads: int = 0
     loggers: list[str] = field(default_factory=lambda: ["TensorBoardLogger"])
+
+    def criterion(self, name: str = "select") -> tuple[str, Literal["min", "max"]]:
+        """Return the column of `metrics.csv` behind `select` or `watch`, and whether its `min` or `max` is best."""
+        chosen = self.select if name == "select" or self.watch == "select" else self.watch
+        return (loss_key("val"), "min") if chosen == "loss" else (score_key(chosen.replace("last", "total")), "max")
+
+    def kept_epoch(self, history: Sequence[Mapping[str, float]]) -> int:
+        """Return the position of the epoch whose model is kept."""
+        (key, mode), places = self.criterion(), range(len(history))
+        best = (min if mode == "min" else max)(places, key=lambda place: history[place][key])
+        return places[-1] if self.select == "last" else best
 
 
 @dataclass
@@ -274,7 +295,7 @@ class TrainConfig:
         data, model, training = self.data, self.model, self.training
         if not model.tasks or len(set(model.tasks)) != len(model.tasks):
             raise InputError(f"model.tasks is {model.tasks}; name at least one of va, expr, au, each once")
-        if training.select != "total" and training.select not in model.tasks:
+        if training.select in TASKS and training.select not in model.tasks:
             raise InputError(f"training.select is {training.select}, which the model does not have; use total")
         if data.features and not isinstance(model.pretrained, str):
             raise InputError("data.features needs its backbone; set model.pretrained to the run or model it is from")
@@ -300,19 +321,17 @@ class TrainConfig:
         gradient = self.balancing.method not in ("fixed", "uncertainty", "dwa")
         focal = "focal" in (self.losses.expr, self.losses.au)
         coupled = self.coupling.co_annotation or self.coupling.matching
+        watching = self.training.schedule == "plateau" or self.training.early_stop
         rules = [
             (self.training.optimizer != "sgd", ["training.momentum"], "without training.optimizer sgd"),
             (self.training.schedule != "plateau", ["training.patience"], "without training.schedule plateau"),
             (self.model.head == "linear", ["model.hidden"], "with model.head linear"),
             (self.losses.expr == "focal", ["losses.label_smoothing"], "with losses.expr focal"),
             (not focal, ["losses.gamma"], "without a focal loss"),
-            (
-                not gradient and not self.balancing.conflict,
-                ["balancing.at"],
-                "without a method that compares gradients",
-            ),
+            (not gradient and not self.balancing.conflict, ["balancing.at"], "without comparing gradients"),
             (not self.model.temporal, ["model.causal", "model.fps"], "without model.temporal"),
-            (self.data.fraction == 1, ["data.fraction_by"], "with data.fraction 1"),
+            (self.data.fraction == self.data.val_fraction == 1, ["data.fraction_by"], "with data.fraction 1"),
+            (not watching, ["training.watch"], "without training.schedule plateau or training.early_stop"),
             (len(self.model.tasks) == 1 and self.balancing.method != "uncertainty", BALANCING, "with a single task"),
             (not coupled, ["coupling.table"], "without coupling.co_annotation or coupling.matching"),
             (bool(self.model.temporal), TEMPORAL_REFUSES, "on windows of neighbouring frames (model.temporal)"),
@@ -328,49 +347,42 @@ class TrainConfig:
 
     def on_features(self, folder: str | Path, model: str | Path) -> TrainConfig:
         """The same run on cached features of a model's backbone, without augmentation of images."""
-        data, kept = self.data, ("index", "images", "train", "val", "fraction", "fraction_by", "soft", "workers")
+        data, kept = self.data, ("index", "images", "train", "val", "soft", "labelled", "workers", *SUBSETS)
         data = DataConfig(**{name: getattr(data, name) for name in kept}, features=str(folder))
         return replace(self, data=data, model=replace(self.model, pretrained=str(model), frozen=False))
 
     def for_task(self, task: str) -> TrainConfig:
         """The same run for one of its tasks."""
-        training = replace(self.training, select="total")
-        coupling = CouplingConfig()
+        training = replace(self.training, select="total" if self.training.select in TASKS else self.training.select)
         model = replace(self.model, tasks=[task])  # type: ignore[list-item]
-        return replace(self, model=model, training=training, coupling=coupling)
+        return replace(self, model=model, training=training, coupling=CouplingConfig())
 
 
 RANGES: dict[str, tuple[float, float]] = {
-    "data.fraction": (1e-9, 1.0),
-    "data.flip": (0.0, 1.0),
+    **dict.fromkeys(("data.fraction", "data.val_fraction"), (1e-9, 1.0)),
+    **{f"data.{name}": (0.0, 1.0) for name in ("flip", "scale", "shift", "jitter", "degrade", "erase")},
     "data.rotation": (0.0, 180.0),
-    "data.scale": (0.0, 1.0),
-    "data.shift": (0.0, 1.0),
-    "data.jitter": (0.0, 1.0),
-    "data.degrade": (0.0, 1.0),
-    "data.erase": (0.0, 1.0),
     "data.workers": (0, 1024),
     "data.mixup": (0.0, 100.0),
-    "data.stride": (1, 1_000_000),
-    "coupling.co_annotation": (0.0, 1e6),
-    "coupling.matching": (0.0, 1e6),
+    **dict.fromkeys(("data.stride", "data.val_stride"), (1, 1_000_000)),
+    **dict.fromkeys(("coupling.co_annotation", "coupling.matching"), (0.0, 1e6)),
     "model.size": (16, 2048),
     "model.temporal": (0.0, 3600.0),
     "model.fps": (0.01, 1000.0),
     "model.dropout": (0.0, 0.99),
     "losses.label_smoothing": (0.0, 1.0),
-    "training.epochs": (1, 1_000_000),
-    "training.batch": (1, 1_000_000),
+    **{f"training.{name}": (1, 1_000_000) for name in ("epochs", "batch", "accumulate")},
     "training.lr": (1e-12, 1e3),
     "training.weight_decay": (0.0, 1e3),
-    "training.patience": (0, 1_000_000),
-    "training.early_stop": (0, 1_000_000),
+    **{f"training.{name}": (0, 1_000_000) for name in ("patience", "early_stop")},
     "training.clip": (0.0, 1e9),
     "training.threads": (0, 4096),
-    "training.accumulate": (1, 1_000_000),
     "training.warmup": (0.0, 1.0),
     "training.ema": (0.0, 0.9999999),
 }
+"""Config key -> smallest and largest value."""
+
+SUBSETS = ("fraction", "fraction_by", "val_fraction", "val_stride")
 BALANCING = ["balancing.method", "balancing.conflict"]
 FEATURES_REFUSE = ["data.flip", "data.rotation", "model.frozen"]
 FEATURES_REFUSE += [

@@ -198,26 +198,30 @@ def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path
     for soft_file in data.soft:
         index = _with_soft_labels(index, soft_file, data.train)
     tasks = ", ".join(config.model.tasks)
-    names = [c for t in config.model.tasks for c in (*LABEL_COLUMNS[t], *(SOFT + p for p in PREDICTION_COLUMNS[t]))]
-    columns = [c for c in names if c in index.columns]
-    if not columns:
-        raise InputError(f"{path}: has no label of {tasks}")
-    labelled = pl.any_horizontal(pl.col(columns).is_not_null())
+    labelled = [_has_label(index, task) for task in config.model.tasks]
+    any_label = pl.any_horizontal(labelled)
+    for_training = any_label if data.labelled == "any" else pl.all_horizontal(labelled)
     if config.coupling.matching:  # learns from images without any label, too
-        labelled |= pl.col("split") == data.train
-    train, val = (index.filter((pl.col("split") == split) & HAS_CROP & labelled) for split in (data.train, data.val))
+        for_training = pl.lit(True)
+    val = subset(index.filter(split=data.val), data.val_fraction, data.fraction_by, stride=data.val_stride)
+    train, val = index.filter(pl.col("split") == data.train, HAS_CROP, for_training), val.filter(HAS_CROP, any_label)
     for split, rows in ((data.train, train), (data.val, val)):
         if rows.is_empty():
             raise InputError(f"{path}: no image with a label of {tasks} in split {split!r}")
     select = config.training.select
     if (
-        select != "total"
+        select in LABEL_COLUMNS
         and not val.select(pl.any_horizontal(pl.col(LABEL_COLUMNS[select]).is_not_null().any())).item()
     ):
         raise InputError(f"{path}: no label of {select} in split {data.val!r}, which training.select needs")
     train = subset(train, data.fraction, data.fraction_by, config.training.seed)
     # Models are evaluated on the index's own labels only.
     return train, val.select(pl.exclude(f"^{SOFT}.*$")), Path() if data.features else image_root(path, data.images)
+
+
+def _has_label(index: pl.DataFrame, task: str) -> pl.Expr:
+    columns = [c for c in (*LABEL_COLUMNS[task], *(SOFT + p for p in PREDICTION_COLUMNS[task])) if c in index.columns]
+    return pl.any_horizontal(pl.col(columns).is_not_null())
 
 
 def _with_soft_labels(index: pl.DataFrame, path: str, split: str) -> pl.DataFrame:

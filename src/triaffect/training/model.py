@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import triaffect
-from triaffect.io import InputError, model_folder, write_text
+from triaffect.io import BASE, InputError, model_folder, write_text
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, OUTPUTS, TASKS, VA
 from triaffect.training import face_descriptor  # noqa: F401 - registers itself with timm
 from triaffect.training.config import TrainConfig
@@ -270,7 +270,8 @@ def load_backbone_weights(model: AffectModel, path: str | Path) -> None:
     Raises:
         InputError: The file is missing, holds code, or does not fit the backbone.
     """
-    file = Path(path, "model.safetensors") if Path(path).is_dir() else Path(path)
+    folder = model_folder(path) if str(path) == BASE else Path(path)
+    file = folder / "model.safetensors" if folder.is_dir() else folder
     if not file.is_file():
         raise InputError(f"{file}: no such weights; model.pretrained is true, false, a model folder or a weights file")
     if file.suffix == ".safetensors":
@@ -284,12 +285,13 @@ def load_backbone_weights(model: AffectModel, path: str | Path) -> None:
     tensors = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
     own = model.backbone.state_dict()
     fitting = {name: tensors[name] for name in own if name in tensors and tensors[name].shape == own[name].shape}
-    if missing := [name for name in own if name not in fitting]:
+    # torchvision's older files lack batch norm's counters, which nothing uses.
+    if missing := [name for name in own if name not in fitting and not name.endswith("num_batches_tracked")]:
         raise InputError(
             f"{file}: {len(missing)} of {len(own)} tensors of {model.settings['backbone']} are missing or of another "
             f"shape (first: {missing[0]}); use weights of this backbone"
         )
-    model.backbone.load_state_dict(fitting)
+    model.backbone.load_state_dict(own | fitting)
 
 
 def probabilities(raw: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 from tqdm import tqdm
 
 from triaffect.io import InputError
-from triaffect.labels import loss_key, score_key
+from triaffect.labels import VA, loss_key, score_key
 from triaffect.metrics.measures import au_score, expr_score, va_score
 from triaffect.training.config import TrainConfig
 from triaffect.training.dataset import Batch, FrameDataset
@@ -105,17 +105,13 @@ class AffectTraining(lightning.LightningModule):
         self.latest_loss: Tensor | None = None  # for the bar: logging it would fetch it from the device at each step
         self._recent: list[tuple[Tensor, Tensor]] = []
         self._sums: Tensor | None = None
+        self._hits: Tensor | None = None
         self._steps = 0
         self._outputs: list[dict[str, Tensor]] = []
         self._start = self._trained = 0.0
         self._joules: float | None = None
         if config.model.frozen:
             model.backbone.requires_grad_(False)
-
-    @property
-    def monitor(self) -> str:
-        """The metric that chooses the kept epoch."""
-        return score_key(self.config.training.select)
 
     # Optimisation ------------------------------------------------------------------------------------------------
 
@@ -138,10 +134,11 @@ class AffectTraining(lightning.LightningModule):
             if warm > 1:  # LambdaLR would undo what the plateau divides
                 linear = LinearLR(optimizer, 1 / warm, 1.0, warm - 1)
                 schedulers.append({"scheduler": linear, "interval": "step"})
-            plateau = ReduceLROnPlateau(optimizer, "max", patience=training.patience, threshold=0.0)
+            watched, mode = training.criterion("watch")
+            plateau = ReduceLROnPlateau(optimizer, mode, patience=training.patience, threshold=0.0)
             # At the last step, after validation: Lightning's "epoch" is after last.ckpt, which would miss the division.
             steps = int(self.trainer.num_training_batches)
-            schedulers.append({"scheduler": plateau, "interval": "step", "frequency": steps, "monitor": self.monitor})
+            schedulers.append({"scheduler": plateau, "interval": "step", "frequency": steps, "monitor": watched})
         elif warm or training.schedule == "cosine":
             schedulers.append({"scheduler": LambdaLR(optimizer, factor), "interval": "step"})
         return [optimizer], schedulers
@@ -159,7 +156,8 @@ class AffectTraining(lightning.LightningModule):
         """Seed dropout by the epoch, and keep a frozen backbone's statistics."""
         state = np.random.SeedSequence((self.config.training.seed, self.current_epoch, self.global_rank))
         torch.manual_seed(int(state.generate_state(1)[0]))
-        self._sums, self._steps, self._recent = None, 0, []
+        self._sums = self._hits = None
+        self._steps, self._recent = 0, []
         self._start, self._joules = time.perf_counter(), energy_joules()
         if self.config.model.frozen:
             self.model.backbone.eval()
@@ -205,6 +203,7 @@ class AffectTraining(lightning.LightningModule):
         by_gradient = self.balancing.weighting is not None and features.requires_grad
         head_input = features.detach().requires_grad_() if by_gradient else features
         raw = self.model.predict_from_features(head_input, batch.get("time"), batch.get("video"))
+        self._count_hits(raw, batch)
         losses = self._task_losses(raw, batch, mix)
         shared = [p for p in self.model.backbone.parameters() if p.requires_grad]
         if by_gradient:
@@ -215,6 +214,16 @@ class AffectTraining(lightning.LightningModule):
                 self.balancing.gradients(losses, features, features, shared)
             total = minimised = self.balancing.total(losses, self.history)
         return minimised, torch.stack([total, *losses.values()]).detach()
+
+    def _count_hits(self, raw: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
+        """Count rightly predicted and labelled expressions of the batch; of soft labels the most probable counts."""
+        if "expr" not in raw:
+            return
+        target = batch["expr"] if batch["expr"].ndim == 1 else batch["expr"].nan_to_num(-1).max(1)
+        codes, labelled = (target, target >= 0) if isinstance(target, Tensor) else (target.indices, target.values > 0)
+        right = (raw["expr"][: len(codes)].argmax(1) == codes) & labelled
+        hits = torch.stack([right.sum(), labelled.sum()])
+        self._hits = hits if self._hits is None else self._hits + hits
 
     def _task_losses(
         self, raw: Mapping[str, Tensor], batch: Mapping[str, Tensor], mix: tuple[float, Tensor] | None
@@ -278,9 +287,11 @@ class AffectTraining(lightning.LightningModule):
         """Evaluate the whole split by the official measures and record the epoch."""
         metrics = self._metrics()
         self.history.append(metrics)
-        for key in {self.monitor, score_key("total")}:
-            self.log(key, metrics[key], prog_bar=key == self.monitor, logger=False)
-        best = metrics[self.monitor] > max((row[self.monitor] for row in self.history[:-1]), default=-math.inf)
+        training = self.config.training
+        shown, _ = training.criterion()
+        for key in {shown, training.criterion("watch")[0], score_key("total")}:
+            self.log(key, metrics[key], prog_bar=key == shown, logger=False)
+        best = training.select != "last" and training.kept_epoch(self.history) == len(self.history) - 1
         if self.trainer.is_global_zero:
             for logger in self.loggers:
                 logger.log_metrics(metrics, step=self.current_epoch)
@@ -294,6 +305,9 @@ class AffectTraining(lightning.LightningModule):
             means = (self._sums / max(1, self._steps)).tolist()
             names = [loss_key("train"), *(loss_key("train", task) for task in self.model.tasks)]
             metrics |= dict(zip(names, means, strict=True)) | self.balancing.pop_cosines()
+        if self._hits is not None:
+            right, labelled = self._hits.tolist()
+            metrics[score_key("accuracy", "train")] = right / labelled if labelled else math.nan
         metrics |= evaluate(gather_rows(self._outputs, self.trainer.world_size), self.losses, self.device)
         images = self._steps * self.config.training.batch * self.trainer.world_size
         metrics |= {
@@ -325,16 +339,23 @@ def evaluate(outputs: Mapping[str, np.ndarray], losses: TaskLosses, device: torc
         device: Device of the losses.
 
     Returns:
-        `val/va`, `val/expr`, `val/au` (NaN for a task without any label), `val/total` over the others, and the losses.
+        `val/va`, `val/expr`, `val/au` (NaN for a task without any label), `val/total` over the others, the losses, the
+        CCC of `val/valence` and `val/arousal`, and `val/accuracy`, the share of rightly predicted expressions.
     """
     raw = {task: torch.from_numpy(outputs[f"raw_{task}"]).to(device) for task in losses.tasks}
     targets = {task: torch.from_numpy(outputs[task]).to(device) for task in losses.tasks}
     predictions = {t: value[:, : raw[t].shape[1]].cpu().numpy() for t, value in probabilities(raw).items()}
-    scores = {task: float(MEASURES[task](predictions[task], outputs[task])[task]) for task in losses.tasks}
+    columns = {task: MEASURES[task](predictions[task], outputs[task]) for task in losses.tasks}
+    scores = {task: float(of_task[task]) for task, of_task in columns.items()}
+    others = {name: columns["va"].get(name, math.nan) for name in VA} if "va" in columns else {}
+    if "expr" in columns:
+        labelled = outputs["expr"] >= 0
+        right = predictions["expr"].argmax(1)[labelled] == outputs["expr"][labelled]
+        others["accuracy"] = float(right.mean()) if labelled.any() else math.nan
     task_losses = losses(raw, targets)
     return {
         loss_key("val"): losses.total(task_losses).item(),
         **{loss_key("val", task): value.item() for task, value in task_losses.items()},
         score_key("total"): sum(value for value in scores.values() if not math.isnan(value)),
-        **{score_key(task): value for task, value in scores.items()},
+        **{score_key(name): value for name, value in (scores | others).items()},
     }

@@ -99,7 +99,7 @@ def environment() -> dict[str, Any]:
 def close_run(
     run: Path,
     history: list[dict[str, float]],
-    select: str,
+    training: TrainingConfig,
     parameters: int,
     bad: dict[str, str],
     best: dict[str, float] | None = None,
@@ -107,7 +107,7 @@ def close_run(
     """Write `summary.json`, which marks the run as finished."""
     summary = {
         "epochs": len(history),
-        "best": best or max(history, key=lambda row: row[score_key(select)]),
+        "best": best or history[training.kept_epoch(history)],
         "parameters": parameters,
         "seconds": round(sum(row["seconds"] for row in history), 3),
         "skipped_images": bad,
@@ -192,10 +192,16 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     return pl.read_csv(run / "metrics.csv", infer_schema_length=None).to_dicts()
 
 
-def draw_curves(run: Path, history: list[dict[str, float]]) -> None:
-    """Draw the curves so far, and the conflict between the tasks' gradients if it was measured."""
+def draw_curves(run: Path, history: list[dict[str, float]], kept: int | None = None) -> None:
+    """Draw the curves so far, and the conflict between the tasks' gradients if it was measured.
+
+    Args:
+        run: The run folder.
+        history: Its epochs.
+        kept: The position of the epoch whose model is kept.
+    """
     table = pl.DataFrame(history, infer_schema_length=None)
-    save_figure(training_curves(table), run / "curves.png")
+    save_figure(training_curves(table, kept), run / "curves.png")
     if (conflict := conflict_curves(table)) is not None:
         save_figure(conflict, run / "conflict.png")
 
@@ -206,10 +212,10 @@ class CurveDrawer:
     def __init__(self, run: Path) -> None:
         self.run, self.drawn = run, time.perf_counter()
 
-    def draw(self, history: list[dict[str, float]]) -> None:
+    def draw(self, history: list[dict[str, float]], kept: int) -> None:
         """Draw, if it is time."""
         if time.perf_counter() - self.drawn > REDRAW_INTERVAL:
-            draw_curves(self.run, history)
+            draw_curves(self.run, history, kept)
             self.drawn = time.perf_counter()
 
 
@@ -243,9 +249,14 @@ def _join(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def epoch_line(metrics: dict[str, float], tasks: tuple[str, ...], epochs: int) -> str:
-    """One line for an epoch."""
+    """One line for an epoch: losses of both splits, the validation scores, and the time."""
     scores = "  ".join(f"{task} {metrics[score_key(task)]:.3f}" for task in tasks)
+    losses = []
+    for split in ("train", "val"):
+        by_task = ", ".join(f"{task} {metrics.get(loss_key(split, task), math.nan):.3f}" for task in tasks)
+        total = f"{split} loss {metrics.get(loss_key(split), math.nan):.3f}"
+        losses.append(f"{total} ({by_task})" if len(tasks) > 1 else total)
     return (
-        f"epoch {metrics['epoch']:.0f}/{epochs}  loss {metrics.get(loss_key('train'), math.nan):.3f}  {scores}  "
+        f"epoch {metrics['epoch']:.0f}/{epochs}  {'  '.join(losses)}  scores {scores}  "
         f"{metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} images/s"
     )

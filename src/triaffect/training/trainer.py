@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,16 @@ from triaffect.training.dataset import FeatureDataset, FrameDataset, training_ro
 from triaffect.training.model import AffectModel, check_pretrained, join_heads, load_backbone_weights, load_model
 from triaffect.training.module import CHECK_INTERVAL, AffectTraining, FrameDataModule
 
+LINE_INTERVAL = 60.0
+"""Seconds between two lines of a run that shows no bar."""
+
 LOST = "another process of this run has ended, its message says why; start all again with --resume"
 
 
 def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: bool = True) -> Path:
     """Train one model and write a run folder.
 
-    The folder holds `config.yaml`, `environment.json`, `model/` (the best epoch by `training.select`), `last.ckpt` (to
+    The folder holds `config.yaml`, `environment.json`, `model/` (the epoch of `training.select`), `last.ckpt` (to
     resume from), `metrics.csv` and `curves.png` (one row per epoch), the logs of `training.loggers`, and `summary.json`
     at the end.
 
@@ -46,7 +51,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
         config: Data, model, losses, training.
         out: The run folder; it must not exist yet, unless resumed.
         resume: Continue a run that was stopped; a finished one is left as it is.
-        progress: Print a line per epoch, and show a bar on a terminal.
+        progress: Print a line per epoch; between them show a bar on a terminal or in a notebook with ipywidgets, or
+            print a line each minute.
 
     Returns:
         The run folder.
@@ -95,7 +101,7 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
             best = _keep_best(module, backbone, run) if trainer.is_global_zero else None
     if trainer.is_global_zero:
         (run / "best.ckpt").unlink(missing_ok=True)
-        run_folder.close_run(run, module.history, config.training.select, parameters, module.bad, best)
+        run_folder.close_run(run, module.history, config.training, parameters, module.bad, best)
     return run
 
 
@@ -121,7 +127,7 @@ def train_heads(config: TrainConfig, out: str | Path, joint: bool = False, progr
     for key, group, default in (
         ("balancing", config.balancing, BalancingConfig()),
         ("coupling", config.coupling, CouplingConfig()),
-        ("training.select", config.training.select, "total"),
+        ("training.select", config.for_task(tasks[0]).training.select, config.training.select),
     ):
         if group != default:
             raise InputError(f"{key} has no effect on heads that are trained one by one; leave it out, or set joint")
@@ -136,7 +142,7 @@ def train_heads(config: TrainConfig, out: str | Path, joint: bool = False, progr
     run_folder.keep_model(run, model, config, best, {})
     run_folder.write_metrics(run, history)
     run_folder.draw_curves(run, history)
-    run_folder.close_run(run, history, "total", sum(p.numel() for p in model.parameters()), {}, best)
+    run_folder.close_run(run, history, config.training, sum(p.numel() for p in model.parameters()), {}, best)
     return run
 
 
@@ -221,22 +227,44 @@ class _RunFolderCallback(Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.is_global_zero and not trainer.sanity_checking:
             run_folder.write_metrics(self.run, pl_module.history)  # type: ignore[arg-type]
-            self.drawer.draw(pl_module.history)  # type: ignore[arg-type]
+            self.drawer.draw(pl_module.history, _kept(pl_module))  # type: ignore[arg-type]
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.is_global_zero and pl_module.history:
-            run_folder.draw_curves(self.run, pl_module.history)  # type: ignore[arg-type]
+            run_folder.draw_curves(self.run, pl_module.history, _kept(pl_module))  # type: ignore[arg-type]
+
+
+def _kept(module: Any) -> int:
+    return module.config.training.kept_epoch(module.history)
+
+
+class _MinuteLines(Callback):
+    """Says where a run is at least once a minute, where no bar can be shown."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.latest = name, time.monotonic()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._line(trainer, "batch", batch_idx, trainer.num_training_batches, pl_module.latest_loss)
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, *batch: Any) -> None:
+        self._line(trainer, "validation batch", batch[2], trainer.num_val_batches[0], None)
+
+    def _line(self, trainer: Any, what: str, number: int, count: float, loss: torch.Tensor | None) -> None:
+        if time.monotonic() - self.latest < LINE_INTERVAL or not trainer.is_global_zero:
+            return
+        self.latest = time.monotonic()
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        words = f"{self.name}: {epoch}, {what} {number + 1:,} of {count:,.0f}"
+        tqdm.write(words + (f", loss {loss.item():.3f}" if loss is not None else ""), file=sys.stderr)
 
 
 class _ProgressBar(TQDMProgressBar):
-    """A bar of the epoch's batches on a terminal, without a version number and without one for the validation split."""
+    """A bar of the epoch's batches on a terminal or in a notebook, without a version number."""
 
     def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
         loss = {} if pl_module.latest_loss is None else {"loss": pl_module.latest_loss.item()}
         return loss | {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
-
-    def init_validation_tqdm(self) -> Any:
-        return tqdm(disable=True)
 
 
 @contextmanager
@@ -251,8 +279,10 @@ def _without_hints() -> Any:
 
 
 def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.Trainer:
-    training, monitor = config.training, f"val/{config.training.select}"
-    bar = progress and sys.stderr.isatty()
+    training = config.training
+    (monitor, mode), (watched, watch_mode) = training.criterion(), training.criterion("watch")
+    # A notebook shows the bars of ipywidgets; without them a bar would be a line for each of its steps.
+    bar = progress and (sys.stderr.isatty() or ("ipykernel" in sys.modules and find_spec("ipywidgets") is not None))
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # Lightning's watcher may kill this process before it notices that another one is lost; its message comes first.
@@ -263,11 +293,18 @@ def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.T
     callbacks: list[Callback] = [
         _RunFolderCallback(run),
         # Whole checkpoints: Lightning leaves the averaged weights out of those with weights only.
-        _Checkpoint(run, "best", monitor, mode="max", save_on_train_epoch_end=False, **save),
+        _Checkpoint(
+            run,
+            "best",
+            None if training.select == "last" else monitor,
+            mode=mode,
+            save_on_train_epoch_end=False,
+            **save,
+        ),
     ]
     if training.early_stop:
         callbacks.append(
-            EarlyStopping(monitor, patience=training.early_stop, mode="max", check_on_train_epoch_end=False)
+            EarlyStopping(watched, patience=training.early_stop, mode=watch_mode, check_on_train_epoch_end=False)
         )
     if training.ema:
         # EMAWeightAveraging with torch's own multi-tensor average, buffers (batch norm's statistics) included.
@@ -276,6 +313,8 @@ def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.T
     callbacks.append(_Checkpoint(run, "last", monitor=None, save_on_train_epoch_end=True, **save))
     if bar:
         callbacks.append(_ProgressBar(refresh_rate=20))
+    elif progress:
+        callbacks.append(_MinuteLines(run.name))
     return lightning.Trainer(
         default_root_dir=run,
         max_epochs=training.epochs,

@@ -1,0 +1,37 @@
+"""The notebook of the thesis runs from its first cell to its last, and shows its figures."""
+
+import base64
+import os
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+pytest.importorskip("lightning")
+
+NOTEBOOK = Path(__file__).parents[2] / "examples" / "thesis.ipynb"
+
+
+@pytest.mark.timeout(900)  # of CPU time it takes half a minute; a busy machine makes it minutes
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own packages
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    source = Path(__file__).parents[2] / "src"
+    monkeypatch.setenv("PYTHONPATH", f"{source}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.metadata.kernelspec.name = "python3"
+    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 7
+    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
+    printed = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert "Total number of images in train set: 792" in printed
+    assert "va: epoch 4/4" in printed
+    assert (tmp_path / "thesis" / "multi-task" / "curves.png").is_file()
+    if keep := os.environ.get("TRIAFFECT_NOTEBOOK"):  # to look at the rendered form
+        nbformat.write(notebook, keep)
