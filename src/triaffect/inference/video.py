@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -20,19 +19,11 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from triaffect.images import MAX_PIXELS, is_animation, read_animation, require_regular_file
+from triaffect.inference.frame import DecodedFrame, Frame
 from triaffect.io import InputError
 from triaffect.jobs import prefetch
 
 _TICKS = 90_000  # per second; the clock of MPEG, fine enough for every frame rate
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame: its number from 0, its time in seconds from the first one, its RGB uint8 pixels (height, width, 3)."""
-
-    number: int
-    time: float
-    pixels: NDArray[np.uint8]
 
 
 def read_video(path: Path, every: int = 1, fps: float | None = None) -> Generator[Frame]:
@@ -72,12 +63,13 @@ def read_video(path: Path, every: int = 1, fps: float | None = None) -> Generato
         if not moving or not moving[0].codec_context:
             raise InputError(f"{path}: not a photo or video that can be read")
         stream = moving[0]
+        stream.thread_type = "AUTO"
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAX_PIXELS:
             raise InputError(f"{path}: {width}x{height}, more than {MAX_PIXELS:,} pixels")
         # Also for a size that changes on the way.
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        number, seconds, start, due, damage = -1, 0.0, 0.0, 0.0, ""
+        number, seconds, lasts, start, due, damage = -1, 0.0, 0.0, 0.0, 0.0, ""
         rate = float(stream.average_rate or 25)
         for frame in _decode(container, stream):
             if isinstance(frame, str):
@@ -87,20 +79,19 @@ def read_video(path: Path, every: int = 1, fps: float | None = None) -> Generato
             timestamp = number / rate if frame.time is None else frame.time
             start = timestamp if number == 0 else start
             seconds = timestamp - start
+            lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
             if number % every or (fps and seconds < due - 1e-6):
                 continue
             due = (int(seconds * fps + 1e-6) + 1) / fps if fps else 0.0
-            pixels = frame.to_ndarray(format="rgb24")
-            if frame.rotation:
-                pixels = np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))
-            yield Frame(number, seconds, pixels)
+            aspect = float(stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio or 1)
+            yield DecodedFrame(number, seconds, frame, aspect, lasts)
         if number < 0:
             raise InputError(f"{path}: no frame can be decoded")
         # Sound may be longer than the images, so the duration of the file counts only if they are alone.
         duration = container.duration if len(container.streams) == 1 else None
         length = float(stream.duration * stream.time_base) if stream.duration else (duration or 0) / av.time_base
-        if not damage and seconds < 0.95 * length - 1:
-            damage = f"ends at {seconds:.1f} s of {length:.1f} s"
+        if not damage and seconds + lasts < 0.95 * length - 1:
+            damage = f"ends at {seconds + lasts:.1f} s of {length:.1f} s"
         if damage:
             raise InputError(f"{path}: damaged, {damage}; the {number + 1:,} frames that decode are in the result")
 

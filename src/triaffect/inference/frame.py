@@ -1,0 +1,216 @@
+"""One frame of a photo, video or camera: upright, with square pixels; only what is looked at becomes RGB."""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from triaffect.images import TEMPLATE, align, similarity
+
+Pixels = NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+
+_PLANAR = ("yuv420p", "yuvj420p")
+# Shares of red and blue in the brightness, by FFmpeg's number of a colour space (BT.709, FCC, SMPTE 240M, BT.2020).
+_SHARES = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
+_BT601 = (0.299, 0.114)
+_UNSTATED, _FULL_RANGE = 2, 2
+
+
+class Frame:
+    """A frame whose pixels are RGB: of a photo or a camera.
+
+    Args:
+        number: Its number, from 0.
+        time: Seconds from the first frame.
+        pixels: RGB uint8 (height, width, 3).
+        duration: Seconds for which it is shown; 0 if unknown.
+
+    Attributes:
+        width: Of the upright frame, in pixels.
+        height: Likewise.
+    """
+
+    def __init__(self, number: int, time: float, pixels: Pixels, duration: float = 0.0) -> None:
+        self.number, self.time, self.duration = number, time, duration
+        self.height, self.width = pixels.shape[:2]
+        self._pixels = pixels
+
+    @property
+    def pixels(self) -> Pixels:
+        """The whole frame, RGB uint8 (height, width, 3)."""
+        return self._pixels
+
+    def region(self, box: Box, scale: float = 1.0) -> tuple[Pixels, NDArray[np.float32]]:
+        """Cut a part of the frame and resize it.
+
+        Args:
+            box: Left, top, right and bottom in pixels; what lies outside of the frame is left out.
+            scale: Size of the result relative to the frame.
+
+        Returns:
+            RGB (h, w, 3), and the left, top, width and height in the frame of the part that it shows, in pixels: the
+            box, or a little more.
+        """
+        left, top, right, bottom = _inside(box, self.width, self.height)
+        size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+        pixels = _resize(self._pixels[top:bottom, left:right], size)
+        return pixels, np.array([left, top, right - left, bottom - top], np.float32)
+
+    def whole(self, scale: float) -> Pixels:
+        """The whole frame, resized: RGB (height * scale, width * scale, 3)."""
+        return self.region((0, 0, self.width, self.height), scale)[0]
+
+    def align(self, landmarks: NDArray[np.floating], size: int) -> Pixels:
+        """Cut the crop (size, size, 3) of a face by its landmarks (5, 2), as `images.align` does."""
+        return align(self._pixels, landmarks, size)
+
+    @cached_property
+    def thumbnail(self) -> NDArray[np.int16]:
+        """Some of its brightness values (about 64 x 36), to compare frames by."""
+        return _sample(self._pixels[..., 1])
+
+
+class DecodedFrame(Frame):
+    """A frame of a video as it was decoded; parts of it are converted to RGB when they are asked for.
+
+    Args:
+        number: Its number, from 0.
+        time: Seconds from the first frame.
+        decoded: An `av.VideoFrame`.
+        aspect: Width of a stored pixel by its height.
+        duration: Seconds for which it is shown; 0 if unknown.
+    """
+
+    def __init__(self, number: int, time: float, decoded: Any, aspect: float = 1.0, duration: float = 0.0) -> None:
+        self.number, self.time, self.duration = number, time, duration
+        self._transposed, self._mirrored, self._flipped = _orientation(decoded.side_data.get("DISPLAYMATRIX"))
+        if decoded.format.name not in _PLANAR and not decoded.format.is_rgb and not decoded.format.has_palette:
+            decoded = decoded.reformat(format="yuv420p")
+        if decoded.format.name in _PLANAR and all(plane.line_size > 0 for plane in decoded.planes):
+            full = decoded.color_range == _FULL_RANGE or decoded.format.name == "yuvj420p"
+            space = int(decoded.colorspace)
+            # Players take high definition as BT.709 where the file states nothing.
+            self._to_rgb = _conversion(1 if space == _UNSTATED and decoded.height >= 720 else space, full)
+            self._planes = [
+                np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]  # type: ignore[call-overload]
+                for plane in decoded.planes
+            ]
+        else:
+            self._to_rgb, self._planes = None, [decoded.to_ndarray(format="rgb24")]
+        width, height = decoded.width, decoded.height
+        # The lines of an interlaced frame are of two times; one field has every second line.
+        if decoded.interlaced_frame and height >= 4:
+            self._planes = [plane[::2] for plane in self._planes]
+        aspect = aspect if 0.1 < aspect < 10 else 1.0
+        shown = round(width * max(1.0, aspect)), round(height / min(1.0, aspect))
+        stored_height, stored_width = self._planes[0].shape[:2]
+        self._scale = shown[0] / stored_width, shown[1] / stored_height
+        self.width, self.height = shown[::-1] if self._transposed else shown
+
+    @property
+    def pixels(self) -> Pixels:
+        """The whole frame, RGB uint8 (height, width, 3), converted anew each time."""
+        return self.whole(1.0)
+
+    def region(self, box: Box, scale: float = 1.0) -> tuple[Pixels, NDArray[np.float32]]:
+        """Cut a part of the frame and resize it; see `Frame.region`."""
+        left, top, right, bottom = _inside(box, self.width, self.height)
+        # From the upright frame to the stored one: the steps of the display matrix, undone in reverse order.
+        if self._mirrored:
+            left, right = self.width - right, self.width - left
+        if self._flipped:
+            top, bottom = self.height - bottom, self.height - top
+        if self._transposed:
+            left, top, right, bottom = top, left, bottom, right
+        (sx, sy), (stored_height, stored_width) = self._scale, self._planes[0].shape[:2]
+        # Colours are stored for squares of two pixels.
+        left, top = int(left / sx) // 2 * 2, int(top / sy) // 2 * 2
+        right, bottom = (
+            min(side, -int(-end // scale_to) + 1 & ~1)
+            for side, end, scale_to in ((stored_width, right, sx), (stored_height, bottom, sy))
+        )
+        size = max(1, round((right - left) * sx * scale)), max(1, round((bottom - top) * sy * scale))
+        first = _resize(self._planes[0][top:bottom, left:right], size)
+        if self._to_rgb is not None:
+            half = slice(top // 2, (bottom + 1) // 2), slice(left // 2, (right + 1) // 2)
+            pixels = cv2.transform(
+                cv2.merge([first, *(_resize(p[half], size) for p in self._planes[1:])]), self._to_rgb
+            )
+        else:
+            pixels = first
+        x, y, w, h = left * sx, top * sy, (right - left) * sx, (bottom - top) * sy
+        if self._transposed:
+            pixels, (x, y, w, h) = pixels.transpose(1, 0, 2), (y, x, h, w)
+        if self._mirrored:
+            pixels, x = pixels[:, ::-1], self.width - x - w
+        if self._flipped:
+            pixels, y = pixels[::-1], self.height - y - h
+        return np.ascontiguousarray(pixels), np.array([x, y, w, h], np.float32)
+
+    def align(self, landmarks: NDArray[np.floating], size: int) -> Pixels:
+        """Cut the crop (size, size, 3) of a face by its landmarks (5, 2), as `images.align` does."""
+        # Pixels of the frame per pixel of the crop.
+        factor = 1 / max(1e-6, float(np.hypot(*similarity(landmarks, TEMPLATE * (size / 112))[:, 0])))
+        centre, reach = landmarks.mean(0), factor * size
+        part, (x, y, w, h) = self.region((*(centre - reach), *(centre + reach)), 1.5 / factor if factor > 2 else 1.0)
+        ratio = np.array([part.shape[1] / w, part.shape[0] / h], np.float32)
+        return align(part, (landmarks - (x, y) + 0.5) * ratio - 0.5, size)
+
+    @cached_property
+    def thumbnail(self) -> NDArray[np.int16]:
+        """Some of its brightness values (about 64 x 36), to compare frames by."""
+        first = self._planes[0]
+        return _sample(first if first.ndim == 2 else first[..., 1])
+
+
+def _inside(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """The box in whole pixels, at least one, inside of the frame."""
+    left, top = (int(min(max(low, 0), side - 1)) for low, side in zip(box, (width, height), strict=False))
+    right = int(min(max(np.ceil(box[2]), left + 1), width))
+    return left, top, right, int(min(max(np.ceil(box[3]), top + 1), height))
+
+
+def _resize(plane: Pixels, size: tuple[int, int]) -> Pixels:
+    """Resize to (width, height), by area where it shrinks; halving first costs an eighth of one large step."""
+    while plane.shape[1] >= 4 * size[0] and plane.shape[0] >= 4 * size[1] and not (plane.shape[0] | plane.shape[1]) & 1:
+        half = plane.shape[1] // 2, plane.shape[0] // 2
+        plane = cv2.resize(plane, half, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    if plane.shape[1::-1] == size:
+        return plane
+    shrinks = plane.shape[1] > size[0] or plane.shape[0] > size[1]
+    return cv2.resize(plane, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # type: ignore[return-value]
+
+
+def _sample(plane: NDArray[np.uint8]) -> NDArray[np.int16]:
+    step = max(1, max(plane.shape) // 64)
+    return plane[step // 2 :: step, step // 2 :: step].astype(np.int16)
+
+
+def _orientation(matrix: Any) -> tuple[bool, bool, bool]:
+    """Whether a display matrix transposes the stored frame, then mirrors it left to right, then flips it top to bottom.
+
+    The matrix maps stored (x, y) to shown (a x + c y, b x + d y) (ISO/IEC 14496-12, 8.3.2); one that turns by another
+    angle than a right one is taken as the nearest right one.
+    """
+    if matrix is None:
+        return False, False, False
+    (a, b), (c, d) = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, a < 0, d < 0
+    return True, c < 0, b < 0
+
+
+@lru_cache(8)
+def _conversion(space: int, full: bool) -> NDArray[np.float32]:
+    """(3, 4) matrix from stored brightness and colour differences to RGB (ITU-T H.273, 8.3)."""
+    red, blue = _SHARES.get(space, _BT601)
+    green = 1 - red - blue
+    y, c, black = (1.0, 1.0, 0) if full else (255 / 219, 255 / 224, 16)
+    by_v, by_u = 2 * (1 - red) * c, 2 * (1 - blue) * c
+    matrix = np.array([[y, 0, by_v], [y, -by_u * blue / green, -by_v * red / green], [y, by_u, 0]])
+    return np.c_[matrix, matrix @ [-black, -128, -128]].astype(np.float32)
