@@ -319,10 +319,11 @@ def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 def similarity(source: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return the (2, 3) rotation, scale and shift that best map `source` to `target` (Umeyama 1991, no reflection)."""
-    a, b = source - source.mean(0), target - target.mean(0)
+    middle, goal = source.mean(0), target.mean(0)
+    a, b = source - middle, target - goal
     rotation = complex((a * b).sum(), (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / float((a**2).sum())
     matrix = np.array([[rotation.real, -rotation.imag], [rotation.imag, rotation.real]])
-    return np.c_[matrix, target.mean(0) - matrix @ source.mean(0)].astype(np.float32)
+    return np.column_stack([matrix, goal - matrix @ middle]).astype(np.float32)
 
 
 def align(pixels: NDArray[np.uint8], landmarks: NDArray[np.floating], size: int) -> NDArray[np.uint8]:

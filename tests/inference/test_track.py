@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from matplotlib import cbook
 
 from triaffect.inference.detect import Face, open_detector
+from triaffect.inference.frame import Frame
 from triaffect.inference.track import MAX_GAP, Tracker
 
 HEIGHT, WIDTH = 240, 400
@@ -23,7 +24,7 @@ def frame(*people, room=ROOM):
         pixels[top : round(y) + 60, left : round(x) + 48] = SKINS[skin]
         if detected:
             faces.append(Face((x, y, 48.0, 60.0), None, 0.9))
-    return faces, pixels
+    return faces, Frame(0, 0.0, pixels)
 
 
 def test_a_face_keeps_its_number_and_a_new_one_gets_the_next():
@@ -82,7 +83,7 @@ def test_changing_light_changes_no_number():
     tracker = Tracker()
     faces, pixels = frame((0, 50, 50, True))
     for light in (1.0, 0.6, 0.35, 0.8):
-        assert tracker.update(faces, (pixels * light).astype(np.uint8)) == [1]
+        assert tracker.update(faces, Frame(0, 0.0, (pixels.pixels * light).astype(np.uint8))) == [1]
 
 
 def test_memory_is_constant():
@@ -101,7 +102,7 @@ def test_memory_is_constant():
     )
 )
 def test_every_face_gets_a_different_number(video):
-    tracker, pixels = Tracker(), np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
+    tracker, pixels = Tracker(), Frame(0, 0.0, np.full((HEIGHT, WIDTH, 3), 100, np.uint8))
     for boxes in video:
         numbers = tracker.update([Face(box, None, 0.9) for box in boxes], pixels)
         assert len(set(numbers)) == len(boxes)
@@ -123,7 +124,7 @@ def test_in_a_composed_video_detected_faces_keep_their_numbers():
         pixels[60:172, 300 - x : 392 - x] = other
         pixels[50:162, x : x + 92] = face
         faces = find(pixels)
-        for number, detection in zip(tracker.update(faces, pixels), faces, strict=True):
+        for number, detection in zip(tracker.update(faces, Frame(0, 0.0, pixels)), faces, strict=True):
             first.setdefault(number, detection.box[0])
             last[number] = detection.box[0]
     assert len(first) == 2

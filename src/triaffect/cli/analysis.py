@@ -29,6 +29,8 @@ def analyze(
     sequence_fps: float = 25,
     strict: bool = False,
     max_faces: int | None = None,
+    min_face: float | None = None,
+    detect_size: int | None = None,
     model: str = "triaffect-base",
     backend: Literal["auto", "onnx", "openvino", "torch"] = "auto",
     post: str | None = None,
@@ -59,6 +61,9 @@ def analyze(
         sequence_fps: Photos of such a video per second.
         strict: Refuse damaged photos; by default a JPEG that lacks at most its last quarter is read, with a note.
         max_faces: Keep only this number of faces per image, the largest.
+        min_face: Height in pixels, brow to chin, from which faces are searched for; by default 24 in a photo and 1/40
+            of the longer side in a video. Smaller takes longer.
+        detect_size: The longer side in pixels at which images are searched, in place of what min_face needs.
         model: triaffect-base, a run or model folder, or a file from `triaffect export`.
         backend: What runs the model; auto is OpenVINO if it is installed, else ONNX Runtime.
         post: Post-processing from `triaffect tune`, applied to tables and figures.
@@ -87,7 +92,10 @@ def analyze(
             print(*_face_lines(file_result, rows), sep="\n")
 
     options = AnalyzeOptions(annotate, plot, cropped, every, fps, sequence, sequence_fps, strict, post, baseline)
-    analyzer = Analyzer(model, backend=backend, max_faces=max_faces, tasks=["au"] if aus_only else None)
+    analyzer = Analyzer(
+        model, backend=backend, max_faces=max_faces, min_face=min_face, detect_size=detect_size,
+        tasks=["au"] if aus_only else None,
+    )  # fmt: skip
     result = run(
         inputs, analyzer, out, options, jobs=jobs, ray=ray, shard=_shard(shard), dry_run=dry_run,
         on_result=print_result, on_progress=progress,

@@ -6,8 +6,8 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,23 @@ from numpy.typing import NDArray
 
 from triaffect.images import read_image, require_regular_file, resize
 from triaffect.inference.backends import Backend, FaceHistory, open_backend
-from triaffect.inference.detect import LANDMARKS, Detector, Face, crop, open_detector
+from triaffect.inference.detect import (
+    LANDMARKS,
+    PHOTO_FACE,
+    SMALLEST,
+    VIDEO_SHARE,
+    Detector,
+    Face,
+    YuNet,
+    open_detector,
+)
+from triaffect.inference.follow import Follower
+from triaffect.inference.frame import Frame
 from triaffect.inference.intensity import au_intensity
 from triaffect.inference.pictures import Picture, to_pixels
 from triaffect.inference.quality import quality
 from triaffect.inference.track import Tracker
-from triaffect.inference.video import Frame, read_ahead, read_video
+from triaffect.inference.video import read_ahead, read_video
 from triaffect.io import BASE, InputError
 from triaffect.labels import EXPRESSIONS, INTENSITY_COLUMNS, OUTPUTS, PREDICTION_COLUMNS, TASKS
 
@@ -43,6 +54,9 @@ class Analyzer:
         backend: auto, onnx, openvino or torch; see `backends.open_backend`.
         detector: `yunet`, or a function that is a `detect.Detector`.
         max_faces: Keep only this number of faces per image, the largest.
+        min_face: Height in pixels, brow to chin, from which faces are searched for; by default 24 in a photo, and a
+            fortieth of the longer side in a video.
+        detect_size: The longer side in pixels at which an image is searched, in place of what `min_face` needs.
         threads: Threads of the backend; its own choice by default.
         batch: Crops that the model sees at once in a video.
         tasks: Describe only these of `va`, `expr` and `au`; all that the model has by default.
@@ -53,7 +67,8 @@ class Analyzer:
         new: Opens the same analyzer again, in another process.
 
     Raises:
-        InputError: There is no such model, backend or detector, or the model has none of the tasks.
+        InputError: There is no such model, backend or detector, an option is out of range, or the model has none of the
+            tasks.
     """
 
     def __init__(
@@ -63,20 +78,24 @@ class Analyzer:
         backend: str = "auto",
         detector: str | Detector = "yunet",
         max_faces: int | None = None,
+        min_face: float | None = None,
+        detect_size: int | None = None,
         threads: int | None = None,
         batch: int = 8,
         tasks: Sequence[str] | None = None,
     ) -> None:
+        if min_face is not None and not min_face >= 1:
+            raise InputError(f"--min-face {min_face}: give pixels, 1 or more")
+        if detect_size is not None and not 32 <= detect_size <= 10_000:
+            raise InputError(f"--detect-size {detect_size}: give pixels, 32 to 10000")
+        if isinstance(detector, str) and detector != "yunet":
+            open_detector(detector)
         options = {"backend": backend, "detector": detector, "max_faces": max_faces, "threads": threads}
+        options |= {"min_face": min_face, "detect_size": detect_size}
         self.new = partial(Analyzer, model, **options, batch=batch, tasks=tasks)  # type: ignore[arg-type]
-        self._lock = threading.Lock()
+        self._lock, self._detector_lock = threading.Lock(), threading.Lock()
         self.backend: Backend = open_backend(model, backend, threads) if isinstance(model, (str, Path)) else model
-        if isinstance(detector, str):
-            # A photo is searched more closely than a frame of a video, which is followed by another one.
-            self._detect_frame: Detector = open_detector(detector)
-            self._detect_photo: Detector = open_detector(detector, 1280)
-        else:
-            self._detect_frame = self._detect_photo = detector
+        self.detector, self.min_face, self.detect_size = detector, min_face, detect_size
         self.max_faces, self.batch = max_faces, batch
         self.tasks = tuple(task for task in TASKS if task in self.backend.tasks and task in (tasks or TASKS))
         if not self.tasks:
@@ -188,7 +207,7 @@ class Analyzer:
                     seconds = number / fps if fps else time.monotonic() - start
                 yield Frame(number, float(seconds), _name_and_pixels(image, bgr)[1])
 
-        for _, rows in self.run(timed(), name, batch=batch):
+        for _, rows in self.run(timed(), name, batch=batch or self.batch):
             yield rows
 
     def video(
@@ -227,13 +246,12 @@ class Analyzer:
             name: Value of the column `file`.
             still: The frames are photos: searched more closely, faces numbered from left to right instead of over time.
             cropped: Each frame is one face.
-            batch: As for `stream`.
+            batch: As for `stream`; by default faces are also found a few frames ahead of their description.
 
         Yields:
             Up to `batch` frames, in order, and the table of their faces.
         """
-        tracker, temporal = Tracker(), getattr(self.backend, "temporal", None)
-        history = None
+        history, temporal = None, getattr(self.backend, "temporal", None)
         if temporal is not None and not still and not cropped:
             if temporal.causal:
                 history = FaceHistory(temporal, self.backend.tasks)
@@ -243,25 +261,22 @@ class Analyzer:
                     "with model.causal, or predict an index of the video's crops",
                     stacklevel=2,
                 )
+        located = self._locate(source, still, cropped)
+        iterator = located if still or batch else read_ahead(located)
         batch = batch or self.batch
         frames: list[Frame] = []
         rows: list[list[Any]] = []
         crops: list[NDArray[np.uint8]] = []
         end: StopIteration | InputError | None = None
-        iterator = iter(source)
         while end is None:
             try:
-                frame = next(iterator)
+                frame, faces = next(iterator)
             except (StopIteration, InputError) as error:
                 end = error
             else:
-                with self._lock:
-                    faces = self._faces(frame.pixels, still, cropped)
-                numbers = range(1, len(faces) + 1) if still or cropped else tracker.update(faces, frame.pixels)
-                for face, number in zip(faces, numbers, strict=True):
-                    cut = resize if cropped else partial(crop, face=face)
-                    crops.append(cut(frame.pixels, size=self.backend.size))
-                    rows.append([name, frame.number, frame.time, number, *_face_values(face, crops[-1])])
+                for number, face, crop in faces:
+                    crops.append(crop)
+                    rows.append([name, frame.number, frame.time, number, *_face_values(face, crop)])
                 frames.append(frame)
             if frames and (end or len(crops) >= batch or len(frames) >= batch):
                 with self._lock:
@@ -271,13 +286,53 @@ class Analyzer:
         if isinstance(end, InputError):
             raise end
 
-    def _faces(self, pixels: NDArray[np.uint8], still: bool, cropped: bool) -> list[Face]:
-        if cropped:
-            return [Face((0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0])), None, 1.0)]
-        faces = (self._detect_photo if still else self._detect_frame)(pixels)
-        if self.max_faces is not None:
-            faces = sorted(faces, key=lambda face: -face.box[2] * face.box[3])[: self.max_faces]
-        return sorted(faces, key=lambda face: face.box[0])
+    def _locate(
+        self, source: Iterable[Frame], still: bool, cropped: bool
+    ) -> Generator[tuple[Frame, list[tuple[int, Face, NDArray[np.uint8]]]]]:
+        """Each frame with the number, the place and the crop of each of its faces."""
+        size, tracker = self.backend.size, Tracker()
+        find = self._find if still else self._follower()
+        for frame in source:
+            if cropped:
+                box = (0.0, 0.0, float(frame.width), float(frame.height))
+                yield frame, [(1, Face(box, None, 1.0), resize(frame.pixels, size))]
+                continue
+            with self._detector_lock:
+                faces = find(frame)
+            if self.max_faces is not None:
+                faces = sorted(faces, key=lambda face: -face.box[2] * face.box[3])[: self.max_faces]
+            faces = sorted(faces, key=lambda face: face.box[0])
+            numbers = range(1, len(faces) + 1) if still else tracker.update(faces, frame)
+            crops = [frame.align(face.five, size) for face in faces]
+            yield frame, list(zip(numbers, faces, crops, strict=True))
+
+    def _find(self, frame: Frame) -> list[Face]:
+        return self._photo_detector.find(frame) if isinstance(self.detector, str) else self.detector(frame.pixels)
+
+    def _follower(self) -> Callable[[Frame], list[Face]]:
+        return Follower(self._video_detector) if isinstance(self.detector, str) else self._find
+
+    @cached_property
+    def _photo_detector(self) -> YuNet:
+        return YuNet(self.detect_size, self.min_face or PHOTO_FACE)
+
+    @cached_property
+    def _video_detector(self) -> YuNet:
+        # One thread leaves the others to the decoder and the model.
+        size = self.detect_size or (None if self.min_face else SMALLEST * VIDEO_SHARE)
+        return YuNet(size, self.min_face or PHOTO_FACE, threads=1)
+
+    def searched(self, still: bool) -> str:
+        """What was searched for in a photo, or else in a video: for a message that says that there is no face."""
+        if not isinstance(self.detector, str):
+            return "searched by the detector that was given"
+        if self.detect_size:
+            return f"searched at {self.detect_size} pixels of the longer side, as --detect-size says"
+        if self.min_face or still:
+            return f"searched for faces of {self.min_face or PHOTO_FACE:g} pixels and more; --min-face sets this"
+        return (
+            f"searched for faces of 1/{VIDEO_SHARE} of the longer side and more; --min-face N finds those of N pixels"
+        )
 
     def _table(
         self, rows: list[list[Any]], crops: list[NDArray[np.uint8]], history: FaceHistory | None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import product
 from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from triaffect.images import TEMPLATE, align, similarity
+from triaffect.images import TEMPLATE, similarity
 from triaffect.inference.backends import import_onnxruntime
+from triaffect.inference.frame import Frame
 from triaffect.io import InputError
 
 WEIGHTS = "weights/face_detection_yunet_2023mar.onnx"
@@ -20,13 +23,27 @@ LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
 """The five points in the order of `images.TEMPLATE`; right and left are the person's."""
 
 SEARCH_SIZE = 320
-"""Longer side at which every image is searched: faces from about 1/14 of it up to all of it are found."""
+"""Longer side at which every image is searched for faces from 1/18 of it up to all of it."""
 
 MIN_SEARCH_SIZE = 192
 """Smaller images are enlarged to this side: faces of 48 pixels that fill their image are then found."""
 
+SMALLEST = 18
+"""Height in the searched picture, brow to chin, from which all faces are found (.83 of those of 16 pixels)."""
+
+PHOTO_FACE = 24
+"""Height in pixels from which faces are searched for in a photo."""
+
+VIDEO_SHARE = 40
+"""In a video they are searched for from the longer side divided by this."""
+
+_TILE, _OVERLAP = 1280, 192
+"""Side of the tiles of a large searched picture. What is larger than the overlap is found at a smaller size."""
+
 CLOSE_UP_SIZE = 256
 """Side of the crop in which the landmarks of each face are found again."""
+TURNED_SIZE = 192
+"""Side of the close-ups that show which way up a face is."""
 
 FRONTAL_LANDMARKS = np.array([(0.31, 0.40), (0.69, 0.40), (0.50, 0.59), (0.34, 0.77), (0.66, 0.77)], np.float32)
 """Landmarks in the box of a face that looks at the camera, as parts of its width and height."""
@@ -64,44 +81,43 @@ class Detector(Protocol):
         """Return the faces of an RGB image (height, width, 3), the best score first."""
 
 
-def open_detector(name: str = "yunet", size: int = SEARCH_SIZE) -> Detector:
+def open_detector(name: str = "yunet", size: int | None = None, min_face: float = PHOTO_FACE) -> Detector:
     """Load a detector.
 
     Args:
         name: yunet.
-        size: The longer side to which an image is shrunk for the search: 320 for video, more to find smaller faces.
+        size: The longer side at which an image is searched; by default what `min_face` needs.
+        min_face: Height in pixels, brow to chin, from which faces are searched for.
 
     Raises:
         InputError: There is no such detector.
     """
     if name != "yunet":
         raise InputError(f"detector {name!r}: the one in the package is yunet")
-    return YuNet(size)
-
-
-def crop(pixels: NDArray[np.uint8], face: Face, size: int) -> NDArray[np.uint8]:
-    """Cut the aligned crop (size, size, 3) of a face."""
-    return align(pixels, face.five, size)
+    return YuNet(size, min_face)
 
 
 class YuNet:
     """The detector in the package (Wu, Peng and Yu 2023): five landmarks, 75,856 parameters.
 
-    It finds faces of 20 to 300 pixels, so an image larger than 640 is also searched at `SEARCH_SIZE`, for the faces
-    that fill it. Landmarks of faces under 150 pixels hardly follow roll and yaw, so each face is searched again in a
-    close-up (benchmarks/detectors.py shows the gain). ONNX Runtime takes half the time of cv2.FaceDetectorYN; the
-    arithmetic is that class's.
+    It finds faces of 18 to 300 pixels, so a large image is searched at several sizes, in tiles if need be. Landmarks of
+    faces under 150 pixels hardly follow roll and yaw, and those of a face on its side or upside down are wrong, so each
+    face is searched again in a close-up (benchmarks/detectors.py shows the gain). ONNX Runtime takes half the time of
+    cv2.FaceDetectorYN; the arithmetic is that class's.
 
     Args:
-        size: As in `open_detector`.
+        size: The longer side at which an image is searched; by default what `min_face` needs.
+        min_face: Height in pixels, brow to chin, from which faces are searched for.
         threshold: The lowest score of a face.
+        threads: Threads of the search; 0 for one per processor.
     """
 
-    def __init__(self, size: int = SEARCH_SIZE, threshold: float = 0.5) -> None:
+    def __init__(
+        self, size: int | None = None, min_face: float = PHOTO_FACE, threshold: float = 0.5, threads: int = 0
+    ) -> None:
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
-        # A video leaves the other cores to the decoder of the next frame; a photo may use them all.
-        options.intra_op_num_threads = 1 if size <= SEARCH_SIZE else 0
+        options.intra_op_num_threads = threads
         options.log_severity_level = 3  # the file's output shapes are those of 640 x 640; others are not an error
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         model = resources.files("triaffect.inference").joinpath(WEIGHTS).read_bytes()
@@ -109,7 +125,7 @@ class YuNet:
         model = model.replace(b"\x0a\x03\x08\x80\x05" * 2, b"\x0a\x03\x12\x01h\x0a\x03\x12\x01w")
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._outputs = [f"{part}_{stride}" for stride in STRIDES for part in ("cls", "obj", "bbox", "kps")]
-        self.size, self.threshold = size, threshold
+        self.size, self.min_face, self.threshold = size, min_face, threshold
 
     def __call__(self, pixels: NDArray[np.uint8]) -> list[Face]:
         """Return the faces of an RGB image (height, width, 3), the best score first.
@@ -119,39 +135,98 @@ class YuNet:
         """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise InputError(f"{pixels.dtype} {pixels.shape}: not an image; give uint8 RGB (height, width, 3)")
+        return self.find(Frame(0, 0.0, pixels))
+
+    def find(self, frame: Frame, size: int | None = None, earlier: Sequence[Face] = ()) -> list[Face]:
+        """Return the faces of a frame, the best score first.
+
+        Args:
+            frame: A photo or a frame of a video.
+            size: The longer side at which it is searched, in place of the detector's own.
+            earlier: The same faces as they were a moment before: their landmarks are known but for a small movement.
+        """
+        faces = []
+        for row in self.search(frame, size):
+            face = Face((*map(float, row[:4]),), row[4:14].reshape(5, 2), float(row[14]))  # type: ignore[arg-type]
+            before = [one for one in earlier if overlap(one.box, face.box) > 0.3]
+            landmarks = before[0].five if before else self._upright(frame, face)
+            faces.append(replace(face, landmarks=self.refine(frame, landmarks)[0]))
+        return faces
+
+    def search(self, frame: Frame, size: int | None = None) -> NDArray[np.float32]:
+        """(n, 15) left, top, width, height, landmarks as first found, and score of all faces, in pixels, best first."""
+        longer = max(frame.width, frame.height)
+        size = size or self.size or round(longer * SMALLEST / self.min_face)
         # Only tiny images are enlarged. A face that fills the image is found at 640 pixels, but not at more.
-        size = min(self.size, max(MIN_SEARCH_SIZE, *pixels.shape[:2]))
-        sizes = (size, SEARCH_SIZE) if size > 640 else (size,)
-        candidates = np.concatenate([self._search(pixels, size) for size in sizes])
+        sizes = [min(size, max(MIN_SEARCH_SIZE, longer))]
+        while sizes[-1] > 2 * SEARCH_SIZE:
+            sizes.append(max(SEARCH_SIZE, sizes[-1] // 8))
+        candidates = np.concatenate([self._search_tiles(frame, side / longer) for side in sizes])
         best = cv2.dnn.NMSBoxes(candidates[:, :4].tolist(), candidates[:, 14].tolist(), self.threshold, 0.3)
-        return [
-            Face((*map(float, row[:4]),), self._refine(pixels, row[4:14].reshape(5, 2)), float(row[14]))  # type: ignore[arg-type]
-            for row in candidates[np.asarray(best, int)]
-        ]
+        return candidates[np.asarray(best, int)]
 
-    def _refine(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(5, 2) landmarks found again in the crop that they align, until that crop is upright."""
+    def refine(self, frame: Frame, landmarks: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+        """(5, 2) landmarks found again in the crop that they align, until that is upright; and their score, or 0."""
+        score = 0.0
         for _ in range(3):
-            candidates = self._search(align(pixels, landmarks, CLOSE_UP_SIZE), CLOSE_UP_SIZE)
-            if not len(candidates):
+            close_up = self._close_up(frame, landmarks)
+            if close_up is None:
                 break
-            template = (TEMPLATE + 0.5) * (CLOSE_UP_SIZE / 112) - 0.5
-            back = cv2.invertAffineTransform(similarity(landmarks, template))
-            points = candidates[candidates[:, 14].argmax(), 4:14].reshape(5, 2)
-            landmarks = (points @ back[:, :2].T + back[:, 2]).astype(np.float32)
-            across, down = points[1] - points[0]
-            if abs(down) < 0.14 * across:  # 8 degrees
+            landmarks, score, roll = close_up
+            if abs(roll) < 8:
                 break
-        return landmarks
+        return landmarks, score
 
-    def _search(self, pixels: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
-        """(n, 15) left, top, width, height, landmarks and score of all candidates, in pixels of the image."""
+    def _upright(self, frame: Frame, face: Face) -> NDArray[np.float32]:
+        """(5, 2) landmarks of a face in the one of eight turns of its box in which a face scores best.
+
+        On its side or upside down a face is found too, but with the landmarks of an upright one.
+        """
+        x, y, w, h = face.box
+        side = 0.9 * max(w, h)
+        points = (FRONTAL_LANDMARKS - 0.5) * np.array([0.8 * side, side], np.float32)
+        turns = [cv2.getRotationMatrix2D((0, 0), 45.0 * turn, 1.0)[:, :2].astype(np.float32) for turn in range(8)]
+        middle = np.array([x + w / 2, y + h / 2], np.float32)
+        close_ups = [self._close_up(frame, (points @ turn.T + middle).astype(np.float32), TURNED_SIZE) for turn in turns]
+        best = sorted((close_up for close_up in close_ups if close_up), key=lambda close_up: -close_up[1])[:2]
+        again = [closer for landmarks, *_ in best if (closer := self._close_up(frame, landmarks, TURNED_SIZE))]
+        return max(again, key=lambda close_up: close_up[1])[0] if again else face.five
+
+    def _close_up(
+        self, frame: Frame, landmarks: NDArray[np.float32], size: int = CLOSE_UP_SIZE
+    ) -> tuple[NDArray[np.float32], float, float] | None:
+        """(5, 2) landmarks found in the crop that landmarks align, their score, and the roll in it, in degrees."""
+        candidates = self._candidates(frame.align(landmarks, size))
+        if not len(candidates):
+            return None
+        best = candidates[candidates[:, 14].argmax()]
+        points = best[4:14].reshape(5, 2)
+        back = cv2.invertAffineTransform(similarity(landmarks, (TEMPLATE + 0.5) * (size / 112) - 0.5))
+        across, down = points[1] - points[0]
+        roll = float(np.degrees(np.arctan2(down, across)))
+        return (points @ back[:, :2].T + back[:, 2]).astype(np.float32), float(best[14]), roll
+
+    def _search_tiles(self, frame: Frame, scale: float) -> NDArray[np.float32]:
+        """(n, 15) candidates of a frame resized by `scale`, cut in tiles if it is large, in pixels of the frame."""
+        parts = []
+        columns, rows = (_tiles(side, scale) for side in (frame.width, frame.height))
+        for (left, right), (top, bottom) in product(columns, rows):
+            pixels, (x, y, w, h) = frame.region((left, top, right, bottom), scale)
+            part = self._candidates(pixels)
+            part[:, :14] *= np.tile([w / pixels.shape[1], h / pixels.shape[0]], 7)
+            part[:, :14] += np.r_[x, y, 0, 0, np.tile([x, y], 5)]
+            # What a border between tiles cuts is whole in the next tile.
+            end, edge = part[:, :2] + part[:, 2:4], 2 / scale
+            cut = (x > 0) & (part[:, 0] < x + edge) | (y > 0) & (part[:, 1] < y + edge)
+            cut |= (x + w < frame.width - 1) & (end[:, 0] > x + w - edge)
+            cut |= (y + h < frame.height - 1) & (end[:, 1] > y + h - edge)
+            parts.append(part[~cut])
+        return np.concatenate(parts)
+
+    def _candidates(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(n, 15) left, top, width, height, landmarks and score of all candidates in an image, in its pixels."""
         height, width = pixels.shape[:2]
-        scale = size / max(height, width)
-        w, h = max(1, round(width * scale)), max(1, round(height * scale))
-        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        small = pixels if scale == 1 else cv2.resize(pixels, (w, h), interpolation=interpolation)
-        small = cv2.copyMakeBorder(small, 0, -h % 32, 0, -w % 32, cv2.BORDER_CONSTANT)
+        small = cv2.copyMakeBorder(pixels, 0, -height % 32, 0, -width % 32, cv2.BORDER_CONSTANT)
         blob = cv2.dnn.blobFromImage(small, swapRB=True)
         outputs = iter(self._session.run(self._outputs, {"input": blob}))
         candidates = []
@@ -165,6 +240,20 @@ class YuNet:
             left_top = corner + box[0, cells, :2] - extent / 2
             landmarks = np.tile(corner, 5) + points[0, cells]
             candidates.append(np.c_[np.c_[left_top, extent, landmarks] * stride, score[cells]])
-        rows = np.concatenate(candidates)
-        rows[:, :14] /= np.tile([w / width, h / height], 7)
-        return rows
+        return np.concatenate(candidates)
+
+
+def overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes (left, top, width, height)."""
+    w, h = (min(a[i] + a[i + 2], b[i] + b[i + 2]) - max(a[i], b[i]) for i in (0, 1))
+    shared = max(0.0, w) * max(0.0, h)
+    return shared / max(1e-9, a[2] * a[3] + b[2] * b[3] - shared)
+
+
+def _tiles(side: int, scale: float) -> list[tuple[float, float]]:
+    """Begin and end, in pixels, of the tiles along a side that is searched at `scale`."""
+    tile, shared = _TILE / scale, _OVERLAP / scale
+    if side <= 1.5 * tile:
+        return [(0, side)]
+    starts = np.linspace(0, side - tile, int(np.ceil((side - shared) / (tile - shared))))
+    return [(float(start), float(start + tile)) for start in starts]

@@ -82,22 +82,33 @@ class DecodedFrame(Frame):
         number: Its number, from 0.
         time: Seconds from the first frame.
         decoded: An `av.VideoFrame`.
+        orientation: From `orientation`.
         aspect: Width of a stored pixel by its height.
         duration: Seconds for which it is shown; 0 if unknown.
     """
 
-    def __init__(self, number: int, time: float, decoded: Any, aspect: float = 1.0, duration: float = 0.0) -> None:
+    def __init__(
+        self,
+        number: int,
+        time: float,
+        decoded: Any,
+        orientation: tuple[bool, bool, bool] = (False, False, False),
+        aspect: float = 1.0,
+        duration: float = 0.0,
+    ) -> None:
         self.number, self.time, self.duration = number, time, duration
-        self._transposed, self._mirrored, self._flipped = _orientation(decoded.side_data.get("DISPLAYMATRIX"))
+        self._transposed, self._mirrored, self._flipped = orientation
         if decoded.format.name not in _PLANAR and not decoded.format.is_rgb and not decoded.format.has_palette:
             decoded = decoded.reformat(format="yuv420p")
         if decoded.format.name in _PLANAR and all(plane.line_size > 0 for plane in decoded.planes):
             full = decoded.color_range == _FULL_RANGE or decoded.format.name == "yuvj420p"
             space = int(decoded.colorspace)
             # Players take high definition as BT.709 where the file states nothing.
-            self._to_rgb = _conversion(1 if space == _UNSTATED and decoded.height >= 720 else space, full)
+            self._to_rgb: NDArray[np.float32] | None = _conversion(
+                1 if space == _UNSTATED and decoded.height >= 720 else space, full
+            )
             self._planes = [
-                np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]  # type: ignore[call-overload]
+                np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
                 for plane in decoded.planes
             ]
         else:
@@ -128,12 +139,11 @@ class DecodedFrame(Frame):
         if self._transposed:
             left, top, right, bottom = top, left, bottom, right
         (sx, sy), (stored_height, stored_width) = self._scale, self._planes[0].shape[:2]
-        # Colours are stored for squares of two pixels.
-        left, top = int(left / sx) // 2 * 2, int(top / sy) // 2 * 2
-        right, bottom = (
-            min(side, -int(-end // scale_to) + 1 & ~1)
-            for side, end, scale_to in ((stored_width, right, sx), (stored_height, bottom, sy))
-        )
+        # Colours are stored for squares of two pixels, and whole pixels are to be halved.
+        step = 2 << max(0, int(np.log2(1 / scale)))
+        left, top = int(left / sx) // step * step, int(top / sy) // step * step
+        right = min(stored_width, -(-int(np.ceil(right / sx)) // step) * step)
+        bottom = min(stored_height, -(-int(np.ceil(bottom / sy)) // step) * step)
         size = max(1, round((right - left) * sx * scale)), max(1, round((bottom - top) * sy * scale))
         first = _resize(self._planes[0][top:bottom, left:right], size)
         if self._to_rgb is not None:
@@ -154,12 +164,18 @@ class DecodedFrame(Frame):
 
     def align(self, landmarks: NDArray[np.floating], size: int) -> Pixels:
         """Cut the crop (size, size, 3) of a face by its landmarks (5, 2), as `images.align` does."""
-        # Pixels of the frame per pixel of the crop.
-        factor = 1 / max(1e-6, float(np.hypot(*similarity(landmarks, TEMPLATE * (size / 112))[:, 0])))
-        centre, reach = landmarks.mean(0), factor * size
-        part, (x, y, w, h) = self.region((*(centre - reach), *(centre + reach)), 1.5 / factor if factor > 2 else 1.0)
-        ratio = np.array([part.shape[1] / w, part.shape[0] / h], np.float32)
-        return align(part, (landmarks - (x, y) + 0.5) * ratio - 0.5, size)
+        warp = similarity(landmarks, (TEMPLATE + 0.5) * (size / 112) - 0.5)
+        back = cv2.invertAffineTransform(warp)
+        corners = np.array([(0, 0, 1), (size, 0, 1), (0, size, 1), (size, size, 1)], np.float32) @ back.T
+        # Halved until less than two pixels of the frame make one of the crop: the warp looks at four pixels only.
+        scale = 0.5 ** max(0, int(np.log2(max(1e-6, float(np.hypot(*back[:, 0]))))))
+        (left, top), (right, bottom) = corners.min(0) - 2 / scale, corners.max(0) + 2 / scale
+        part, (x, y, w, h) = self.region((left, top, right, bottom), scale)
+        # From the part to the frame, and on to the crop; whole numbers are the middles of pixels.
+        step = np.array([w / part.shape[1], h / part.shape[0]], np.float32)
+        warp[:, 2] += warp[:, :2] @ (0.5 * step - 0.5 + (x, y))
+        warp[:, :2] *= step
+        return cv2.warpAffine(part, warp, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
     @cached_property
     def thumbnail(self) -> NDArray[np.int16]:
@@ -191,7 +207,7 @@ def _sample(plane: NDArray[np.uint8]) -> NDArray[np.int16]:
     return plane[step // 2 :: step, step // 2 :: step].astype(np.int16)
 
 
-def _orientation(matrix: Any) -> tuple[bool, bool, bool]:
+def orientation(matrix: Any) -> tuple[bool, bool, bool]:
     """Whether a display matrix transposes the stored frame, then mirrors it left to right, then flips it top to bottom.
 
     The matrix maps stored (x, y) to shown (a x + c y, b x + d y) (ISO/IEC 14496-12, 8.3.2); one that turns by another

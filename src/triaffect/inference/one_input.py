@@ -185,6 +185,8 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
                         counter.write_text(f"{result.frames} {item.name}", "utf-8")
                 if not rows.height:
                     result.kind, result.message = NO_FACE, f"{item.name}: no face found"
+                    if not options.cropped:
+                        result.message += f" ({analyzer.searched(still)})"
             except InputError as error:
                 result.kind, result.message = UNREADABLE, str(error)
             except KeyboardInterrupt:  # the usual end of a camera

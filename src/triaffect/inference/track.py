@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triaffect.inference.detect import Face
+from triaffect.inference.frame import Frame
 
 Floats = NDArray[np.float64]
 
@@ -42,18 +43,18 @@ class Tracker:
         self._tracks: list[_Track] = []
         self._next = 1
 
-    def update(self, faces: list[Face], pixels: NDArray[np.uint8]) -> list[int]:
+    def update(self, faces: list[Face], frame: Frame) -> list[int]:
         """Number the faces of the next frame.
 
         Args:
             faces: All faces of the frame.
-            pixels: The frame, RGB (height, width, 3).
+            frame: The frame.
 
         Returns:
             One number per face, from 1; a new face gets the next one.
         """
         boxes = [np.array([x + w / 2, y + h / 2, w, h]) for x, y, w, h in (face.box for face in faces)]
-        colours = [_colours(face, pixels) for face in faces]
+        colours = [_colours(face, frame) for face in faces]
         cost = np.array(
             [[_cost(track, box, c) for track in self._tracks] for box, c in zip(boxes, colours, strict=True)]
         ).reshape(len(faces), len(self._tracks))
@@ -78,13 +79,10 @@ class Tracker:
         return numbers
 
 
-def _colours(face: Face, pixels: NDArray[np.uint8]) -> Floats:
+def _colours(face: Face, frame: Frame) -> Floats:
     """(256,) square roots of the shares of hues (red and green of r + g + b = 1) in the box, weighted by brightness."""
     x, y, w, h = face.box
-    left, top = max(0, int(x)), max(0, int(y))
-    part = pixels[top : max(top, int(y + h)), left : max(left, int(x + w))]
-    if not part.size:
-        return np.full(256, 1 / 16)
+    part, _ = frame.region((x, y, x + w, y + h), min(1.0, 32 / max(w, h)))
     small = cv2.resize(part, (32, 32), interpolation=cv2.INTER_AREA) + np.float32(8)
     brightness = small.sum(-1)
     # The range of hues of faces; stronger ones count as the strongest.

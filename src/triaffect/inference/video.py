@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import av
 import av.error
@@ -19,9 +19,11 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from triaffect.images import MAX_PIXELS, is_animation, read_animation, require_regular_file
-from triaffect.inference.frame import DecodedFrame, Frame
+from triaffect.inference.frame import DecodedFrame, Frame, orientation
 from triaffect.io import InputError
 from triaffect.jobs import prefetch
+
+Item = TypeVar("Item")
 
 _TICKS = 90_000  # per second; the clock of MPEG, fine enough for every frame rate
 
@@ -70,6 +72,7 @@ def read_video(path: Path, every: int = 1, fps: float | None = None) -> Generato
         # Also for a size that changes on the way.
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         number, seconds, lasts, start, due, damage = -1, 0.0, 0.0, 0.0, 0.0, ""
+        upright = orientation(None)
         rate = float(stream.average_rate or 25)
         for frame in _decode(container, stream):
             if isinstance(frame, str):
@@ -84,7 +87,9 @@ def read_video(path: Path, every: int = 1, fps: float | None = None) -> Generato
                 continue
             due = (int(seconds * fps + 1e-6) + 1) / fps if fps else 0.0
             aspect = float(stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio or 1)
-            yield DecodedFrame(number, seconds, frame, aspect, lasts)
+            if number == 0:  # asking each frame would keep all of them until the next garbage collection
+                upright = orientation(frame.side_data.get("DISPLAYMATRIX"))
+            yield DecodedFrame(number, seconds, frame, upright, aspect, lasts)
         if number < 0:
             raise InputError(f"{path}: no frame can be decoded")
         # Sound may be longer than the images, so the duration of the file counts only if they are alone.
@@ -194,17 +199,17 @@ def read_camera(number: int, every: int = 1, fps: float | None = None) -> Genera
         device.release()
 
 
-def read_ahead(source: Generator[Frame], depth: int = 4) -> Generator[Frame]:
-    """Yield the same frames, decoded by a thread that is at most `depth` frames ahead; errors keep their place."""
+def read_ahead(source: Generator[Item], depth: int = 2) -> Generator[Item]:
+    """Yield the same items, made by a thread that is at most `depth` of them ahead; errors keep their place."""
     end = object()
-    frames = prefetch(lambda _: next(source, end), itertools.repeat(None), workers=1, depth=depth)
+    items = prefetch(lambda _: next(source, end), itertools.repeat(None), workers=1, depth=depth)
     try:
-        for frame in frames:
-            if frame is end:
+        for item in items:
+            if item is end:
                 return
-            yield frame  # type: ignore[misc]
+            yield item  # type: ignore[misc]
     finally:
-        frames.close()  # waits for the thread, which may still be in `source`
+        items.close()  # waits for the thread, which may still be in `source`
         source.close()
 
 

@@ -1,0 +1,117 @@
+"""Faces of consecutive frames: searched for several times a second and at cuts, followed in between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from triaffect.images import TEMPLATE, similarity
+from triaffect.inference.detect import SEARCH_SIZE, Face, YuNet, overlap
+from triaffect.inference.frame import Frame
+
+SEARCH_SECONDS = 0.25
+"""Seconds between two searches at `SEARCH_SIZE`."""
+SMALL_SEARCH_SECONDS = 1.0
+"""Seconds between two searches for the smallest faces."""
+CUT = 24.0
+"""Mean difference in brightness (0 to 255) from which two frames belong to different shots."""
+
+_SIDE = 112
+_GRID = np.stack(np.meshgrid(*[np.linspace(16, _SIDE - 16, 6)] * 2), -1).reshape(-1, 1, 2).astype(np.float32)
+_LOST = 2.0  # pixels of the crop between a point and where the movement of the face puts it
+
+
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    face: Face
+    grey: NDArray[np.uint8]  # its crop at the last search
+
+
+class Follower:
+    """Find the faces of the frames of one video, in order.
+
+    Between two searches a face moves with a grid of points in its crop, whose optical flow (Lucas and Kanade 1981)
+    gives a shift, a turn and a scale; that takes a tenth of the time. A frame of another shot, and one where the points
+    of a face do not move together, is searched at once.
+
+    Args:
+        detector: Finds the faces.
+    """
+
+    def __init__(self, detector: YuNet) -> None:
+        self.detector = detector
+        self._followed: list[_Followed] = []
+        self._last: tuple[NDArray[np.int16], float] | None = None
+        self._due = self._small_due = 0.0
+        self.cut = True
+        """Whether the last frame began another shot."""
+
+    def __call__(self, frame: Frame) -> list[Face]:
+        """Return the faces of the next frame."""
+        last, self._last = self._last, (frame.thumbnail, frame.time)
+        self.cut = last is None or are_different_shots(last[0], frame.thumbnail)
+        near = last is not None and frame.time - last[1] < SEARCH_SECONDS / 2
+        moved = [] if self.cut or not near else [_move(followed, frame) for followed in self._followed]
+        faces = [face for face in moved if face is not None]
+        if near and not self.cut and frame.time < self._due and len(faces) == len(self._followed):
+            self._followed = [replace(old, face=face) for old, face in zip(self._followed, faces, strict=True)]
+            return faces
+        faces = self._search(frame, faces)
+        self._followed = [_Followed(face, _grey(frame, face)) for face in faces]
+        return faces
+
+    def _search(self, frame: Frame, earlier: list[Face]) -> list[Face]:
+        self._due = frame.time + SEARCH_SECONDS
+        if self.cut or frame.time >= self._small_due:
+            self._small_due = frame.time + SMALL_SEARCH_SECONDS
+            return self.detector.find(frame, None, earlier)
+        faces = self.detector.find(frame, min(SEARCH_SIZE, self.detector.size or SEARCH_SIZE), earlier)
+        for face in earlier:
+            # Perhaps too small for this search: a close-up shows whether it is still there.
+            if all(overlap(face.box, other.box) < 0.3 for other in faces):
+                landmarks, score = self.detector.refine(frame, face.five)
+                if score > 0.6:
+                    faces.append(replace(face, landmarks=landmarks))
+        return faces
+
+
+def are_different_shots(first: NDArray[np.int16], second: NDArray[np.int16]) -> bool:
+    """Whether two thumbnails (`Frame.thumbnail`) differ as those of two shots do."""
+    return first.shape != second.shape or float(np.abs(first - second).mean()) > CUT
+
+
+def _grey(frame: Frame, face: Face) -> NDArray[np.uint8]:
+    return cv2.cvtColor(frame.align(face.five, _SIDE), cv2.COLOR_RGB2GRAY)  # type: ignore[return-value]
+
+
+def _move(followed: _Followed, frame: Frame) -> Face | None:
+    """The face of an earlier frame where it is in this one, or None if its points do not move together."""
+    face = followed.face
+    points, found, _ = cv2.calcOpticalFlowPyrLK(
+        followed.grey, _grey(frame, face), _GRID, None, winSize=(15, 15), maxLevel=2
+    )  # type: ignore[call-overload]
+    kept = found.ravel() == 1
+    for _ in range(2):
+        if kept.sum() < 12:
+            return None
+        motion = similarity(_GRID[kept, 0], points[kept, 0])
+        apart = np.linalg.norm(_GRID[:, 0] @ motion[:, :2].T + motion[:, 2] - points[:, 0], axis=1)
+        error = float(np.sqrt(np.mean(apart[kept] ** 2)))
+        kept &= apart < max(1.0, 2 * float(np.median(apart[kept])))
+    if error > _LOST or not 0.7 < np.hypot(*motion[:, 0]) < 1.4:
+        return None
+    # The template is where the landmarks were; its place now, in the crop and then in the frame.
+    to_crop = similarity(face.five, (TEMPLATE + 0.5) * (_SIDE / 112) - 0.5)
+    landmarks = _apply(cv2.invertAffineTransform(to_crop), _apply(motion, _apply(to_crop, face.five)))
+    scale, (x, y, w, h) = float(np.hypot(*motion[:, 0])), face.box
+    shift = landmarks.mean(0) - face.five.mean(0)
+    box = (x + w * (1 - scale) / 2 + shift[0], y + h * (1 - scale) / 2 + shift[1], w * scale, h * scale)
+    return replace(face, box=tuple(map(float, box)), landmarks=landmarks.astype(np.float32))  # type: ignore[arg-type]
+
+
+def _apply(matrix: Any, points: Any) -> Any:
+    return points @ matrix[:, :2].T + matrix[:, 2]
