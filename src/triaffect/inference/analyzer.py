@@ -90,9 +90,9 @@ class Analyzer:
             raise InputError(f"--detect-size {detect_size}: give pixels, 32 to 10000")
         if isinstance(detector, str) and detector != "yunet":
             open_detector(detector)
-        options = {"backend": backend, "detector": detector, "max_faces": max_faces, "threads": threads}
+        options: dict[str, Any] = {"backend": backend, "detector": detector, "max_faces": max_faces, "threads": threads}
         options |= {"min_face": min_face, "detect_size": detect_size}
-        self.new = partial(Analyzer, model, **options, batch=batch, tasks=tasks)  # type: ignore[arg-type]
+        self.new = partial(Analyzer, model, **options, batch=batch, tasks=tasks)
         self._lock, self._detector_lock = threading.Lock(), threading.Lock()
         self.backend: Backend = open_backend(model, backend, threads) if isinstance(model, (str, Path)) else model
         self.detector, self.min_face, self.detect_size = detector, min_face, detect_size

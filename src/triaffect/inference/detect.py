@@ -187,7 +187,9 @@ class YuNet:
         points = (FRONTAL_LANDMARKS - 0.5) * np.array([0.8 * side, side], np.float32)
         turns = [cv2.getRotationMatrix2D((0, 0), 45.0 * turn, 1.0)[:, :2].astype(np.float32) for turn in range(8)]
         middle = np.array([x + w / 2, y + h / 2], np.float32)
-        close_ups = [self._close_up(frame, (points @ turn.T + middle).astype(np.float32), TURNED_SIZE) for turn in turns]
+        close_ups = [
+            self._close_up(frame, (points @ turn.T + middle).astype(np.float32), TURNED_SIZE) for turn in turns
+        ]
         best = sorted((close_up for close_up in close_ups if close_up), key=lambda close_up: -close_up[1])[:2]
         again = [closer for landmarks, *_ in best if (closer := self._close_up(frame, landmarks, TURNED_SIZE))]
         return max(again, key=lambda close_up: close_up[1])[0] if again else face.five

@@ -166,6 +166,8 @@ def _decode(container: Any, stream: Any) -> Iterator[Any]:
                 for frame in packet.decode():
                     seconds = frame.time or seconds
                     yield frame
+                if packet.is_corrupt:  # several threads decode without an error what the file lacks
+                    yield f"unreadable at {seconds:.1f} s (cut off)"
             except av.error.EOFError:
                 return
             except av.error.FFmpegError as error:  # the next packet may be whole
