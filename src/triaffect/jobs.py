@@ -139,6 +139,7 @@ def _run_on_ray(
 ) -> Generator[Outcome[Item, Result]]:
     """`run_all` on a Ray cluster, at most two items per place waiting, so that neither side fills its memory."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports home
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # on a busy machine
     try:
         import ray
     except ModuleNotFoundError:
