@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
+import secrets
 import signal
 import threading
 import time
@@ -15,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from triaffect.io import InputError
 
@@ -123,6 +125,34 @@ def run_all(
             worker.stop(now=worker in busy)
 
 
+def threads_each(jobs: int, ray: str | None) -> int:
+    """Threads of each process of `run_all`; 0, all of the machine, if there is only this one."""
+    return 1 if ray is not None else 0 if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
+
+
+class PerProcess(Generic[Result]):
+    """A value that every process opens once; what travels is the function that opens it.
+
+    Args:
+        new: Opens the value.
+        value: That of this process, if it is open.
+    """
+
+    _values: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, new: Callable[[], Result], value: Result | None = None) -> None:
+        self.new, self.key = new, secrets.token_hex(8)
+        if value is not None:
+            self._values[self.key] = value
+
+    def get(self) -> Result:
+        """The value of this process; one of an earlier call is dropped."""
+        if self.key not in self._values:
+            self._values.clear()
+            self._values[self.key] = self.new()
+        return self._values[self.key]
+
+
 LOST = "its process died (killed, or out of memory)"
 
 
@@ -132,6 +162,13 @@ def run_one(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Res
         return Outcome(item, function(item))
     except Exception as error:
         return Outcome(item, error=error)
+
+
+def _run_there(folder: str, function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+    """`run_one` on another machine, where relative paths mean the same if it has the folder."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+    return run_one(function, item)
 
 
 def _run_on_ray(
@@ -155,14 +192,14 @@ def _run_on_ray(
     source, running = iter(items), dict[Any, Item]()
     try:
         gpus = int(uses_gpu and ray.cluster_resources().get("GPU", 0) >= 1)
-        work: Any = ray.remote(run_one).options(num_cpus=threads, num_gpus=gpus, max_retries=retries)
+        work: Any = ray.remote(_run_there).options(num_cpus=threads, num_gpus=gpus, max_retries=retries)
         shared, places, counted = ray.put(function), 0, -math.inf
         while True:
             if time.monotonic() > counted + 5:  # machines come and go
                 resources, counted = ray.cluster_resources(), time.monotonic()
                 places = max(1, int(resources.get("GPU", 0) if gpus else resources.get("CPU", 0) / threads))
             for item in islice(source, max(0, 2 * places - len(running))):
-                running[work.remote(shared, item)] = item
+                running[work.remote(os.getcwd(), shared, item)] = item
             if not running:
                 return
             for future in ray.wait([*running], timeout=5)[0]:

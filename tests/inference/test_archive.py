@@ -19,9 +19,11 @@ from triaffect.inference.analyze import analyze
 from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.inputs import Input
 from triaffect.inference.one_input import AnalyzeOptions, Work
+from triaffect.inference.predict import predict
 from triaffect.inference.results import CHUNK, FileResult, Rows
 from triaffect.inference.summary import summarize
 from triaffect.io import InputError
+from triaffect.jobs import PerProcess
 from worlds import Model, analyzer, film, find, jpeg, plain
 
 SCRIPT = """
@@ -151,7 +153,7 @@ def test_kill_9_loses_only_the_files_in_work(archive, whole, tmp_path):
 
 
 @pytest.mark.skipif(not find_spec("ray"), reason="needs ray")
-def test_a_cluster_writes_what_one_process_writes_when_a_machine_is_lost(archive, whole, tmp_path, monkeypatch):
+def test_a_cluster_gives_what_one_process_gives_when_a_machine_is_lost(archive, whole, frames, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
@@ -159,14 +161,23 @@ def test_a_cluster_writes_what_one_process_writes_when_a_machine_is_lost(archive
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        second = cluster.add_node(num_cpus=1)
-        analyze(
-            [str(archive)], analyzer(), str(tmp_path), ray=cluster.address,
-            on_result=lambda *_: second in cluster.list_all_nodes() and cluster.remove_node(second),
-        )  # fmt: skip
+        second, address = cluster.add_node(num_cpus=1), cluster.address
+        removed = []
+
+        def remove(*_):
+            if not removed:
+                removed.append(cluster.remove_node(second, allow_graceful=False))
+
+        analyze([str(archive)], analyzer(), str(tmp_path), ray=address, on_result=remove)
+        monkeypatch.setattr("triaffect.inference.predict.SLICE", 32)
+        index, options = pl.read_parquet(frames[0]), {"batch": 32, "backend": "onnx", "progress": False}
+        ours = predict("triaffect-base", index, frames[1], ray=address, **options)
     finally:
         cluster.shutdown()
     same_tables(whole, tmp_path)
+    alone = predict("triaffect-base", index, frames[1], **options)
+    assert ours["image"].equals(alone["image"])
+    assert np.allclose(ours.drop("image"), alone.drop("image"), atol=1e-5)
 
 
 def test_an_input_that_kills_its_process_is_one_failure(archive, tmp_path):
@@ -286,6 +297,6 @@ def test_a_long_video_is_kept_on_disk(tmp_path):
 
 
 def test_a_cluster_without_a_shared_folder_is_one_line(tmp_path):
-    work = Work(analyzer().new, AnalyzeOptions(), tmp_path / "elsewhere", tmp_path / "elsewhere" / ".running")
+    work = Work(PerProcess(analyzer), AnalyzeOptions(), tmp_path / "elsewhere", tmp_path / "elsewhere" / ".running")
     with pytest.raises(InputError, match="not on this machine"):
         one_input.analyze_input(work, Input(jpeg(tmp_path / "a.jpg"), tmp_path / "a"))

@@ -12,7 +12,7 @@ from triaffect.cli.main import main
 from triaffect.data.index import load_index, provenance
 from triaffect.data.predictions import fill_gaps, load_predictions
 from triaffect.images import read_image, resize
-from triaffect.inference.predict import open_predictor, predict
+from triaffect.inference.predict import _slices, open_predictor, predict
 from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS
 from triaffect.training.features import extract_features, load_features
@@ -131,3 +131,27 @@ def test_options_without_effect_are_refused(frames, capsys):
     assert "the backend onnx computes on the CPU" in capsys.readouterr().err
     with pytest.raises(InputError, match="cannot be chosen for it"):
         open_predictor(open_predictor("triaffect-base", "onnx"), "torch")
+
+
+def test_processes_predict_what_one_predicts(frames, tmp_path, monkeypatch):
+    monkeypatch.setattr("triaffect.inference.predict.SLICE", 8)
+    index = pl.read_parquet(frames[0])
+    (tmp_path / "images").symlink_to(frames[1])
+    index[3, "image"] = "v00/missing.jpg"
+    with pytest.warns(UserWarning, match="skipped 1 images"):
+        alone = predict("triaffect-base", index, tmp_path / "images", batch=8, backend="onnx", progress=False)
+    with pytest.warns(UserWarning, match="skipped 1 images"):
+        both = predict("triaffect-base", index, tmp_path / "images", batch=8, backend="onnx", progress=False, jobs=2)
+    assert both["image"].to_list() == alone["image"].to_list()
+    assert np.allclose(both.drop("image"), alone.drop("image"), atol=1e-5)
+
+
+def test_slices_of_a_temporal_model_are_whole_videos(monkeypatch):
+    monkeypatch.setattr("triaffect.inference.predict.SLICE", 4)
+    videos = pl.DataFrame({"video": ["a"] * 6 + ["b", "c", "a", None, "b"]})
+    assert [part.tolist() for part in _slices(videos, 2, False)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    parts = _slices(videos, 2, True)
+    assert sorted(row for part in parts for row in part) == list(range(11))
+    for part in parts:
+        here = set(videos["video"][part].fill_null(""))
+        assert here.isdisjoint(set(videos["video"].fill_null("")[[r for r in range(11) if r not in part]]))

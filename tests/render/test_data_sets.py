@@ -87,7 +87,7 @@ def test_people_do_not_cross_the_split(clean):
 
 
 def test_two_processes_give_the_same_bytes(tiny, clean, tmp_path):
-    assert main(command(tiny, tmp_path / "two", "--processes", "2")) == 0
+    assert main(command(tiny, tmp_path / "two", "--jobs", "2")) == 0
     assert contents(tmp_path / "two") == contents(clean)
 
 

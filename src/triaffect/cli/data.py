@@ -36,7 +36,8 @@ def render(
     irregular: list[str] | None = None,
     ranges: str | None = None,
     layout: str = "both",
-    processes: int = 1,
+    jobs: int = 1,
+    ray: str | None = None,
     pack: str | None = None,
 ) -> None:
     """Render videos of invented faces with exact labels, in the layout of Aff-Wild2; a stopped run is resumed.
@@ -53,7 +54,8 @@ def render(
         irregular: Faults of the real data set to imitate: annotations, crops, tasks, lengths, pair, or all.
         ranges: YAML file of the ranges to change (docs/rendering.md lists them).
         layout: affwild2 (one file per video and task), s-affwild2 (one file per split), or both.
-        processes: How many videos are rendered at once.
+        jobs: How many videos are rendered at once.
+        ray: Work on a Ray cluster: auto (the one that this machine is part of), its address, or local.
         pack: Only pack the folder of OBJ files into this file.
     """
     from triaffect.render.dataset import FAULTS, Plan, read_ranges, render
@@ -65,7 +67,7 @@ def render(
         return
     faults = tuple(FAULTS) if irregular == ["all"] else tuple(irregular or ())
     plan = Plan(videos, frames, seed, size, seconds, val, faults, read_ranges(ranges))
-    print(render(model, out, plan, processes=processes, layout=layout))
+    print(render(model, out, plan, jobs=jobs, ray=ray, layout=layout))
 
 
 def index(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 
@@ -35,6 +36,8 @@ def predict(
     backend: Literal["auto", "onnx", "openvino", "torch"] = "auto",
     device: str = "auto",
     post: str | None = None,
+    jobs: int = 1,
+    ray: str | None = None,
 ) -> None:
     """Predict the images of an index with a trained model, an exported one, or a peer's.
 
@@ -53,19 +56,23 @@ def predict(
             is installed, else ONNX Runtime.
         device: Device of torch: auto, cpu, cuda and the like.
         post: Post-processing to apply, from `triaffect tune`.
+        jobs: Number of processes that share the index.
+        ray: Work on a Ray cluster: auto (the one that this machine is part of), its address, or local.
     """
     from triaffect.data.index import image_root, load_index
     from triaffect.data.predictions import save_predictions
     from triaffect.inference.predict import open_predictor
     from triaffect.inference.predict import predict as run
+    from triaffect.jobs import PerProcess, threads_each
     from triaffect.metrics.postprocess import PostProcessing
     from triaffect.text import plural
 
     post_processing = PostProcessing.load(post) if post else None
     rows = load_index(index, split)
     root = image_root(index, images)
-    opened = open_predictor(model, backend, device)
-    table = run(opened, rows, root, fill=fill, batch=batch, workers=workers)
+    shared = PerProcess(partial(open_predictor, model, backend, device, threads=threads_each(jobs, ray)))
+    opened = shared.get()
+    table = run(shared, rows, root, fill=fill, batch=batch, workers=workers, device=device, jobs=jobs, ray=ray)
     source = {"model": model, "backend": opened.name, "index": index, "split": split, "fill": fill}
     save_predictions(table, out, {**source, "trained": getattr(opened, "provenance", {})})
     if post_processing:
@@ -86,6 +93,8 @@ def features(
     batch: int = 128,
     workers: int = 2,
     device: str = "auto",
+    jobs: int = 1,
+    ray: str | None = None,
 ) -> None:
     """Compute the backbone's features of every image once; a stopped call continues where it was.
 
@@ -98,12 +107,15 @@ def features(
         batch: Images per step.
         workers: Decoding threads.
         device: auto, cpu, cuda and the like.
+        jobs: Number of processes that share the images.
+        ray: Work on a Ray cluster: auto (the one that this machine is part of), its address, or local.
     """
     from triaffect.data.index import image_root, load_index
     from triaffect.training.features import extract_features, load_features
 
     rows = load_index(index, split)
-    extract_features(model, rows, image_root(index, images), out, batch=batch, workers=workers, device=device)
+    options: Any = {"batch": batch, "workers": workers, "device": device, "jobs": jobs, "ray": ray}
+    extract_features(model, rows, image_root(index, images), out, **options)
     shape = load_features(out)[1].shape
     print(f"{out}: {shape[0]:,} images, {shape[1]:,} features each")
 

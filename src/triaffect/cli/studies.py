@@ -16,6 +16,7 @@ def study(
     out: str = "study",
     set: list[str] | None = None,  # noqa: A002
     jobs: int = 1,
+    ray: str | None = None,
     search: int = 0,
 ) -> int:
     """Run a study: train, predict, fuse, score, compare, and write report.html; a stopped study is continued.
@@ -27,11 +28,14 @@ def study(
         out: The study folder to make or to continue.
         set: Keys of the study to change, such as base.model.backbone=resnet18 runs.va.training.lr=1e-4.
         jobs: Runs at once, one per GPU if there are several.
+        ray: Train on a Ray cluster: auto (the one that this machine is part of), its address, or local.
         search: Total number of trials of the study's hyper-parameter search.
     """
     from triaffect.study.study import run_study
 
-    results = run_study(study, index, images, out, changes=set or (), jobs=jobs, search=search, progress=_progress)
+    results = run_study(
+        study, index, images, out, changes=set or (), jobs=jobs, ray=ray, search=search, progress=_progress
+    )
     return _print_results(results, out)
 
 

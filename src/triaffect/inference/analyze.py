@@ -16,10 +16,10 @@ from typing import Any
 
 from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.inputs import Input, collect
-from triaffect.inference.one_input import AnalyzeOptions, Work, analyze_input, estimate_seconds
+from triaffect.inference.one_input import AnalyzeOptions, Work, analyze_input, estimate_seconds, open_analyzer
 from triaffect.inference.results import DIED, ERROR, NO_FACE, STOPPED, FileResult, Rows, write_tables
 from triaffect.io import InputError, exclusive
-from triaffect.jobs import Outcome, run_all
+from triaffect.jobs import Outcome, PerProcess, run_all
 
 Row = dict[str, Any]
 Finished = tuple[FileResult, list[Row]]
@@ -118,7 +118,9 @@ def analyze(
     start, result = time.perf_counter(), Analysis()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_running_folder(out, shard))
-        work = Work(analyzer.new, options, Path(out) if out else None, folder)
+        work = Work(
+            PerProcess(partial(open_analyzer, analyzer.new), analyzer), options, Path(out) if out else None, folder
+        )
         work.prepare(analyzer)
         exclude = [Path(out, name) for name in FOLDERS] if out else []
         collection = collect(inputs, exclude, sequence=options.sequence)
@@ -205,7 +207,9 @@ def _finish(work: Work, outcome: Outcome[Input, Finished]) -> Finished:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         raise InputError(f"{work.out}: cannot be written to ({error.strerror}); call again to go on") from None
     kind, reason = (DIED, str(error)) if isinstance(error, ChildProcessError) else (ERROR, repr(error))
-    result = FileResult(item.name, work.key(item), kind, f"{item.name}: {reason}", backend=work.analyzer.backend.name)
+    result = FileResult(
+        item.name, work.key(item), kind, f"{item.name}: {reason}", backend=work.analyzer.get().backend.name
+    )
     if path := work.result_file(item):
         with Rows(work.schema, None) as rows:
             result.save(rows.scan(), path, work.folder)
@@ -222,7 +226,7 @@ def _write_all(work: Work, collected: Sequence[Input], missing: Sequence[Failure
             if result := work.earlier_result(item):
                 yield result, work.result_file(item)
 
-    out, source = Path(work.out or ""), {"model": work.analyzer.backend.name, "model_hash": work.model}
+    out, source = Path(work.out or ""), {"model": work.analyzer.get().backend.name, "model_hash": work.model}
     source |= {"options": work.key(Input(0, PurePath()))["options"]}
     while True:
         try:

@@ -8,9 +8,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -27,6 +26,7 @@ from triaffect.inference.results import NO_FACE, STOPPED, UNREADABLE, FileResult
 from triaffect.inference.summary import summarize
 from triaffect.inference.video import Frame, VideoWriter
 from triaffect.io import InputError, atomic_path, model_hash
+from triaffect.jobs import PerProcess
 from triaffect.metrics.postprocess import PostProcessing
 from triaffect.text import printable
 
@@ -77,34 +77,26 @@ class Work:
     """What a process must know to analyze inputs; it opens its own analyzer.
 
     Attributes:
-        new: Opens the analyzer, see `Analyzer.new`.
+        analyzer: That of each process.
         options: What to do with each input.
         out: The folder of the results, if they are written.
         folder: The folder of what is being written, and of how far each process is.
         number: Of the call of `analyze`.
         model: Hash of the model.
+        settings: Of the analyzer.
         post: What `options.post` names.
         baseline: What `options.baseline` names.
     """
 
-    new: partial[Analyzer]
+    analyzer: PerProcess[Analyzer]
     options: AnalyzeOptions
     out: Path | None
     folder: Path
     number: str = field(default_factory=lambda: secrets.token_hex(8))
     model: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     post: PostProcessing | None = None
     baseline: Baseline | None = None
-
-    @property
-    def analyzer(self) -> Analyzer:
-        """The analyzer of this process."""
-        if self.number not in _open:
-            if threads := os.environ.get("OMP_NUM_THREADS"):
-                cv2.setNumThreads(int(threads))
-            _open.clear()
-            _open[self.number] = self.new()
-        return _open[self.number]
 
     def prepare(self, analyzer: Analyzer) -> None:
         """Open what the options name, before any process needs it.
@@ -115,16 +107,15 @@ class Work:
         Raises:
             InputError: One of them cannot be read.
         """
-        _open[self.number] = analyzer
-        model = self.new.args[0]
+        model, self.settings = analyzer.new.args[0], analyzer.new.keywords
         self.model = model_hash(model) if isinstance(model, (str, Path)) else str(getattr(model, "name", ""))
         self.post = PostProcessing.load(self.options.post) if self.options.post else None
-        self.baseline = Baseline.load(self.options.baseline, self.analyzer) if self.options.baseline else None
+        self.baseline = Baseline.load(self.options.baseline, self.analyzer.get()) if self.options.baseline else None
 
     @property
     def schema(self) -> pl.Schema:
         """Columns of the results."""
-        empty = self.analyzer.schema.to_frame()
+        empty = self.analyzer.get().schema.to_frame()
         return (self.baseline.apply(empty) if self.baseline else empty).schema
 
     def key(self, item: Input) -> dict[str, Any]:
@@ -133,7 +124,7 @@ class Work:
         with contextlib.suppress(OSError, ValueError):
             stats = [path.stat() for path in item.paths]
             size, changed = sum(s.st_size for s in stats), str(max(s.st_mtime_ns for s in stats))
-        settings = {name: value for name, value in self.new.keywords.items() if name not in ("threads", "batch")}
+        settings = {name: value for name, value in self.settings.items() if name not in ("threads", "batch")}
         options = {**settings, **asdict(self.options), "post": self.post and self.post.to_dict()}
         options["baseline"] = self.baseline and asdict(self.baseline)
         key = {"file": item.name, "size": size, "changed": changed, "model": self.model, "options": options}
@@ -150,8 +141,11 @@ class Work:
         return FileResult.load(path, self.key(item)) if path else None
 
 
-_open: dict[str, Analyzer] = {}
-"""The analyzer of this process, by the number of the work."""
+def open_analyzer(new: Callable[[], Analyzer]) -> Analyzer:
+    """Open the analyzer of a process that has its share of the threads."""
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        cv2.setNumThreads(int(threads))
+    return new()
 
 
 def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, Any]]]:
@@ -160,7 +154,7 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
     Raises:
         InputError: The output folder is not on this machine.
     """
-    start, analyzer, options = time.perf_counter(), work.analyzer, work.options
+    start, analyzer, options = time.perf_counter(), work.analyzer.get(), work.options
     if not work.folder.is_dir():
         raise InputError(f"{work.out}: not on this machine; a cluster needs a folder that all its machines see")
     result = FileResult(item.name, work.key(item), backend=analyzer.backend.name)

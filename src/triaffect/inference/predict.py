@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ from triaffect.data.windows import windows
 from triaffect.inference.backends import Backend, Network, TemporalModel, open_backend
 from triaffect.inference.peers import is_peer, open_peer
 from triaffect.io import InputError
+from triaffect.jobs import PerProcess, run_all, threads_each
 from triaffect.labels import OUTPUTS, PREDICTION_COLUMNS
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ WINDOW = 512
 
 
 def predict(
-    model: AffectModel | Backend | str | Path,
+    model: AffectModel | Backend | str | Path | PerProcess[Backend],
     index: pl.DataFrame,
     images: str | os.PathLike[str],
     *,
@@ -41,12 +43,14 @@ def predict(
     device: str = "auto",
     half: bool = True,
     progress: bool = True,
+    jobs: int = 1,
+    ray: str | None = None,
 ) -> pl.DataFrame:
     """Predict every image of an index once.
 
     Args:
         model: A model, the folder of a run or a model, `triaffect-base`, an exported file, a peer such as `fer`, or a
-            backend that is already open.
+            backend that is already open. Several processes need one that can be pickled, such as a path.
         index: Rows with `image`; `exists` if known; `video` and `frame` for temporal models and to fill frames.
         images: The folder that the column `image` is relative to, or a packed file.
         fill: Where there is no crop, `nearest` repeats the nearest predicted frame of the video and `linear`
@@ -57,6 +61,8 @@ def predict(
         device: Device of torch, as in `open_backend`.
         half: With torch, compute in bfloat16 where the device does.
         progress: Show a progress bar.
+        jobs: Number of processes that share the index.
+        ray: Address of a Ray cluster to use instead, see `jobs.run_all`.
 
     Returns:
         `image` and the columns of the model's tasks (Float32), in the order of the index. Images that cannot be read,
@@ -65,17 +71,32 @@ def predict(
     Raises:
         InputError: The model cannot be opened, an image's name leaves its root, or there is nothing to fill from.
     """
-    opened = open_predictor(model, backend, device, half)
-    if isinstance(opened, Network):
-        opened = replace(opened, batch=batch)
+    if isinstance(model, PerProcess):
+        shared = model
+    else:
+        shared = PerProcess(partial(open_predictor, model, backend, device, half, threads_each(jobs, ray)))
+    opened = shared.get()
     unique = index.unique("image", keep="first", maintain_order=True)
     rows = unique.filter(pl.col("exists").fill_null(True)) if "exists" in unique.columns else unique
-    batches = _with_progress(
-        read_batches(images, rows["image"], opened.size, batch, workers if len(rows) > batch else 0),
-        len(rows),
-        f"predict, {opened.name}" if progress else None,
-    )
-    places, values = _predict_batches(opened, batches, rows)
+    alone = jobs == 1 and ray is None
+    slices = [np.arange(len(rows))] if alone else _slices(rows, batch, getattr(opened, "temporal", None) is not None)
+    gpus = None if device == "cpu" else ()
+    parts, unreadable = [], list[tuple[str, str]]()
+    with tqdm(total=len(rows), desc=f"predict, {opened.name}", unit="image", disable=not progress) as bar:
+        call = partial(_predict_slice, shared, os.fspath(images), batch, workers, bar.update if alone else None)
+        items = (rows[part].with_columns(row=pl.Series(part)) for part in slices)
+        for outcome in run_all(call, items, jobs, gpus, ray=ray):
+            if outcome.result is None:
+                raise outcome.error or RuntimeError
+            parts.append(outcome.result[:2])
+            unreadable += outcome.result[2]
+            bar.update(0 if alone else len(outcome.item))
+    if unreadable:
+        examples = "; ".join(f"{name}: {reason}" for name, reason in unreadable[:3])
+        warnings.warn(f"skipped {len(unreadable)} images that cannot be read ({examples})", stacklevel=2)
+    places, values = (np.concatenate([part[i] for part in parts]) for i in range(2))
+    order = places.argsort(kind="stable")
+    places, values = places[order], values[order]
     columns = [column for task in opened.tasks for column in PREDICTION_COLUMNS[task]]
     table = pl.DataFrame({"image": rows["image"][places], **dict(zip(columns, values.T, strict=True))})
     table = table.filter(~pl.any_horizontal(pl.col(columns).is_nan()))
@@ -83,39 +104,72 @@ def predict(
 
 
 def open_predictor(
-    model: AffectModel | Backend | str | Path, backend: str = "auto", device: str = "auto", half: bool = True
+    model: AffectModel | Backend | str | Path,
+    backend: str = "auto",
+    device: str = "auto",
+    half: bool = True,
+    threads: int = 0,
 ) -> Backend:
-    """Open a model or a peer to predict an index with, on all processors.
+    """Open a model or a peer to predict an index with.
 
     Args:
         model: As for `predict`.
         backend: As in `open_backend`.
         device: As in `open_backend`.
         half: As in `open_backend`.
+        threads: Threads of the backend; 0 is about one per processor.
 
     Raises:
         InputError: It cannot be opened, or `backend` or `device` is given to a peer, which chooses its own.
     """
     opened = open_peer(model) if isinstance(model, str) and is_peer(model) else model
     if not isinstance(opened, Backend):
-        return open_backend(opened, backend, threads=0, device=device, half=half)
+        return open_backend(opened, backend, threads=threads, device=device, half=half)
     if (backend, device) != ("auto", "auto"):
         raise InputError(f"{opened.name}: backend and device cannot be chosen for it; leave them out")
     return opened
 
 
-def _with_progress(batches: Iterator[ImageBatch], total: int, title: str | None) -> Iterator[ImageBatch]:
-    """Pass batches on; images that cannot be read are reported once, together."""
-    unreadable: list[tuple[str, str]] = []
-    with tqdm(total=total, desc=title, unit="image", disable=title is None) as bar:
-        for batch in batches:
-            unreadable += batch.unreadable
-            if len(batch.rows):
-                yield batch
-            bar.update(len(batch.rows) + len(batch.unreadable))
-    if unreadable:
-        examples = "; ".join(f"{name}: {reason}" for name, reason in unreadable[:3])
-        warnings.warn(f"skipped {len(unreadable)} images that cannot be read ({examples})", stacklevel=4)
+SLICE = 4096
+"""Images that a process predicts at a time, about."""
+
+
+def _slices(rows: pl.DataFrame, batch: int, temporal: bool) -> list[NDArray[np.int64]]:
+    """Row numbers of each slice: whole batches, and of a temporal model whole videos."""
+    size = max(1, SLICE // batch) * batch
+    number = np.arange(len(rows)) // size
+    if temporal:
+        videos = rows["video"].fill_null("")
+        first = pl.DataFrame({"video": videos, "row": np.arange(len(rows))}).with_columns(
+            pl.col("row").count().over("video").alias("length"), pl.col("row").min().over("video").alias("start")
+        )
+        number = first["start"].to_numpy() // size
+    return [np.flatnonzero(number == n) for n in np.unique(number)]
+
+
+def _predict_slice(
+    shared: PerProcess[Backend],
+    images: str,
+    batch: int,
+    workers: int,
+    update: Callable[[int], Any] | None,
+    rows: pl.DataFrame,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], list[tuple[str, str]]]:
+    """Numbers of the rows that could be read, the predictions (N, columns) of all tasks, and what could not be read."""
+    backend, unreadable = shared.get(), list[tuple[str, str]]()
+    if isinstance(backend, Network):
+        backend = replace(backend, batch=batch)
+
+    def batches() -> Iterator[ImageBatch]:
+        for part in read_batches(images, rows["image"], backend.size, batch, workers if len(rows) > batch else 0):
+            unreadable.extend(part.unreadable)
+            if len(part.rows):
+                yield part
+            if update:
+                update(len(part.rows) + len(part.unreadable))
+
+    places, values = _predict_batches(backend, batches(), rows)
+    return rows["row"].to_numpy()[places], values, unreadable
 
 
 def _predict_batches(

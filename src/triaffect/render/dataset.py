@@ -81,7 +81,8 @@ def render(
     out: str | os.PathLike[str],
     plan: Plan,
     *,
-    processes: int = 1,
+    jobs: int = 1,
+    ray: str | None = None,
     layout: str = "both",
     progress: bool = True,
 ) -> Path:
@@ -93,7 +94,8 @@ def render(
         model: ICT-FaceKit's folder or packed form.
         out: Folder of the data set.
         plan: What to render.
-        processes: Number of videos rendered at a time.
+        jobs: Number of videos rendered at a time.
+        ray: Address of a Ray cluster to use instead, see `jobs.run_all`.
         layout: `affwild2` (one text file per video and task), `s-affwild2` (one per split) or `both`.
         progress: Show a progress bar.
 
@@ -104,7 +106,7 @@ def render(
         InputError: There is no model, the plan is invalid, or `out` was rendered with another plan.
     """
     out = Path(out)
-    _check(plan, layout, processes)
+    _check(plan, layout, jobs)
     from tqdm import tqdm
 
     from triaffect.render.model import load_model
@@ -120,7 +122,7 @@ def render(
     todo = [v for v in range(plan.videos) if not _part(out, plan, v).exists()]
     # One thread per process: several threads would sum in another order, and so give other bytes.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    outcomes = run_all(partial(_render_video, path, out, plan), todo, processes, threads=1)
+    outcomes = run_all(partial(_render_video, path, out, plan), todo, jobs, threads=1, ray=ray)
     finished = plan.videos - len(todo)
     for outcome in tqdm(outcomes, None, plan.videos, initial=finished, unit="video", disable=not progress):
         if outcome.error:
@@ -158,12 +160,12 @@ def read_ranges(path: str | os.PathLike[str] | None) -> Ranges:
     return Ranges(**changes)
 
 
-def _check(plan: Plan, layout: str, processes: int) -> None:
+def _check(plan: Plan, layout: str, jobs: int) -> None:
     for name, low in (("videos", 1), ("frames", 1), ("size", 32)):
         if getattr(plan, name) < low:
             raise InputError(f"--{name} {getattr(plan, name)}: must be {low} or more")
-    if processes < 1:
-        raise InputError(f"--processes {processes}: must be 1 or more")
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}: must be 1 or more")
     if not 0 <= plan.val < 1:
         raise InputError(f"--val {plan.val}: must be 0 or more and below 1")
     if unknown := sorted(set(plan.irregular) - FAULTS.keys()):

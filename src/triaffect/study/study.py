@@ -42,6 +42,7 @@ def run_study(
     *,
     changes: Sequence[str] = (),
     jobs: int = 1,
+    ray: str | None = None,
     search: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> StudyResults:
@@ -56,6 +57,7 @@ def run_study(
         out: The study folder to make or to continue.
         changes: `key=value` pairs that replace keys of the study.
         jobs: Number of runs at once, one per GPU if there are several.
+        ray: Address of a Ray cluster to train on instead, see `jobs.run_all`.
         search: Total number of trials of the study's `search`.
         progress: Called with the plan and a line per step.
 
@@ -83,7 +85,7 @@ def run_study(
         command = _command(folder, index, images, jobs, search)
         seconds = sum(map(_training_seconds, (folder / "runs").iterdir()))
         try:
-            failures = train_runs(plan.runs, folder / "runs", jobs, progress)
+            failures = train_runs(plan.runs, folder / "runs", jobs, progress, ray)
             content = _after_training(plan, folder, index, root, failures, search, progress)
         except KeyboardInterrupt:
             progress(f"stopped; continue with: {command}")
@@ -177,7 +179,7 @@ def estimate(config: TrainConfig, train: int, val: int) -> float:
 
 
 def train_runs(
-    configs: Mapping[str, TrainConfig], folder: Path, jobs: int, progress: Callable[[str], None]
+    configs: Mapping[str, TrainConfig], folder: Path, jobs: int, progress: Callable[[str], None], ray: str | None = None
 ) -> dict[str, str]:
     """Train the runs that are not finished.
 
@@ -186,6 +188,7 @@ def train_runs(
         folder: The folder of the run folders.
         jobs: Number of runs at once.
         progress: Called with a line per run that begins in this process, and per run that fails.
+        ray: As for `run_study`.
 
     Returns:
         Name -> reason, for every run that failed.
@@ -196,7 +199,7 @@ def train_runs(
     if items:
         progress(f"to train: {', '.join(run.name for _, run in items)}")
     failures = {}
-    for outcome in run_all(_train, items, jobs, gpus[: torch.cuda.device_count()]):
+    for outcome in run_all(_train, items, jobs, gpus[: torch.cuda.device_count()], ray=ray):
         if reason := str(outcome.error) if outcome.error else outcome.result:
             failures[outcome.item[1].name] = reason
     return failures

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from triaffect.data.image_store import read_batches
 from triaffect.data.index import HAS_CROP
 from triaffect.io import InputError, atomic_path, write_text
+from triaffect.jobs import PerProcess, run_all
 from triaffect.training.model import AffectModel, load_model
 from triaffect.training.run_folder import precision
 
@@ -24,7 +26,6 @@ CHUNK = 4096
 """Images between two records of the progress."""
 
 
-@torch.inference_mode()
 def extract_features(
     model: AffectModel | str | Path,
     index: pl.DataFrame,
@@ -35,6 +36,8 @@ def extract_features(
     workers: int = 2,
     device: str = "auto",
     progress: bool = True,
+    jobs: int = 1,
+    ray: str | None = None,
 ) -> Path:
     """Compute the backbone's features of every image of an index; a stopped call continues where it was.
 
@@ -48,6 +51,8 @@ def extract_features(
         workers: Decoding threads.
         device: `auto`, `cpu`, `cuda` and the like.
         progress: Show a progress bar.
+        jobs: Number of processes that share the images.
+        ray: Address of a Ray cluster to use instead, see `jobs.run_all`.
 
     Returns:
         The folder.
@@ -63,48 +68,71 @@ def extract_features(
         backbone_hash.update(name.encode() + tensor.cpu().numpy().tobytes())
     # The order of the images is part of it: rows and features must not be mixed up.
     identity = {"model": backbone_hash.hexdigest(), "images": hashlib.sha256("\n".join(names).encode()).hexdigest()}
-    state_file, partial = folder / "state.json", folder / "features.partial.npy"
-    state: dict[str, Any] = {"done": 0, **identity}
+    state_file, incomplete = folder / "state.json", folder / "features.partial.npy"
+    state: dict[str, Any] = {"done": [], **identity}
     if state_file.is_file():
         state = json.loads(state_file.read_text(encoding="utf-8"))
     foreign = not state_file.is_file() and folder.is_dir() and any(folder.iterdir())
     if foreign or {key: state[key] for key in identity} != identity:
         raise InputError(f"{folder}: holds features of another model or index, or something else; name a new folder")
-    if (folder / "features.npy").is_file() and state["done"] == len(names):
+    starts = range(0, len(names), CHUNK)
+    if (folder / "features.npy").is_file() and len(state["done"]) == len(starts):
         return folder
     write_text(state_file, json.dumps(state))
-    if not partial.is_file():
-        state["done"] = 0
-        with atomic_path(partial) as tmp_path:
+    if not incomplete.is_file():
+        state["done"] = []
+        with atomic_path(incomplete) as tmp_path:
             np.lib.format.open_memmap(tmp_path, "w+", np.float16, (len(names), network.width)).flush()
-    table = np.lib.format.open_memmap(partial, "r+")
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    network.eval().to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    bfloat16 = precision("auto", place.type) == "bf16-mixed"
+    table = np.lib.format.open_memmap(incomplete, "r+")
+    shared = PerProcess(partial(_open, model, device), _on_device(network, device))
+    todo = [(start, names[start : start + CHUNK]) for start in starts if start not in state["done"]]
+    call = partial(_extract, shared, os.fspath(images), batch, workers)
     unreadable: list[tuple[str, str]] = []
-    with (
-        tqdm(total=len(names), initial=state["done"], desc="features", unit="image", disable=not progress) as bar,
-        torch.autocast(place.type, torch.bfloat16, enabled=bfloat16),
-    ):
-        for start in range(state["done"], len(names), CHUNK):
-            chunk = names[start : start + CHUNK]
-            table[start : start + len(chunk)] = np.nan
-            for part in read_batches(images, chunk, network.size, batch, workers if len(chunk) > batch else 0):
-                if len(part.rows):
-                    pixels = torch.from_numpy(part.pixels).permute(0, 3, 1, 2).to(place, non_blocking=True)
-                    table[start + part.rows] = network.features(pixels).float().half().cpu().numpy()
-                unreadable += part.unreadable
-                bar.update(len(part.rows) + len(part.unreadable))
+    initial = len(names) - sum(len(chunk) for _, chunk in todo)
+    with tqdm(total=len(names), initial=initial, desc="features", unit="image", disable=not progress) as bar:
+        for outcome in run_all(call, todo, jobs, None if device == "cpu" else (), ray=ray):
+            if outcome.result is None:
+                raise outcome.error or RuntimeError
+            start, chunk = outcome.item
+            table[start : start + len(chunk)] = outcome.result[0]
+            unreadable += outcome.result[1]
+            bar.update(len(chunk))
             table.flush()
-            state["done"] = start + len(chunk)
+            state["done"].append(start)
             write_text(state_file, json.dumps(state))
     if unreadable:
         examples = "; ".join(f"{name}: {reason}" for name, reason in unreadable[:3])
         warnings.warn(f"skipped {len(unreadable)} images that cannot be read ({examples})", stacklevel=2)
     with atomic_path(folder / "images.parquet") as tmp_path:
         rows.select("image").write_parquet(tmp_path)
-    partial.replace(folder / "features.npy")
+    incomplete.replace(folder / "features.npy")
     return folder
+
+
+def _open(model: AffectModel | str | Path, device: str) -> AffectModel:
+    return _on_device(model if isinstance(model, AffectModel) else load_model(model), device)
+
+
+def _on_device(network: AffectModel, device: str) -> AffectModel:
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    return network.eval().to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@torch.inference_mode()
+def _extract(
+    shared: PerProcess[AffectModel], images: str, batch: int, workers: int, chunk: tuple[int, pl.Series]
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Features (N, width) of a part of the images, NaN where one cannot be read, and the names of those."""
+    network, names = shared.get(), chunk[1]
+    place, unreadable = next(network.parameters()).device, list[tuple[str, str]]()
+    values = np.full((len(names), network.width), np.nan, np.float16)
+    with torch.autocast(place.type, torch.bfloat16, enabled=precision("auto", place.type) == "bf16-mixed"):
+        for part in read_batches(images, names, network.size, batch, workers if len(names) > batch else 0):
+            if len(part.rows):
+                pixels = torch.from_numpy(part.pixels).permute(0, 3, 1, 2).to(place, non_blocking=True)
+                values[part.rows] = network.features(pixels).float().half().cpu().numpy()
+            unreadable += part.unreadable
+    return values, unreadable
 
 
 def load_features(folder: str | Path) -> tuple[pl.Series, np.ndarray]:
