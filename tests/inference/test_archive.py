@@ -152,6 +152,7 @@ def test_kill_9_loses_only_the_files_in_work(archive, whole, tmp_path):
     same_tables(whole, out)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not find_spec("ray"), reason="needs ray")
 def test_a_cluster_gives_what_one_process_gives_when_a_machine_is_lost(archive, whole, frames, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
