@@ -9,7 +9,7 @@ INSTALLED := .venv/installed-$(VERSION)
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin/python -m
 
-.PHONY: demo test test-core bench lock clean check-python
+.PHONY: demo test test-core docs bench lock clean check-python
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -24,6 +24,10 @@ test: $(INSTALLED)
 # The tests without optional packages (no torch), in an environment for each Python.
 test-core: .venv-core-$(VERSION)/installed
 	.venv-core-$(VERSION)/bin/python -m pytest -n 2
+
+# The documentation site, into site/; a warning is an error.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 
 # Writes docs/performance.md; an hour on a quiet machine.
 bench: $(INSTALLED)
@@ -49,8 +53,8 @@ $(INSTALLED): pyproject.toml requirements.lock | check-python $(filter .uv/bin/u
 
 # No index lines: the lock file names no registry host.
 lock: | $(filter .uv/bin/uv,$(UV))
-	$(UV) pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --all-extras --group dev \
+	$(UV) pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --all-extras --group dev --group docs \
 	    pyproject.toml -o requirements.lock --custom-compile-command "make lock"
 
 clean:
-	rm -rf .venv .venv-core-* .uv demo
+	rm -rf .venv .venv-core-* .uv demo site

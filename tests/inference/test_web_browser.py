@@ -154,6 +154,20 @@ def test_a_program_sends_a_photo_and_gets_a_table(server, tmp_path):
     assert "event: error" in describe(server[0], "/etc/passwd")
 
 
+def test_the_commands_of_the_page_for_engineers(server, tmp_path, monkeypatch, capsys):
+    """The curl and Python blocks of docs/howto/engineer.md, as they are written, with this server's address."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    example_files(tmp_path)
+    (tmp_path / "one.png").rename(tmp_path / "photo.jpg")
+    text = (ROOT / "docs/howto/engineer.md").read_text(encoding="utf-8").replace("http://127.0.0.1:7860", server[0])
+    shell, python = (re.search(rf"^```{name}\n(.*?)^```$", text, re.M | re.S)[1] for name in ("http", "http-python"))
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "event: complete" in done.stdout
+    done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True)
+    assert re.search(r"^[A-Z][a-z]+ -?[01]?\.\d+", done.stdout, re.M), done.stderr
+
+
 def test_uploads_are_private_and_gone_after_sigterm(server):
     """The last test of this module: it ends the server."""
     address, folder, process = server

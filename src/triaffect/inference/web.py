@@ -177,7 +177,7 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
         try:
             pixels = read_photo(path)
         except InputError as error:
-            raise gr.Error(str(error).removeprefix(f"{path}: ")) from None
+            raise gr.Error(str(error).removeprefix(f"{path}: "), print_exception=False) from None
         rows = analyzer.image(pixels).with_columns(file=pl.lit(Path(path).name))
         rows = without_emotion(rows) if units_only else rows
         largest = rows["face"][int((rows["w"] * rows["h"]).arg_max() or 0)] if rows.height else None
@@ -210,7 +210,7 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
             except InputError as error:
                 damage = str(error).removeprefix(f"{path}: ")
         if not tables:
-            raise gr.Error(damage)
+            raise gr.Error(damage, print_exception=False)
         table = pl.concat(tables)
         note = f'<div class="ta"><div class="warning">{escape(damage)}</div></div>' if damage else ""
         if not table.height:
@@ -219,11 +219,11 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
 
     def describe_file(path: str | None) -> list[dict[str, Any]]:
         if path is None:
-            raise gr.Error("no image was given")
+            raise gr.Error("no image was given", print_exception=False)
         try:
             return analyzer.image(path).with_columns(file=pl.lit(Path(path).name)).to_dicts()
         except InputError as error:
-            raise gr.Error(str(error).removeprefix(f"{path}: ")) from None
+            raise gr.Error(str(error).removeprefix(f"{path}: "), print_exception=False) from None
 
     pictures, example_clip = example_files(folder)
     drawing: dict[str, Any] = {"label": "Predictions", "interactive": False, "format": "jpeg", "visible": False}
