@@ -17,7 +17,7 @@ from triaffect.cli import analysis
 from triaffect.inference import one_input
 from triaffect.inference.analyze import analyze
 from triaffect.inference.analyzer import Analyzer
-from triaffect.inference.inputs import Input
+from triaffect.inference.inputs import Input, collect
 from triaffect.inference.one_input import AnalyzeOptions, Work
 from triaffect.inference.predict import predict
 from triaffect.inference.results import CHUNK, FileResult, Rows
@@ -301,3 +301,28 @@ def test_a_cluster_without_a_shared_folder_is_one_line(tmp_path):
     work = Work(PerProcess(analyzer), AnalyzeOptions(), tmp_path / "elsewhere", tmp_path / "elsewhere" / ".running")
     with pytest.raises(InputError, match="not on this machine"):
         one_input.analyze_input(work, Input(jpeg(tmp_path / "a.jpg"), tmp_path / "a"))
+
+
+def test_files_in_a_store_are_copied_and_known_by_their_state(archive, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    for path in sorted((archive / "part0").iterdir()):
+        store.put_file(str(path), f"/bucket/day/{path.name}")
+    out = tmp_path / "out"
+    result = analyze(["memory://bucket/day", "memory://bucket/day/v0.mp4", "memory://none"], analyzer(), str(out))
+    assert result.inputs == 6
+    assert [failure[1] for failure in result.failures] == ["not found"]
+    rows = pl.read_parquet(out / "faces.parquet")
+    assert rows["file"].unique(maintain_order=True)[0] == "memory:///bucket/day/p0.jpg"
+    analyze([str(archive / "part0")], analyzer(), str(tmp_path / "local"))
+    assert rows.drop("file").equals(pl.read_parquet(tmp_path / "local" / "faces.parquet").drop("file"))
+    assert analyze(["memory://bucket/day/*.mp4"], analyzer(), str(out)).skipped == 3
+    store.put_file(str(archive / "part0" / "v2.mp4"), "/bucket/day/v0.mp4")
+    assert analyze(["memory://bucket/day/*.mp4"], analyzer(), str(out)).skipped == 2
+    store.rm("/bucket", recursive=True)
+
+
+def test_a_store_without_its_package_is_one_line():
+    pytest.importorskip("fsspec")
+    with pytest.raises(InputError, match="pip install"):
+        collect(["abfs://container/a.mp4"])

@@ -48,7 +48,8 @@ def analyze(
     monitor or diagnose anyone. In the EU the law restricts it at work and in education: see docs/use.md.
 
     Args:
-        inputs: Photos, videos, folders with everything below them, globs, or the number of a camera (end with Ctrl-C).
+        inputs: Photos, videos, folders with everything below them, globs, addresses of an object store (s3://bucket/folder;
+            needs the extra cloud), or the number of a camera (end with Ctrl-C).
         out: Folder for faces.csv and faces.parquet (a row per face and frame), summary.csv (per face and file),
             episodes.csv, failures.csv and faces/, a result per input, which another call with the same model and
             options does not do again; by default the results are only printed.

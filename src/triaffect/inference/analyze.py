@@ -166,7 +166,7 @@ def plan(work: Work, items: Sequence[Input]) -> list[tuple[str, int, float]]:
         work: What to do with each.
         items: The inputs.
     """
-    sizes = [sum(path.stat().st_size for path in item.paths if path.is_file()) for item in items]
+    sizes = [item.size or sum(path.stat().st_size for path in item.paths if path.is_file()) for item in items]
     chosen = range(0, len(items), -(-len(items) // SAMPLES) or 1)
     seconds, counted = sum(estimate_seconds(items[i], work.options) for i in chosen), sum(sizes[i] for i in chosen)
     return [(i.name, size, seconds * size / max(1, counted)) for i, size in zip(items, sizes, strict=True)]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from triaffect.images import is_image
 from triaffect.inference.analyzer import read_photo
+from triaffect.inference.stores import find_stored, is_address
 from triaffect.inference.video import Frame, is_video, read_ahead, read_camera, read_video, select_frames
 from triaffect.io import InputError
 from triaffect.text import plural
@@ -32,17 +33,27 @@ class Input:
     """One photo, video, camera or sequence of photos.
 
     Attributes:
-        source: Its path, the number of the camera, or the paths of the photos.
+        source: Its path, the number of the camera, the paths of the photos, or an address in an object store.
         place: Path, without suffix, of its annotated copy and figure in the output folder.
+        size: Bytes, of a file in a store.
+        changed: What changes when a file in a store does.
     """
 
-    source: Path | int | tuple[Path, ...]
+    source: Path | int | str | tuple[Path, ...]
     place: PurePath
+    size: int = 0
+    changed: str = ""
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Its files; none of a camera."""
-        return self.source if isinstance(self.source, tuple) else () if isinstance(self.source, int) else (self.source,)
+        """Its files; none of a camera or in a store."""
+        return (
+            self.source
+            if isinstance(self.source, tuple)
+            else ()
+            if isinstance(self.source, int | str)
+            else (self.source,)
+        )
 
     @property
     def name(self) -> str:
@@ -73,7 +84,7 @@ def natural_order(path: PurePath) -> list[str | int]:
 
 
 def collect(inputs: Iterable[str], exclude: Sequence[Path] = (), *, sequence: bool = False) -> Collection:
-    """Find the files that are meant: files, folders with everything below them, globs, the number of a camera.
+    """Find the files that are meant: files, folders with everything below them, globs, addresses of stores, cameras.
 
     Of a folder every photo and video is taken, as its content says; what else it holds is counted.
 
@@ -87,14 +98,14 @@ def collect(inputs: Iterable[str], exclude: Sequence[Path] = (), *, sequence: bo
     sources: set[str] = set()
     places: set[PurePath] = set()
 
-    def add(source: Path | int | tuple[Path, ...], relative: PurePath) -> None:
+    def add(source: Path | int | str | tuple[Path, ...], relative: PurePath, size: int = 0, changed: str = "") -> None:
         # Equal names, and names too long to add to, must still make two files.
         stem = os.fsdecode(os.fsencode(relative.stem)[:120])
         place, number = relative.with_name(stem), 2
         while place in places:
             place, number = relative.with_name(f"{stem}-{number}"), number + 1
         places.add(place)
-        result.inputs.append(Input(source, place))
+        result.inputs.append(Input(source, place, size, changed))
 
     def add_file(path: Path, relative: PurePath) -> None:
         if (key := os.path.realpath(path)) in sources:
@@ -106,6 +117,15 @@ def collect(inputs: Iterable[str], exclude: Sequence[Path] = (), *, sequence: bo
             add(path, relative)
 
     for text in inputs:
+        if is_address(text):
+            stored = find_stored(text)
+            for stored_file in stored:
+                if stored_file.address not in sources:
+                    sources.add(stored_file.address)
+                    add(*stored_file)
+            if not stored:
+                result.failures.append(f"{text}: no such file or folder")
+            continue
         path = Path(text)
         matches = (
             [path] if os.path.lexists(path) else sorted(map(Path, glob.glob(text, recursive=True)), key=natural_order)
@@ -192,9 +212,10 @@ def open_input(
         return False, read_ahead(read_camera(item.source, every, fps))
     if isinstance(item.source, tuple):
         return False, read_ahead(_read_sequence(item.source, every, fps, rate, strict, notices))
-    if is_image(item.source):
-        return True, [Frame(0, 0.0, read_photo(item.source, strict=strict, notices=notices))]
-    return False, read_ahead(read_video(item.source, every, fps))
+    path = Path(item.source)
+    if is_image(path):
+        return True, [Frame(0, 0.0, read_photo(path, strict=strict, notices=notices))]
+    return False, read_ahead(read_video(path, every, fps))
 
 
 def _read_sequence(

@@ -23,6 +23,7 @@ from triaffect.inference.baseline import Baseline
 from triaffect.inference.draw import annotate, write_annotated
 from triaffect.inference.inputs import Input, open_input
 from triaffect.inference.results import NO_FACE, STOPPED, UNREADABLE, FileResult, Rows
+from triaffect.inference.stores import local_copy
 from triaffect.inference.summary import summarize
 from triaffect.inference.video import Frame, VideoWriter
 from triaffect.io import InputError, atomic_path, model_hash
@@ -120,7 +121,7 @@ class Work:
 
     def key(self, item: Input) -> dict[str, Any]:
         """Everything that the result of an input depends on, as plain data. A camera's is of this call only."""
-        size, changed = 0, self.number
+        size, changed = item.size, item.changed or self.number
         with contextlib.suppress(OSError, ValueError):
             stats = [path.stat() for path in item.paths]
             size, changed = sum(s.st_size for s in stats), str(max(s.st_mtime_ns for s in stats))
@@ -163,8 +164,12 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
     with Rows(analyzer.schema, work.folder if work.out else None) as rows:
         with contextlib.ExitStack() as stack:
             try:
+                local = item
+                if isinstance(item.source, str):
+                    copy = stack.enter_context(local_copy(item.source, item.size, work.folder))
+                    local = Input(copy, item.place)
                 still, source = open_input(
-                    item, options.every, options.fps, rate=options.sequence_fps, strict=options.strict,
+                    local, options.every, options.fps, rate=options.sequence_fps, strict=options.strict,
                     notices=result.notices,
                 )  # fmt: skip
                 stream: Stream = analyzer.run(source, item.name, still=still, cropped=options.cropped)
