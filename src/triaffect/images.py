@@ -231,8 +231,7 @@ def _eight_bits(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
             opacity = _scale(deep[:, :, 3:]) / 255
             return (colours * opacity + 255 * (1 - opacity) + 0.5).astype(np.uint8)
     if image.mode.startswith(("I", "F")):
-        # Pillow scales these two to 16 bits itself.
-        top = 65535 if image.format in ("PPM", "JPEG2000") and image.mode != "F" else None
+        top = 65535 if image.format == "PPM" and image.mode != "F" else None  # scaled by Pillow, as the file says
         return np.repeat(_scale(np.asarray(image), top)[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         layer = image.convert("RGBA")

@@ -141,11 +141,13 @@ class ImageBatch:
         rows: (n,) row numbers.
         pixels: RGB, uint8 (n, size, size, 3).
         unreadable: Name and reason of each image that could not be read; it has no row.
+        notices: Name and reason of each image that was read in part.
     """
 
     rows: NDArray[np.int64]
     pixels: NDArray[np.uint8]
     unreadable: list[tuple[str, str]]
+    notices: list[tuple[str, str]]
 
 
 def read_batches(
@@ -167,26 +169,29 @@ def read_batches(
         pixels = np.empty((stop - start, size, size, 3), np.uint8)
         rows: list[int] = []
         unreadable: list[tuple[str, str]] = []
+        notices: list[tuple[str, str]] = []
         for row in range(start, stop):
+            reasons: list[str] = []
             try:
-                decode_into(read, row, pixels[len(rows)])
+                decode_into(read, row, pixels[len(rows)], reasons)
             except (OSError, ValueError) as error:
                 unreadable.append((names[row], getattr(error, "strerror", None) or str(error)))
                 continue
             rows.append(row)
-        return ImageBatch(np.array(rows, np.int64), pixels[: len(rows)], unreadable)
+            notices += [(names[row], reason) for reason in reasons]
+        return ImageBatch(np.array(rows, np.int64), pixels[: len(rows)], unreadable, notices)
 
     yield from prefetch(decode, range(0, names.len(), batch), workers)
 
 
-def decode_into(read: ImageReader, row: int, pixels: NDArray[np.uint8]) -> None:
-    """Decode the image of a row, resized to square `pixels` (size, size, 3).
+def decode_into(read: ImageReader, row: int, pixels: NDArray[np.uint8], notices: list[str] | None = None) -> None:
+    """Decode the image of a row, resized to square `pixels` (size, size, 3); `notices` as for `read_image`.
 
     Raises:
         OSError: It cannot be read.
         ValueError: It cannot be decoded.
     """
-    image = resize(read_image(read(row), pixels), len(pixels))
+    image = resize(read_image(read(row), pixels, notices=notices), len(pixels))
     if image is not pixels:
         pixels[:] = image
 

@@ -23,6 +23,7 @@ from triaffect.inference.peers import is_peer, open_peer
 from triaffect.io import InputError
 from triaffect.jobs import PerProcess, run_all, threads_each
 from triaffect.labels import OUTPUTS, PREDICTION_COLUMNS
+from triaffect.text import plural
 
 if TYPE_CHECKING:
     from triaffect.training.model import AffectModel
@@ -81,7 +82,7 @@ def predict(
     alone = jobs == 1 and ray is None
     slices = [np.arange(len(rows))] if alone else _slices(rows, batch, getattr(opened, "temporal", None) is not None)
     gpus = None if device == "cpu" else ()
-    parts, unreadable = [], list[tuple[str, str]]()
+    parts, unreadable, notices = [], list[tuple[str, str]](), list[tuple[str, str]]()
     with tqdm(total=len(rows), desc=f"predict, {opened.name}", unit="image", disable=not progress) as bar:
         call = partial(_predict_slice, shared, os.fspath(images), batch, workers, bar.update if alone else None)
         items = (rows[part].with_columns(row=pl.Series(part)) for part in slices)
@@ -90,10 +91,12 @@ def predict(
                 raise outcome.error or RuntimeError
             parts.append(outcome.result[:2])
             unreadable += outcome.result[2]
+            notices += outcome.result[3]
             bar.update(0 if alone else len(outcome.item))
-    if unreadable:
-        examples = "; ".join(f"{name}: {reason}" for name, reason in unreadable[:3])
-        warnings.warn(f"skipped {len(unreadable)} images that cannot be read ({examples})", stacklevel=2)
+    for cases, what in ((unreadable, "skipped {} that cannot be read"), (notices, "{} read with a note")):
+        if cases:
+            examples = "; ".join(f"{name}: {reason}" for name, reason in cases[:3])
+            warnings.warn(f"{what.format(plural(len(cases), 'image'))} ({examples})", stacklevel=2)
     places, values = (np.concatenate([part[i] for part in parts]) for i in range(2))
     order = places.argsort(kind="stable")
     places, values = places[order], values[order]
@@ -154,22 +157,23 @@ def _predict_slice(
     workers: int,
     update: Callable[[int], Any] | None,
     rows: pl.DataFrame,
-) -> tuple[NDArray[np.int64], NDArray[np.float32], list[tuple[str, str]]]:
-    """Numbers of the rows that could be read, the predictions (N, columns) of all tasks, and what could not be read."""
-    backend, unreadable = shared.get(), list[tuple[str, str]]()
+) -> tuple[NDArray[np.int64], NDArray[np.float32], list[tuple[str, str]], list[tuple[str, str]]]:
+    """Numbers of the rows that could be read, predictions (N, columns) of all tasks, what could not be read, notices."""
+    backend, unreadable, notices = shared.get(), list[tuple[str, str]](), list[tuple[str, str]]()
     if isinstance(backend, Network):
         backend = replace(backend, batch=batch)
 
     def batches() -> Iterator[ImageBatch]:
         for part in read_batches(images, rows["image"], backend.size, batch, workers if len(rows) > batch else 0):
             unreadable.extend(part.unreadable)
+            notices.extend(part.notices)
             if len(part.rows):
                 yield part
             if update:
                 update(len(part.rows) + len(part.unreadable))
 
     places, values = _predict_batches(backend, batches(), rows)
-    return rows["row"].to_numpy()[places], values, unreadable
+    return rows["row"].to_numpy()[places], values, unreadable, notices
 
 
 def _predict_batches(

@@ -175,7 +175,8 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
         if path is None:
             return gr.update(visible=False), WELCOME, gr.update(visible=False), None, gr.update(visible=False)
         try:
-            pixels = read_photo(path)
+            notices: list[str] = []
+            pixels = read_photo(path, notices=notices)
         except InputError as error:
             raise gr.Error(str(error).removeprefix(f"{path}: "), print_exception=False) from None
         rows = analyzer.image(pixels).with_columns(file=pl.lit(Path(path).name))
@@ -183,7 +184,14 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
         largest = rows["face"][int((rows["w"] * rows["h"]).arg_max() or 0)] if rows.height else None
         choice = gr.update(choices=rows["face"].to_list(), value=largest, visible=rows.height > 1)
         picture = gr.update(value=annotate(pixels, rows.to_dicts()), visible=True)
-        return picture, panels(rows), choice, rows, table_file(rows)
+        notes = "".join(f'<div class="warning">{escape(line.removeprefix(f"{path}: "))}</div>' for line in notices)
+        return (
+            picture,
+            (f'<div class="ta">{notes}</div>' if notes else "") + panels(rows),
+            choice,
+            rows,
+            table_file(rows),
+        )
 
     def describe_frame(pixels: NDArray[np.uint8] | None, units_only: bool, camera: Any) -> tuple[Any, ...]:
         if pixels is None:

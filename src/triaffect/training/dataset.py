@@ -7,6 +7,7 @@ Missing targets are NaN (va, au) and -1 (expr); with soft labels expressions are
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,10 @@ class FrameDataset(Dataset[Batch]):
         """The image of a row, from the cache or decoded into `place`."""
         if self.cached_pixels is not None and self.is_cached[row]:
             return self.cached_pixels[row]
-        decode_into(self.read, row, place)
+        notices: list[str] = []
+        decode_into(self.read, row, place, notices)
+        for notice in notices:  # Python shows a text once
+            warnings.warn(f"{self.name(row)}: {notice}", stacklevel=2)
         if self.cached_pixels is not None:
             self.cached_pixels[row] = place
             self.is_cached[row] = True
@@ -207,7 +211,10 @@ def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path
     train, val = index.filter(pl.col("split") == data.train, HAS_CROP, for_training), val.filter(HAS_CROP, any_label)
     for split, rows in ((data.train, train), (data.val, val)):
         if rows.is_empty():
-            raise InputError(f"{path}: no image with a label of {tasks} in split {split!r}")
+            splits = ", ".join(index["split"].drop_nulls().unique().sort())
+            splits = ", ".join(index["split"].drop_nulls().unique().sort())
+            advice = f"it has {splits}" if splits else f"give it a column split, with {data.train} and {data.val}"
+            raise InputError(f"{path}: no image with a label of {tasks} in split {split!r}; {advice}")
     select = config.training.select
     if (
         select in LABEL_COLUMNS

@@ -1,0 +1,182 @@
+"""Data sets as they are handed out: AffectNet, RAF-DB, FER2013, FER+ and DISFA, in the columns of a generic table."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from triaffect.data.abaw_text import Notices
+from triaffect.data.cells import read_cells
+from triaffect.io import InputError, StrPath
+from triaffect.jobs import prefetch
+from triaffect.labels import EXPRESSIONS
+
+CLASS_ORDERS: dict[str, tuple[str | None, ...]] = {
+    "affectnet": ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Other", None, None, None),
+    "fer2013": ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Neutral"),
+    "rafdb": (None, "Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "Neutral"),
+}
+"""Data set -> the class of each of its codes, from 0. AffectNet's 7 is contempt; its 8 to 10 (none, uncertain, no face)
+are missing. RAF-DB counts from 1."""
+
+DISFA_THRESHOLD = 2.0
+"""Intensity (0 to 5) from which an action unit of DISFA is active, as most papers on it have it."""
+
+
+def class_order(table: pl.DataFrame) -> str | None:
+    """The data set of `CLASS_ORDERS` whose columns, or names of images, a table has."""
+    keys = {re.sub("[^a-z]", "", name.lower()) for name in table.columns}
+    if {"facex", "facey", "facewidth", "faceheight"} <= keys:
+        return "affectnet"
+    if {"emotion", "pixels"} <= keys:
+        return "fer2013"
+    name = r"^(.*/)?(train|test)_[0-9]{4,5}(_aligned)?\.(jpg|png)$"
+    is_rafdb = "image" in table.columns and table["image"].cast(pl.String).str.contains(name).all()
+    return "rafdb" if is_rafdb and table.height else None
+
+
+def with_images(table: pl.DataFrame, path: StrPath, notices: Notices) -> pl.DataFrame:
+    """Give the tables of FER2013 and FER+ the columns `image` and `expression`; others are returned unchanged.
+
+    FER2013 holds its pictures as text: `write_pictures` writes them under the names that FER+ gives them. The class of
+    FER+ is the one with the most of ten votes; it is missing on a tie and where most chose unknown or no face.
+    """
+    columns = {name.lower().strip(): name for name in table.columns}
+    if "pixels" in columns and "image" not in columns:
+        name = pl.format("fer{}.png", pl.int_range(pl.len()).cast(pl.String).str.zfill(7))
+        return table.with_columns(image=name).drop(columns["pixels"])
+    if not {"image name", "nf", "unknown", "contempt"} <= set(columns):
+        return table
+    words = [*(name.lower() for name in EXPRESSIONS[:-1]), "contempt", "unknown", "nf"]
+    votes = table.select(pl.col(columns[word]).cast(pl.Float64).fill_null(0) for word in words).to_numpy()
+    is_clear = (votes == votes.max(1, keepdims=True)).sum(1) == 1
+    names = np.array([*EXPRESSIONS[:-1], "contempt", "", ""])[votes.argmax(1)]
+    expression = pl.Series("expression", np.where(is_clear, names, ""))
+    rows = table.with_columns(expression).rename({columns["image name"]: "image"}).drop(columns[w] for w in words)
+    kept = rows.filter(pl.col("image").is_not_null() & (pl.col("image") != ""))
+    notices["FER+: the expression with the most votes, none on a tie; pictures without a name left out"].append(
+        f"{os.fspath(path)}: {table.height - kept.height:,}"
+    )
+    return kept
+
+
+def holds_pictures(path: StrPath) -> bool:
+    """Whether a file is the table of FER2013, by its first line."""
+    try:
+        with open(path, "rb") as file:
+            return {b"emotion", b"pixels"} <= {
+                word.strip(b' "\xef\xbb\xbf') for word in file.readline(200).lower().split(b",")
+            }
+    except OSError:
+        return False
+
+
+def write_pictures(path: StrPath, folder: Path) -> int:
+    """Write the pictures of FER2013 (48 px, grey) as PNG, named as by `with_images`; returns their number.
+
+    Raises:
+        InputError: A row does not hold the numbers of a square picture.
+    """
+    import cv2
+
+    cells = read_cells(path, Notices())
+    folder.mkdir(parents=True, exist_ok=True)
+    column = next(name for name in cells.table.columns if name.lower().strip() == "pixels")
+    for row, text in enumerate(cells.table[column]):
+        values = np.array((text or "").split(), np.uint8)
+        side = int(len(values) ** 0.5)
+        if not side or side * side != len(values):
+            raise InputError(f"{path}: row {row + 1} holds {len(values)} pixels, no square picture")
+        (folder / f"fer{row:07d}.png").write_bytes(cv2.imencode(".png", values.reshape(side, side))[1].tobytes())
+    return cells.table.height
+
+
+def find_known(root: Path) -> str | None:
+    """The data set that a folder, or the list of RAF-DB, holds."""
+    if root.is_file():
+        return "rafdb" if re.fullmatch(r"list_par?tition_label\.txt", root.name.lower()) else None
+    patterns = {
+        "affectnet": ("annotations/*_exp.npy", "*/annotations/*_exp.npy"),
+        "rafdb": ("list_*tition_label.txt", "EmoLabel/list_*tition_label.txt", "*/EmoLabel/list_*tition_label.txt"),
+        "disfa": ("*_au[0-9]*.txt", "*/*_au[0-9]*.txt", "*/*/*_au[0-9]*.txt"),
+    }
+    return next((name for name, globs in patterns.items() if any(any(root.glob(glob)) for glob in globs)), None)
+
+
+def read_known(name: str, root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
+    """Read a data set that `find_known` names.
+
+    Returns:
+        A generic table, with the data set's own classes, and the folder of its images, if it is there.
+
+    Raises:
+        InputError: A file of it is invalid.
+    """
+    readers: dict[str, Callable[[Path, Notices], tuple[pl.DataFrame, Path | None]]] = {
+        "affectnet": _affectnet, "rafdb": _rafdb, "disfa": _disfa
+    }  # fmt: skip
+    return readers[name](root, notices)
+
+
+def _affectnet(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
+    """The arrays of AffectNet: annotations/<number>_exp.npy (and _val, _aro) of images/<number>.jpg, by split."""
+    folders = sorted(folder for folder in (root / "annotations", *root.glob("*/annotations")) if folder.is_dir())
+    files = [path for folder in folders for path in sorted(folder.glob("*_exp.npy"))]
+
+    def read(path: Path) -> tuple[str, str | None, str, str | None, str | None]:
+        stem = path.name.removesuffix("_exp.npy")
+        values = []
+        for ending in ("exp", "val", "aro"):
+            file = path.with_name(f"{stem}_{ending}.npy")
+            try:
+                values.append(str(np.load(file, allow_pickle=False).item()) if file.exists() else None)
+            except ValueError as error:
+                raise InputError(f"{file}: no array of one value ({error})") from None
+        parent = path.parent.parent
+        image = (parent / "images" / f"{stem}.jpg").relative_to(root).as_posix()
+        split = re.match("(train|val|test)", parent.name.lower()) if parent != root else None
+        return image, split[0] if split else None, str(values[0]), values[1], values[2]
+
+    rows = list(prefetch(read, files, 2, 64))
+    names = ("image", "split", "expression", "valence", "arousal")
+    return pl.DataFrame(rows, dict.fromkeys(names, pl.String), orient="row"), root
+
+
+def _rafdb(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
+    """The list of RAF-DB: lines of an image and its class; the aligned images where they are there."""
+    path = root if root.is_file() else next(root.rglob("list_*tition_label.txt"))
+    lines = [line.split() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    for number, line in enumerate(lines, 1):
+        if len(line) != 2:
+            raise InputError(f"{path}:{number}: {' '.join(line)!r} is no image and class; write train_00001.jpg 5")
+    table = pl.DataFrame(lines, {"image": pl.String, "expression": pl.String}, orient="row")
+    table = table.with_columns(split=pl.col("image").str.extract("^(train|test)_"))
+    images = path.parent.parent / "Image"
+    for folder, ending in (("aligned", "_aligned.jpg"), ("original", ".jpg")):
+        if (images / folder).is_dir():
+            return table.with_columns(pl.col("image").str.replace(r"\.jpg$", ending)), images / folder
+    return table, None
+
+
+def _disfa(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
+    """The intensities of DISFA: SN001/SN001_au1.txt, lines of a frame and 0 to 5."""
+    tables: dict[str, pl.DataFrame] = {}
+    for path in sorted(root.rglob("*_au[0-9]*.txt")):
+        video, _, unit = path.stem.rpartition("_au")
+        try:
+            rows = pl.read_csv(path, has_header=False, schema={"frame": pl.Int64, f"AU{unit}": pl.Float64})
+        except pl.exceptions.PolarsError as error:
+            raise InputError(f"{path}: no lines of frame,intensity ({str(error).splitlines()[0]})") from None
+        tables[video] = tables[video].join(rows, on="frame", how="full", coalesce=True) if video in tables else rows
+    parts = [table.with_columns(video=pl.lit(video)) for video, table in sorted(tables.items())]
+    table = pl.concat(parts, how="diagonal").sort("video", "frame")
+    name = pl.format("{}/{}.jpg", "video", pl.col("frame").cast(pl.String).str.zfill(5))
+    notices[f"action units of DISFA are active from intensity {DISFA_THRESHOLD:g}; --au-threshold changes it"].append(
+        os.fspath(root)
+    )
+    return table.with_columns(image=name), None
