@@ -138,9 +138,9 @@ def test_processes_predict_what_one_predicts(frames, tmp_path, monkeypatch):
     index = pl.read_parquet(frames[0])
     (tmp_path / "images").symlink_to(frames[1])
     index[3, "image"] = "v00/missing.jpg"
-    with pytest.warns(UserWarning, match="skipped 1 images"):
+    with pytest.warns(UserWarning, match="skipped 1 image"):
         alone = predict("triaffect-base", index, tmp_path / "images", batch=8, backend="onnx", progress=False)
-    with pytest.warns(UserWarning, match="skipped 1 images"):
+    with pytest.warns(UserWarning, match="skipped 1 image"):
         both = predict("triaffect-base", index, tmp_path / "images", batch=8, backend="onnx", progress=False, jobs=2)
     assert both["image"].to_list() == alone["image"].to_list()
     assert np.allclose(both.drop("image"), alone.drop("image"), atol=1e-5)

@@ -158,7 +158,7 @@ def _predict_slice(
     update: Callable[[int], Any] | None,
     rows: pl.DataFrame,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], list[tuple[str, str]], list[tuple[str, str]]]:
-    """Numbers of the rows that could be read, predictions (N, columns) of all tasks, what could not be read, notices."""
+    """Row numbers of what could be read, predictions (N, columns) of all tasks, what could not be read, notices."""
     backend, unreadable, notices = shared.get(), list[tuple[str, str]](), list[tuple[str, str]]()
     if isinstance(backend, Network):
         backend = replace(backend, batch=batch)
