@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from triaffect.data.predictions import (
     threshold_row,
 )
 from triaffect.io import InputError
-from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS
+from triaffect.metrics.scores import score
 
 
 def predictions(images: list[str], *tasks: str, value: float = 0.25) -> pl.DataFrame:
@@ -64,7 +66,7 @@ def test_an_invalid_table_is_refused_before_anything_is_written(
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_text("image,valence\n")
-    with pytest.raises(InputError, match=r"p\.parquet: cannot be read as Parquet"):
+    with pytest.raises(InputError, match=r"p\.parquet: cannot be read as a table"):
         load_predictions(tmp_path / "p.parquet")
 
 
@@ -119,3 +121,126 @@ def test_gaps_are_filled_as_numpy_fills_them(method):
         near = [abs(own[d == d.min(), 0]) for d in distance]
         assert all(np.isin(v, n) for v, n in zip(filled["AU1"][rows].to_numpy(), near, strict=True))
     assert filled["valence"][60:90].to_numpy() == pytest.approx(values[:, 0].mean())
+
+
+# Files of other programs, and the tables of analyze.
+
+IMAGES = [f"v{video}/{frame:05d}.jpg" for video in range(2) for frame in range(1, 6)]
+
+
+@pytest.fixture
+def whole() -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    columns = [name for names in PREDICTION_COLUMNS.values() for name in names]
+    return pl.DataFrame({"image": IMAGES, **{name: rng.random(10) for name in columns}})
+
+
+@pytest.fixture
+def index(whole: pl.DataFrame) -> pl.DataFrame:
+    rng = np.random.default_rng(1)
+    units = {name: rng.integers(0, 2, 10) for name in ACTION_UNITS}
+    labels = {"valence": rng.random(10), "arousal": rng.random(10), "expression": rng.integers(0, 8, 10), **units}
+    videos = [image.split("/")[0] for image in IMAGES]
+    return pl.DataFrame({"image": IMAGES, "video": videos, "split": "val", **labels})
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.json", "p.tsv", "p.parquet"])
+def test_a_file_of_any_kind_scores_the_same(
+    tmp_path: Path, whole: pl.DataFrame, index: pl.DataFrame, name: str
+) -> None:
+    path, expected = tmp_path / name, score(whole, index, resamples=0).to_dict()
+    write = {".csv": whole.write_csv, ".json": whole.write_json, ".parquet": whole.write_parquet}
+    write.get(path.suffix, lambda p: whole.write_csv(p, separator="\t"))(path)
+    assert score(path, index, resamples=0).to_dict() == expected
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda image: image.replace(".jpg", ".png"),
+        lambda image: image.replace(".jpg", ""),
+        lambda image: f"/data/crops/{image}",
+        lambda image: "C:\\data\\" + image.replace("/", "\\").replace(".jpg", ".JPG"),
+        lambda image: f"batch1/{image}",
+    ],
+)
+def test_images_are_matched_under_other_names(
+    tmp_path: Path, whole: pl.DataFrame, index: pl.DataFrame, rename: Callable[[str], str]
+) -> None:
+    path = tmp_path / "p.csv"
+    names = pl.Series("image", [rename(image) for image in IMAGES])
+    whole.with_columns(names).sample(fraction=1, shuffle=True, seed=0).write_csv(path)
+    assert score(path, index, resamples=0).to_dict() == score(whole, index, resamples=0).to_dict()
+
+
+def test_other_videos_are_not_matched_by_the_names_of_their_frames(whole: pl.DataFrame, index: pl.DataFrame) -> None:
+    one = index.filter(video="v1").with_columns(image=pl.col("image").str.replace("v1/", "w/"))
+    with pytest.raises(
+        InputError, match=r"5 of 5 images have no prediction.*predictions are named like 'v0/00001.jpg'"
+    ):
+        score(whole.head(5), one, resamples=0)
+
+
+@pytest.mark.parametrize("classes", [[str(i % 8) for i in range(10)], [EXPRESSIONS[i % 8] for i in range(10)]])
+def test_classes_without_probabilities(
+    tmp_path: Path, index: pl.DataFrame, whole: pl.DataFrame, classes: list[str]
+) -> None:
+    pl.DataFrame({"image": IMAGES, "Expression": classes}).write_csv(tmp_path / "p.csv")
+    with pytest.warns(UserWarning, match="'Expression' as expression"):
+        table = load_predictions(tmp_path / "p.csv")
+    np.testing.assert_array_equal(table.select(PREDICTION_COLUMNS["expr"]).to_numpy().argmax(1), np.arange(10) % 8)
+
+
+def test_columns_in_capitals(tmp_path: Path, whole: pl.DataFrame) -> None:
+    whole.rename(str.title).rename({"Au1": "AU01"}).write_csv(tmp_path / "p.csv")
+    with pytest.warns(UserWarning, match="columns read under another name"):
+        assert_frame_equal(load_predictions(tmp_path / "p.csv").select(whole.columns), whole)
+
+
+def test_rounding_and_repeated_rows_are_accepted(tmp_path: Path, whole: pl.DataFrame) -> None:
+    table = whole.with_columns(AU1=pl.lit(1.0000001), valence=pl.lit(-1.00001))
+    pl.concat([table, table.head(3)]).write_parquet(tmp_path / "p.parquet")
+    loaded = load_predictions(tmp_path / "p.parquet")
+    assert loaded.height == 10
+    assert loaded["AU1"].to_list() == [1.0] * 10
+    assert loaded["valence"].to_list() == [-1.0] * 10
+    pl.concat([table, table.head(1).with_columns(AU1=pl.lit(0.5))]).write_parquet(tmp_path / "p.parquet")
+    with pytest.raises(InputError, match=r"predicts 'v0/00001.jpg' more than once, with different values"):
+        load_predictions(tmp_path / "p.parquet")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (pl.col(ACTION_UNITS) * 100, "these look like percentages: divide them by 100"),
+        (pl.col("neutral") * 9 - 5, r"raw outputs \(logits\), apply softmax"),
+    ],
+)
+def test_the_reason_why_values_are_refused(tmp_path: Path, whole: pl.DataFrame, change: pl.Expr, message: str) -> None:
+    whole.with_columns(change).write_parquet(tmp_path / "p.parquet")
+    with pytest.raises(InputError, match=message):
+        load_predictions(tmp_path / "p.parquet")
+
+
+def faces(file: str, frames: int, whole: pl.DataFrame, first: int = 0) -> pl.DataFrame:
+    """A table as `analyze` writes it, with a small second face in every frame and one frame without any."""
+    rows = whole[first : first + frames].drop("image")
+    keys = {"file": [file] * frames, "frame": range(frames), "face": 1, "w": 50.0, "h": 50.0, "expression": "Anger"}
+    large = pl.DataFrame(keys).hstack(rows)
+    small = large.with_columns(face=pl.lit(2), w=pl.lit(20.0), valence=pl.lit(-1.0))
+    nobody = large.head(1).with_columns(pl.lit(None).cast(large.schema[c]).alias(c) for c in large.columns[2:])
+    return pl.concat([small, large, nobody.with_columns(frame=pl.lit(frames, pl.Int64))], how="vertical_relaxed")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_the_tables_of_analyze_score_as_they_are(
+    tmp_path: Path, whole: pl.DataFrame, index: pl.DataFrame, ending: str
+) -> None:
+    videos = pl.concat([faces("../clips/v0.mp4", 5, whole), faces("../clips/v1.avi", 5, whole, 5)])
+    photos = pl.concat([faces(f"in/{image}", 1, whole, i).head(2) for i, image in enumerate(IMAGES)])
+    for table in (videos, photos):
+        path = tmp_path / f"faces{ending}"
+        table.write_csv(path) if ending == ".csv" else table.write_parquet(path)
+        with pytest.warns(UserWarning, match="the largest face of each image counts"):
+            scores = score(path, index, resamples=0)
+        assert scores.to_dict()["tasks"] == pytest.approx(score(whole, index, resamples=0).to_dict()["tasks"])

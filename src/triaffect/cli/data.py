@@ -75,22 +75,30 @@ def index(
     images: str | None = None,
     out: str = "index.parquet",
     format: str = "auto",  # noqa: A002
+    au_threshold: float | None = None,
 ) -> None:
     """Read annotations in any layout into one table with one row per frame.
 
     Args:
-        root: The folder of the annotations, or one file: s-Aff-Wild2, a release list, a CSV or Parquet table.
-        images: The folder with the crops' folders; by default they are searched for next to the annotations.
+        root: The folder of the annotations, or one file: s-Aff-Wild2, a release list, a CSV, Excel or Parquet table.
+        images: The folder with the crops' folders; by default they are searched for next to the annotations. The
+            pictures inside FER2013's table are written there, by default into a folder next to OUT.
         out: The index to write, Parquet.
-        format: What to read: auto, per-video, mtl (s-Aff-Wild2, ABAW3), list or table.
+        format: What to read: auto, per-video, mtl (s-Aff-Wild2, ABAW3), list, table, affectnet, rafdb, fer2013, disfa;
+            of a table, the names of data sets say in which order its expression codes are.
+        au_threshold: Action units given as intensities (0 to 5) are active from this value on; DISFA's from 2.
     """
     from triaffect.data.index import read_annotations, save_index
-    from triaffect.data.statistics import leak_lines, statistics, summary
+    from triaffect.data.known import holds_pictures, write_pictures
+    from triaffect.data.statistics import contradiction_lines, leak_lines, statistics, summary
 
-    annotations = read_annotations(root, images, format)
+    if format in ("auto", "fer2013") and holds_pictures(root):
+        images = images or str(Path(out).with_suffix(""))
+        print(f"note: {write_pictures(root, Path(images)):,} pictures written into {images}")
+    annotations = read_annotations(root, images, format, au_threshold)
     save_index(annotations.index, out, root=root, images=annotations.images, format=annotations.format)
     print(summary(statistics(annotations.index)))
-    for line in annotations.notice_lines() + leak_lines(annotations.index):
+    for line in annotations.notice_lines() + leak_lines(annotations.index) + contradiction_lines(annotations.index):
         print(f"note: {line}")
     rows, where = f"{annotations.index.height:,} rows", annotations.images or "unknown"
     print(f"{out}: {rows}, format {annotations.format}, images {where}")
@@ -108,7 +116,7 @@ def stats(index: str, split: str | None = None, json: bool = False, plots: str |
     from json import dumps
 
     from triaffect.data.index import load_index, split_leaks
-    from triaffect.data.statistics import leak_lines, statistics, tables
+    from triaffect.data.statistics import contradiction_lines, leak_lines, statistics, tables
 
     rows = load_index(index, split)
     result = statistics(rows)
@@ -118,7 +126,7 @@ def stats(index: str, split: str | None = None, json: bool = False, plots: str |
 
         for name, figure in statistics_figures(result).items():
             save_figure(figure, Path(plots) / f"{name}.png")
-    for line in [] if json else leak_lines(rows):
+    for line in [] if json else leak_lines(rows) + contradiction_lines(rows):
         print(f"warning: {line}")
 
 

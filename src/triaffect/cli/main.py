@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -236,6 +237,7 @@ def main(args: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a console that cannot show λ still gets the result
             stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         code = _main(sys.argv[1:] if args is None else args)
         sys.stdout.flush()

@@ -10,8 +10,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from triaffect.data.abaw_text import Notices
+
 FOLDER = r"^(.*)/[^/]*$"
 """Matches the folder of an image; an image at the root does not match."""
+
+CROP_SUFFIXES = (".jpg", ".png", ".jpeg")
+"""Endings of crops; all crops of a folder have the same."""
+
+_ENDING = r"(?i)\.(jpe?g|png|bmp|webp|tiff?|avif|heic)$"
 
 DEPTH = 3
 """How far below the image root a video's folder is searched for (`batch1/cropped_aligned/<video>`)."""
@@ -41,33 +48,50 @@ def find_folders(root: Path, folders: Collection[str]) -> dict[str, list[str]]:
 
 
 def is_crop(name: str) -> bool:
-    """Whether a file has the name of a crop: `00001.jpg`."""
-    return name.endswith(".jpg") and name[:5].isdecimal()
+    """Whether a file has the name of a crop: `00001.jpg`, or with another ending of `CROP_SUFFIXES`."""
+    return name.endswith(CROP_SUFFIXES) and name[:5].isdecimal()
+
+
+def crop_suffix(folder: Path) -> str:
+    """Return the ending of the first crop in a folder; `.jpg` if there is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return next((os.path.splitext(entry.name)[1] for entry in entries if is_crop(entry.name)), ".jpg")
+    except OSError:
+        return ".jpg"
 
 
 def crop_numbers(folder: Path) -> NDArray[np.int32]:
     """Return the frame numbers of the crops `00001.jpg` in a folder, in no order; other files are ignored."""
-    names = os.listdir(folder)
+    names, suffix = os.listdir(folder), crop_suffix(folder)
     text = "".join(names).encode("utf-8", "surrogateescape")
-    if len(text) == 9 * len(names):
-        grid = np.frombuffer(text, np.uint8).reshape(-1, 9)
+    width = 5 + len(suffix)
+    if len(text) == width * len(names):
+        grid = np.frombuffer(text, np.uint8).reshape(-1, width)
         digits = grid[:, :5] - np.uint8(ord("0"))
-        if (digits <= 9).all() and (grid[:, 5:] == np.frombuffer(b".jpg", np.uint8)).all():
+        if (digits <= 9).all() and (grid[:, 5:] == np.frombuffer(suffix.encode(), np.uint8)).all():
             return digits.astype(np.int32) @ np.array([10000, 1000, 100, 10, 1], np.int32)
-    stems = (name[:-4] for name in names if name.endswith(".jpg") and name.isascii())
+    stems = (name.removesuffix(suffix) for name in names if name.endswith(suffix) and name.isascii())
     numbers = ((stem, int(stem)) for stem in stems if stem.isdecimal() and len(stem) < 10)
     return np.array([number for stem, number in numbers if stem == f"{number:05d}"], np.int32)
 
 
-def find_images(rows: pl.DataFrame, root: Path) -> pl.DataFrame:
-    """Set `exists`, and change `image` to where its folder is below the image root.
+def find_images(
+    rows: pl.DataFrame, root: Path, notices: Notices | None = None, *, search: bool = False
+) -> pl.DataFrame:
+    """Set `exists`, and change `image` to where it is below the image root.
+
+    An image that is not there by its name is the one file of its folder with another ending (`.png` for `.jpg`).
 
     Args:
         rows: A table with the columns `image` and `exists`.
         root: The image root.
+        notices: Receives how many images have another name.
+        search: Look in all folders below the root for images that are named without a folder.
     """
     folder = pl.col("image").str.extract(FOLDER).fill_null("")
-    locations = find_folders(root, rows.select(folder.unique())["image"].to_list())
+    folders = rows.select(folder.unique())["image"].to_list()
+    locations = find_folders(root, folders)
     # An image whose folder has several locations gets the one that contains it, otherwise the first.
     moved = {folder: paths[0] for folder, paths in locations.items() if paths[0] != folder}
     files = [pl.DataFrame(schema={"image": pl.String, "location": pl.String})]
@@ -78,14 +102,23 @@ def find_images(rows: pl.DataFrame, root: Path) -> pl.DataFrame:
             files.append(pl.DataFrame({"image": _join(name, names), "location": _join(path, names)}))
     existing = pl.concat(files).unique("image", keep="first", maintain_order=True)
     expected = pl.concat_str(folder.replace(moved), pl.lit("/"), pl.col("image").str.extract(r"([^/]*)$"))
-    return (
-        rows.join(existing, on="image", how="left", maintain_order="left")
-        .with_columns(
-            image=pl.coalesce("location", pl.when(folder.is_in(list(moved))).then(expected), "image"),
-            exists=pl.col("location").is_not_null(),
+    images = rows.select("image").join(existing, on="image", how="left", maintain_order="left")
+    if images["location"].has_nulls():
+        if search and "" in folders:
+            paths = (Path(parent, name).relative_to(root) for parent, _, names in os.walk(root) for name in names)
+            inner = [(path.name, path.as_posix()) for path in paths if len(path.parts) > 1 and str(path).isprintable()]
+            existing = existing.vstack(pl.DataFrame(inner, existing.schema, orient="row"))
+        stem = pl.col("image").str.replace(_ENDING, "").alias("stem")
+        others = existing.filter(pl.col("image").str.contains(_ENDING)).select(stem, other="location")
+        images = images.with_columns(stem).join(
+            others.unique("stem", keep="none"), on="stem", how="left", maintain_order="left"
         )
-        .drop("location")
-    )
+        count = images.filter(pl.col("location").is_null() & pl.col("other").is_not_null()).height
+        if count and notices is not None:
+            notices["images found under another ending or in another folder"].append(f"{count:,} of {rows.height:,}")
+        images = images.with_columns(pl.coalesce("location", "other"))
+    image = pl.coalesce("location", pl.when(folder.is_in(list(moved))).then(expected), "image")
+    return rows.with_columns(images.select(image.alias("image"), pl.col("location").is_not_null().alias("exists")))
 
 
 def _join(folder: str, names: pl.Series) -> pl.Series:

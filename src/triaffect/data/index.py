@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import warnings
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,9 +16,11 @@ import polars as pl
 
 from triaffect import __version__
 from triaffect.data.abaw_text import Notices
+from triaffect.data.cells import TABLE_SUFFIXES, Cells
 from triaffect.data.crops import FOLDER, find_images
+from triaffect.data.known import CLASS_ORDERS, DISFA_THRESHOLD, find_known, read_known
 from triaffect.data.layout import FORMATS, SCHEMA, find_files, find_image_root, read_files
-from triaffect.data.table import OUTSIDE_ROOT, read_table
+from triaffect.data.table import OUTSIDE_ROOT, read_table, table_to_index
 from triaffect.io import InputError, StrPath, atomic_path
 from triaffect.labels import EXPRESSIONS, SPLITS
 
@@ -77,13 +81,16 @@ def build_index(root: StrPath, images: StrPath | None = None, *, format: str = "
     return read_annotations(root, images, format).index
 
 
-def read_annotations(root: StrPath, images: StrPath | None = None, layout: str = "auto") -> Annotations:
+def read_annotations(
+    root: StrPath, images: StrPath | None = None, layout: str = "auto", au_threshold: float | None = None
+) -> Annotations:
     """Read annotations as `build_index` does, with the image root, the format and notices.
 
     Args:
         root: As for `build_index`.
         images: As for `build_index`.
         layout: `format` of `build_index`.
+        au_threshold: Action units of this intensity (0 to 5) and above are active; only for tables and DISFA.
     """
     root, images = Path(root), Path(images) if images is not None else None
     if layout not in FORMATS:
@@ -94,20 +101,15 @@ def read_annotations(root: StrPath, images: StrPath | None = None, layout: str =
         raise InputError(f"{images}: no such folder; name the one that holds the crops' folders")
     notices = Notices()
     try:
-        if layout == "table" or (layout == "auto" and _is_table(root)):
-            index = read_table(root)
-            image_root = images or find_image_root(root, set(index["image"].str.extract(FOLDER).fill_null("")))
-            with_images = find_images(index, image_root) if image_root else index
-            if images or with_images["exists"].any():
-                return Annotations(with_images, image_root, "table", notices)
-            return Annotations(index, None, "table", notices)
+        if (table := _read_tables(root, images, layout, au_threshold, notices)) is not None:
+            return table
         files = find_files(root, notices)
         formats = files.formats()
         if not formats or (layout != "auto" and layout not in formats):
             raise InputError(
                 f"{root}: holds no annotations{f' of format {layout}' if layout != 'auto' else ''}; expected"
                 " VA_Set/Train_Set/<video>.txt (or the folders of another edition),"
-                " training_set_annotations.txt, a release list, or a .csv or .parquet table"
+                " training_set_annotations.txt, a release list, AffectNet, RAF-DB, DISFA, or a table (.csv, .parquet)"
             )
         layout = formats[0] if layout == "auto" else layout
         if layout == "per-video" and files.rows:
@@ -189,7 +191,7 @@ def load_index(path: StrPath, split: str | None = None) -> pl.DataFrame:
         InputError: It cannot be read, an image leaves its root, or the split has no rows.
     """
     path = Path(path)
-    index = _load_parquet(path) if path.suffix.lower() == ".parquet" and path.is_file() else build_index(path)
+    index = _load_parquet(path) if path.suffix.lower() == ".parquet" and path.is_file() else _load_annotations(path)
     if split is None:
         return index
     rows = index.filter(pl.col("split") == split)
@@ -308,11 +310,46 @@ def keep_classes(index: pl.DataFrame, classes: int) -> pl.DataFrame:
     return index.with_columns(pl.when(pl.col("expression") < classes).then("expression").alias("expression"))
 
 
-def _is_table(root: Path) -> bool:
-    if not root.is_file() or root.suffix.lower() not in (".csv", ".parquet"):
+def _read_tables(
+    root: Path, images: Path | None, layout: str, au_threshold: float | None, notices: Notices
+) -> Annotations | None:
+    """Read a table, a folder of tables, or a known data set; None if it is none of them."""
+    name = layout if layout in (*CLASS_ORDERS, "disfa") else None
+    known = find_known(root) if layout == "auto" or name else None
+    default: Path | None = None
+    if known is not None:
+        table, default = read_known(known, root, notices)
+        au_threshold = DISFA_THRESHOLD if known == "disfa" and au_threshold is None else au_threshold
+        tables = [table_to_index(Cells(root, table), images, notices, order=known, au_threshold=au_threshold)]
+    else:
+        paths = [root] if root.is_file() else sorted(path for path in root.iterdir() if is_table(path))
+        if not paths or layout not in ("auto", "table", *CLASS_ORDERS) or not (name or all(map(is_table, paths))):
+            return None
+        if root.is_dir() and layout == "auto" and find_files(root, Notices()).formats():
+            return None  # annotations of ABAW, with a table beside them
+        tables = [read_table(path, images, notices, order=name, au_threshold=au_threshold) for path in paths]
+    index = pl.concat(tables, how="diagonal_relaxed")
+    image_root = images or default or find_image_root(root, set(index["image"].str.extract(FOLDER).fill_null("")))
+    with_images = find_images(index, image_root, notices, search=bool(images or default)) if image_root else index
+    if images or default or with_images["exists"].any():
+        return Annotations(with_images, image_root, known or name or "table", notices)
+    return Annotations(index, None, known or name or "table", notices)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table; s-Aff-Wild2 and submissions, whose headers do not fit their rows, are not."""
+    if not path.is_file() or path.suffix.lower() not in TABLE_SUFFIXES:
         return False
-    with root.open("rb") as file:
-        return b",aus" not in file.readline(4096).replace(b" ", b"").lower()  # s-Aff-Wild2's five names for 16 fields
+    with path.open("rb") as file:
+        return not re.search(rb",aus\b|^(\xef\xbb\xbf)?image_location", file.readline(4096).replace(b" ", b"").lower())
+
+
+def _load_annotations(path: Path) -> pl.DataFrame:
+    annotations = read_annotations(path)
+    if annotations.format not in ("per-video", "mtl", "list"):  # what is assumed of a table is said wherever it is read
+        for line in annotations.notices.lines():
+            warnings.warn(line, stacklevel=3)
+    return annotations.index
 
 
 def _load_parquet(path: Path) -> pl.DataFrame:
@@ -321,7 +358,7 @@ def _load_parquet(path: Path) -> pl.DataFrame:
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); index it again") from None
     if any(index.schema.get(name) != dtype for name, dtype in SCHEMA.items()):
-        return read_annotations(path).index
+        return _load_annotations(path)
     if index["image"].str.contains(OUTSIDE_ROOT).any():
         raise InputError(f"{path}: an image leaves the image root; use paths relative to it")
     return index

@@ -29,12 +29,12 @@ from triaffect.data.abaw_text import (
     read_video,
     read_videos,
 )
-from triaffect.data.crops import FOLDER, crop_numbers, find_folders, find_images, is_crop
+from triaffect.data.crops import FOLDER, crop_numbers, crop_suffix, find_folders, find_images, is_crop
 from triaffect.io import InputError
 from triaffect.jobs import prefetch
 from triaffect.labels import INDEX_COLUMNS, LABEL_COLUMNS, SPLITS, TASKS
 
-FORMATS = ("auto", "per-video", "mtl", "list", "table")
+FORMATS = ("auto", "per-video", "mtl", "list", "table", "affectnet", "rafdb", "fer2013", "disfa")
 
 TASK_FOLDERS = {
     "va_set": "va",
@@ -150,7 +150,7 @@ def read_files(
     images = images or find_image_root(root, folders)
     tables = _read_videos(videos, images, notices)
     if listed.height:
-        tables.append((find_images(listed, images) if images else listed).select(INDEX_COLUMNS).cast(SCHEMA))
+        tables.append((find_images(listed, images, notices) if images else listed).select(INDEX_COLUMNS).cast(SCHEMA))
     return pl.concat(tables or [listed], rechunk=False), images
 
 
@@ -176,10 +176,11 @@ def _videos(files: AnnotationFiles, in_lists: set[str], notices: Notices) -> lis
 def _read_videos(videos: list[Video], images: Path | None, notices: Notices) -> list[pl.DataFrame]:
     locations = find_folders(images, {video.name for video in videos}) if images else {}
     folders = [locations.get(video.name, [video.name]) for video in videos]
+    suffixes = [crop_suffix(images / folder) if images else ".jpg" for folder in chain(*folders)]
     first_folder = np.cumsum([0, *map(len, folders)])
     number = pl.col("frame").cast(pl.String).str.zfill(5)
     columns = {
-        "image": pl.concat_str(_gather(chain(*folders), "folder"), pl.lit("/"), number, pl.lit(".jpg")),
+        "image": pl.concat_str(_gather(chain(*folders), "folder"), pl.lit("/"), number, _gather(suffixes, "folder")),
         "video": _gather((video.name for video in videos), "video"),
         "split": _gather((video.split for video in videos), "video"),
     } | ({} if images else {"exists": pl.lit(None, pl.Boolean)})

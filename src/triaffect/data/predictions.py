@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from triaffect.data.abaw_text import Notices
+from triaffect.data.cells import read_cells, to_numbers
 from triaffect.data.index import METADATA
+from triaffect.data.table import image_of_faces, recognise, to_codes
 from triaffect.io import InputError, StrPath, atomic_path
 from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS, TASKS, VA
 
@@ -28,7 +31,8 @@ def tasks_of(predictions: pl.DataFrame) -> tuple[str, ...]:
     for task in TASKS:
         missing = [name for name in PREDICTION_COLUMNS[task] if name not in predictions.columns]
         if missing and len(missing) < len(PREDICTION_COLUMNS[task]):
-            raise InputError(f"predictions of {task} lack {', '.join(missing)}; give all its columns or none")
+            zero = ", or 0 for a class that the model does not have" if task == "expr" else ""
+            raise InputError(f"predictions of {task} lack {', '.join(missing)}; give all its columns or none{zero}")
         if not missing:
             tasks.append(task)
     return tuple(tasks)
@@ -55,7 +59,9 @@ def check_predictions(predictions: pl.DataFrame, name: StrPath = "predictions") 
     # Hashes need a fraction of the memory of names; if two are equal, the names decide.
     may_repeat = predictions["image"].hash().n_unique() < predictions.height
     if may_repeat and (repeated := predictions.filter(pl.col("image").is_duplicated())["image"]).len():
-        raise InputError(f"{name}: predicts {repeated[0]!r} more than once; keep one row per image")
+        raise InputError(
+            f"{name}: predicts {repeated[0]!r} more than once, with different values; keep one row per image"
+        )
     for column in (column for task in tasks for column in PREDICTION_COLUMNS[task]):
         low = -1 if column in VA else 0
         if not predictions.schema[column].is_numeric():
@@ -64,9 +70,12 @@ def check_predictions(predictions: pl.DataFrame, name: StrPath = "predictions") 
         wrong = predictions.select("image", column).filter(is_wrong)
         if wrong.height:
             image, value = wrong.row(0)
-            raise InputError(
-                f"{name}: {column} of {image!r} is {value} ({wrong.height:,} such rows); write numbers from {low} to 1"
-            )
+            values, advice = predictions[column], f"write numbers from {low} to 1"
+            if low == 0 and values.is_between(0, 100).all():
+                advice = "these look like percentages: divide them by 100"
+            elif low == 0 and values.is_finite().all():
+                advice += "; if these are raw outputs (logits), apply softmax (expressions) or the sigmoid (AUs) first"
+            raise InputError(f"{name}: {column} of {image!r} is {value} ({wrong.height:,} such rows); {advice}")
 
 
 def save_predictions(predictions: pl.DataFrame, path: StrPath, provenance: Mapping[str, Any] | None = None) -> None:
@@ -86,10 +95,11 @@ def save_predictions(predictions: pl.DataFrame, path: StrPath, provenance: Mappi
 
 
 def load_predictions(path: StrPath) -> pl.DataFrame:
-    """Load a predictions file.
+    """Load a predictions file; what is assumed of a foreign one is a warning.
 
     Args:
-        path: Parquet, from `save_predictions` or any other program.
+        path: Parquet, from `save_predictions` or any other program; CSV, Excel or JSON; the tables of `analyze`, of
+            which the largest face of each image counts. An expression without probabilities gets probability 1.
 
     Returns:
         `image`, the columns of its tasks (Float32 or Float64), and `filled` (Boolean) if the file has it.
@@ -97,12 +107,35 @@ def load_predictions(path: StrPath) -> pl.DataFrame:
     Raises:
         InputError: It cannot be read; or as `check_predictions`.
     """
-    try:
-        predictions = pl.read_parquet(Path(path))
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
-    check_predictions(predictions, path)
-    return predictions
+    notices = Notices()
+    cells = read_cells(path, notices)
+    cells.table = image_of_faces(cells.table, path, notices)
+    columns = [name for names in PREDICTION_COLUMNS.values() for name in names]
+    recognise(cells, ("image", "expression", *columns), notices)
+    table = cells.table
+    if "image" not in table.columns:
+        raise InputError(f"{path}: has no column 'image', the key of predictions")
+    if "expression" in table.columns and not set(PREDICTION_COLUMNS["expr"]) & set(table.columns):
+        to_codes(cells, notices)
+        codes = cells.table["expression"]
+        table = cells.table.with_columns(
+            (codes == i).alias(n).cast(pl.Float64) for i, n in enumerate(PREDICTION_COLUMNS["expr"])
+        )
+    text = [name for name in columns if table.schema.get(name) == pl.String]
+    table = table.with_columns(to_numbers(pl.col(name), pl.String).alias(name) for name in text)
+    table = table.with_columns(pl.col("image").cast(pl.String).str.replace_all("\\", "/", literal=True))
+    # Rounding by another program; and rows that are repeated as they are.
+    numeric = [name for name in columns if name in table.columns and table.schema[name].is_numeric()]
+    for name in numeric:
+        low = -1 if name in VA else 0
+        if not table[name].is_between(low, 1).all() and table[name].is_between(low - 1e-4, 1 + 1e-4).all():
+            table = table.with_columns(pl.col(name).clip(low, 1))
+    if table["image"].hash().n_unique() < table.height:
+        table = table.unique(["image", *numeric], keep="first", maintain_order=True)
+    check_predictions(table, path)
+    for line in notices.lines():
+        warnings.warn(line, stacklevel=2)
+    return table
 
 
 def threshold_row(thresholds: Thresholds) -> NDArray[np.float64]:
@@ -186,4 +219,5 @@ def require_images(images: pl.Series, predictions: pl.DataFrame, name: StrPath) 
         raise InputError(
             f"{name}: {len(missing):,} of {len(unique):,} images have no prediction: {', '.join(missing[:3])}"
             f"{' ...' if len(missing) > 3 else ''}; predict them all (predict --fill nearest, where there is no crop)"
+            + (f"; predictions are named like {predictions['image'][0]!r}" if len(missing) == len(unique) else "")
         )

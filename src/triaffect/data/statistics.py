@@ -109,6 +109,20 @@ def leak_lines(index: pl.DataFrame) -> list[str]:
     ]
 
 
+def contradiction_lines(index: pl.DataFrame) -> list[str]:
+    """Return a warning for each expression whose mean valence has the wrong sign, as after another order of classes."""
+    lines = []
+    for name, sign in {"Anger": -1, "Disgust": -1, "Fear": -1, "Happiness": 1, "Sadness": -1}.items():
+        valence = index.filter(pl.col("expression") == EXPRESSIONS.index(name))["valence"].drop_nulls()
+        mean = float(np.mean(valence.to_numpy())) if len(valence) else 0.0
+        if mean * sign < (-0.1 if len(valence) >= 10 else -0.3):
+            lines.append(
+                f"expressions contradict valence: {name} has a mean valence of {mean:+.2f}; if the codes are"
+                " AffectNet's (1 Happiness, 2 Sadness), index with --format affectnet"
+            )
+    return lines
+
+
 def summary(result: dict[str, Any]) -> str:
     """Format the first table of `tables`: frames, videos, missing crops and labelled frames of every split."""
     rows = []

@@ -1,30 +1,122 @@
-"""Generic tables: any data set whose rows name an image, in the columns of the index.
+"""Tables of any data set whose rows name an image, in the columns of the index.
 
-Missing is an empty cell (CSV), null or NaN (Parquet); -1 and -5 have no meaning here and are refused.
+Columns are recognised whatever their case, spaces and zeros (`AU01_c`); what is assumed is a notice, what cannot be
+known an error. Missing is an empty cell, a word such as NA (`cells.MISSING_WORDS`), null or NaN; -1 and -5 have no
+meaning here and are refused.
 """
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
+from triaffect.data.abaw_text import Notices
+from triaffect.data.cells import MISSING_WORDS, Cells, read_cells, to_numbers
+from triaffect.data.known import CLASS_ORDERS, class_order, with_images
 from triaffect.data.layout import SCHEMA
 from triaffect.io import InputError, StrPath
-from triaffect.labels import INDEX_COLUMNS, SPLITS
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INDEX_COLUMNS, SPLITS
 
 OUTSIDE_ROOT = r"^[/\\]|^.{0,2}:|\\|(^|/)\.\.(/|$)"
 """Matches the name of an image that leaves its root."""
 
-RANGES = {"valence": (-1, 1), "arousal": (-1, 1), "expression": (0, 7), "frame": (0, 2**31 - 1)}
+RANGES = {"valence": (-1, 1), "arousal": (-1, 1), "frame": (0, 2**31 - 1)}
+
+CLASS_WORDS = {
+    "Neutral": ("neutrality", "calm"),
+    "Anger": ("angry",),
+    "Disgust": ("disgusted",),
+    "Fear": ("fearful", "afraid", "scared"),
+    "Happiness": ("happy", "joy", "joyful", "smile"),
+    "Sadness": ("sad",),
+    "Surprise": ("surprised",),
+    "Other": ("others",),
+}
+"""Class -> other words for it."""
+
+CODES = {word: code for code, name in enumerate(EXPRESSIONS) for word in (name.lower(), *CLASS_WORDS[name])}
+CODES["contempt"] = EXPRESSIONS.index("Other")
+
+SPLIT_WORDS = {"training": "train", "validation": "val", "valid": "val", "publictest": "val", "testing": "test"}
+SPLIT_WORDS |= {"privatetest": "test", **{name: name for name in SPLITS}}
+
+COLUMN_WORDS = {
+    "image": ("imagepath", "imagename", "imagefile", "imagelocation", "img", "imgpath", "filename", "filepath", "file",
+              "path", "pth", "subdirectoryfilepath", "url"),
+    "video": ("videoname", "videoid", "clip"),
+    "frame": ("framenumber", "frameno", "frameid"),
+    "split": ("usage", "subset", "partition"),
+    "valence": ("val",),
+    "arousal": ("aro",),
+    "expression": ("expr", "emotion", "emotionlabel", "label", "class"),
+}  # fmt: skip
+"""Column of the index -> other names for it, without case, spaces and signs; the first one that a table has is read."""
+
+MISSING_UNITS = (9.0, 999.0)
+"""Not coded, in the tables of FACS coders and of EmotioNet."""
 
 
-def read_table(path: StrPath) -> pl.DataFrame:
-    """Read a CSV or Parquet table of images.
+def recognise(cells: Cells, names: Sequence[str], notices: Notices) -> None:
+    """Rename the columns that are spelled in another way than `names`.
+
+    `AU01`, `AU1_c` and `Action Unit 1` are AU1; `AU1_r` is AU1 where there is no other, an intensity.
+
+    Raises:
+        InputError: Two columns are one.
+    """
+    table, path = cells.table, os.fspath(cells.path)
+    keys = {name: re.sub("[^a-z0-9]", "", name.lower()) for name in table.columns if name not in names}
+    for target in names:
+        patterns: tuple[str, ...] = (
+            target.lower(),
+            *COLUMN_WORDS.get(target, ()),
+            *CLASS_WORDS.get(target.title(), ()),
+        )
+        if target.startswith("AU"):
+            unit = f"(?:au|actionunit)0*{target[2:]}"
+            patterns = (f"{unit}(?:c|presence|occurrence)?", f"{unit}(?:r|intensity)")
+        for pattern in patterns if target not in table.columns else ():
+            matches = [name for name, key in keys.items() if re.fullmatch(pattern, key)]
+            if len(matches) > 1:
+                raise InputError(f"{path}: {matches[0]!r} and {matches[1]!r} are both {target}; remove one of them")
+            if matches:
+                cells.names[target] = matches[0]
+                del keys[matches[0]]
+                break
+    for new, old in cells.names.items():
+        notices[f"{path}: columns read under another name"].append(f"{old!r} as {new}")
+    absent = {name.lower(): name for name in names if name not in (*table.columns, *cells.names)}
+    for name, key in keys.items():
+        near = difflib.get_close_matches(key, absent, 1, 0.8)
+        if near and not re.fullmatch("au[0-9]+", key):
+            notices[f"{path}: columns not read, though near a known name"].append(f"{name!r}, near {absent[near[0]]}")
+    cells.table = table.rename({old: new for new, old in cells.names.items()})
+
+
+def read_table(
+    path: StrPath,
+    images: StrPath | None = None,
+    notices: Notices | None = None,
+    *,
+    order: str | None = None,
+    au_threshold: float | None = None,
+) -> pl.DataFrame:
+    """Read a table of images, of any kind that `cells.read_cells` reads.
 
     Args:
         path: A table with the column `image` (a path relative to the image root) and any of the index's columns.
-            Others are returned unchanged, for `score --by`.
+            Others are returned unchanged, for `score --by`. The tables of `analyze` are read, too: a frame of a video
+            is `<video>/00001.jpg`, and of several faces in an image the largest is taken.
+        images: The image root; absolute paths must be below it.
+        notices: Receives what was assumed.
+        order: The data set of `known.CLASS_ORDERS` whose codes the column `expression` has; by default those of the
+            index, unless the columns are a known data set's.
+        au_threshold: Action units of this intensity and above are active.
 
     Returns:
         The index's columns, then the others. By default every image is a separate `video` (right for stills; frames of
@@ -32,27 +124,56 @@ def read_table(path: StrPath) -> pl.DataFrame:
         else its position in the video, and `split` and `exists` are null.
 
     Raises:
-        InputError: Names file, line (CSV) or row (Parquet), column, value and how to fix it.
+        InputError: Names file, line (text) or row, column, value and how to fix it.
     """
-    try:
-        if Path(path).suffix.lower() == ".csv":
-            table = pl.read_csv(Path(path), infer_schema=False, encoding="utf8")
-        else:
-            table = pl.read_parquet(Path(path))
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"{path}: cannot be read as a table ({str(error).splitlines()[0]})") from None
-    image = pl.col("image").cast(pl.String)
+    notices = Notices() if notices is None else notices
+    cells = read_cells(path, notices)
+    return table_to_index(cells, images, notices, order=order, au_threshold=au_threshold)
+
+
+def table_to_index(
+    cells: Cells,
+    images: StrPath | None,
+    notices: Notices,
+    *,
+    order: str | None = None,
+    au_threshold: float | None = None,
+) -> pl.DataFrame:
+    """Return the index of a table, as `read_table` does."""
+    path = cells.path
+    order = order or class_order(cells.table)
+    of_faces = image_of_faces(cells.table, path, notices)
+    if of_faces is not cells.table:
+        notices["images of analyze are named from the folder that they share: name it with --images"].append(f"{path}")
+    cells.table = with_images(of_faces, path, notices)
+    recognise(cells, INDEX_COLUMNS, notices)
+    table = cells.table
     if "image" not in table.columns:
         columns = ", ".join(table.columns[:8])
         raise InputError(f"{path}: has no column 'image' (only {columns}); give the column of the images this name")
-    _refuse(path, table, "image", image.is_null() | (image == ""), "write the image's path")
-    _refuse(path, table, "image", image.str.contains(OUTSIDE_ROOT), "use a path relative to the image root")
-    for name in INDEX_COLUMNS:
-        if name in table.columns and SCHEMA[name].is_numeric():
-            table = _to_numbers(path, table, name)
+    image = pl.col("image").cast(pl.String).str.replace_all(r"\\", "/").str.replace(r"^(\./)+|^[a-z]+://.*/", "")
+    if images is not None:
+        root = Path(images).absolute().as_posix().rstrip("/") + "/"
+        image = image.str.strip_prefix(root).str.strip_prefix(Path(images).resolve().as_posix().rstrip("/") + "/")
+    cells.refuse("image", pl.col("image").is_null() | (pl.col("image").cast(pl.String) == ""), "write the image's path")
+    cells.refuse("image", image.str.contains(OUTSIDE_ROOT), "use a path relative to the image root, or name that folder"
+                 " with --images")  # fmt: skip
+    order = order or class_order(table)
+    if "expression" in table.columns:
+        to_codes(cells, notices, order)
+    for name in ("valence", "arousal", "frame", *ACTION_UNITS):
+        if name in table.columns:
+            _to_range(cells, name, notices, order, au_threshold)
+    table = cells.table
     if "split" in table.columns:
-        is_unknown = ~pl.col("split").cast(pl.String).is_in(SPLITS)
-        _refuse(path, table, "split", is_unknown, f"write {', '.join(SPLITS)} or nothing")
+        word = pl.col("split").cast(pl.String).str.to_lowercase()
+        split = word.replace_strict(SPLIT_WORDS, default=None)
+        is_unknown = split.is_null() & ~word.is_in(MISSING_WORDS)
+        cells.refuse("split", is_unknown, f"write {', '.join(SPLITS)} or nothing")
+        table = table.with_columns(split=split)
+    elif (match := re.match("[a-z]*", Path(path).stem.lower())) and (split_name := SPLIT_WORDS.get(match[0])):
+        notices["split by the file's name"].append(f"{path}: {split_name}")
+        table = table.with_columns(split=pl.lit(split_name))
     if "exists" in table.columns:
         table = table.with_columns(pl.col("exists").cast(pl.String).str.to_lowercase().is_in(["true", "1"]))
 
@@ -64,23 +185,101 @@ def read_table(path: StrPath) -> pl.DataFrame:
     return table.select(*(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items()), pl.exclude(INDEX_COLUMNS))
 
 
-def _to_numbers(path: StrPath, table: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Convert a column to numbers and check it; NaN is missing."""
-    cell = pl.col(name)
-    if table.schema[name] == pl.String:
-        cell = pl.when(cell.str.strip_chars() != "").then(cell.str.strip_chars())
-    value = cell.cast(pl.Float64, strict=False)
+def image_of_faces(table: pl.DataFrame, path: StrPath, notices: Notices) -> pl.DataFrame:
+    """Give the table of `analyze` the columns `image` and `video`; any other table is returned unchanged.
+
+    A photo keeps its path, relative to the folder of all of them. A frame of a video is `<video>/00001.jpg`, counted
+    from 1 as crops are. Rows without a face are left out, and of several faces in an image the largest is kept.
+    """
+    if "image" in table.columns or not {"file", "frame", "face", "w", "h"} <= set(table.columns):
+        return table
+    table = table.with_columns(pl.col("frame", "w", "h").cast(pl.Float64, strict=False))
+    faces = table.filter(pl.col("w").is_not_null()).sort(
+        pl.col("w") * pl.col("h"), descending=True, maintain_order=True
+    )
+    faces = faces.unique(["file", "frame"], keep="first", maintain_order=True)
+    if left_out := table.height - faces.height:
+        notices["rows of analyze left out: the largest face of each image counts"].append(f"{path}: {left_out:,}")
+    files = faces["file"].unique().to_list()
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files] or ["/"])
+    names = {file: os.path.relpath(os.path.abspath(file), folder).replace(os.sep, "/") for file in files}
+    name = pl.col("file").replace_strict(names, return_dtype=pl.String)
+    number = (pl.col("frame") + 1).cast(pl.Int64)
+    frame = pl.concat_str(
+        name.str.replace(r"\.[^./]*$", ""), pl.lit("/"), number.cast(pl.String).str.zfill(5), pl.lit(".jpg")
+    )
+    of_video = pl.col("frame").max().over("file") > 0
+    order = pl.DataFrame({"file": table["file"].unique(maintain_order=True)}).with_row_index("order")
+    return (
+        faces.with_columns(image=pl.when(of_video).then(frame).otherwise(name), video=name, frame=number)
+        .join(order, on="file", how="left", maintain_order="left")
+        .sort("order", "frame", maintain_order=True)
+        .drop("order")
+    )
+
+
+def to_codes(cells: Cells, notices: Notices, order: str | None = None) -> None:
+    """Convert names and codes of classes to the codes of the index."""
+    path, old = os.fspath(cells.path), cells.names.get("expression", "expression")
+    cell = pl.col("expression").cast(pl.String).str.to_lowercase()
+    is_missing = cell.is_in(MISSING_WORDS) | cell.is_null()
+    number = pl.when(~is_missing).then(cell.cast(pl.Float64, strict=False))
+    if (
+        order is None
+        and not old.lower().strip().startswith("expr")
+        and cells.table.select(number.is_not_null().any()).item()
+    ):
+        raise InputError(
+            f"{path}: column {old!r} holds codes whose order is not known; name the data set with --format"
+            f" ({', '.join(CLASS_ORDERS)}), or the column expression if 0 is {EXPRESSIONS[0]} and 7 {EXPRESSIONS[-1]}"
+        )
+    names = CLASS_ORDERS[order] if order else EXPRESSIONS
+    codes = {float(i): None if name is None else EXPRESSIONS.index(name) for i, name in enumerate(names)}
+    first, last = int(order == "rafdb"), len(names) - 1
+    is_legal = number.is_between(first, last) & (number == number.floor())
+    advice = f"write a whole number from {first} to {last}, or a class ({', '.join(EXPRESSIONS)})"
+    is_wrong = ~is_missing & ~(cell.is_in(list(CODES)) | is_legal.fill_null(False))
+    cells.refuse("expression", is_wrong, f"{advice}, and nothing where it is missing")
+    if order:
+        words = ", ".join(f"{i} {name}" for i, name in enumerate(names) if name)
+        notices[f"expression codes in the order of {order}: {words}"].append(path)
+    is_contempt = (cell == "contempt") | ((number == 7) if order == "affectnet" else False)
+    if cells.table.select(is_contempt.any()).item():
+        notices["contempt is none of the eight expressions: read as Other"].append(path)
+    code = pl.coalesce(
+        number.replace_strict(codes, default=None, return_dtype=pl.Int8),
+        cell.replace_strict(CODES, default=None, return_dtype=pl.Int8),
+    )
+    cells.table = cells.table.with_columns(expression=pl.when(~is_missing).then(code))
+
+
+def _to_range(cells: Cells, name: str, notices: Notices, order: str | None, au_threshold: float | None) -> None:
+    """Convert a column to numbers and check its range; action units become 0 or 1."""
+    path = os.fspath(cells.path)
+    value = to_numbers(pl.col(name), cells.table.schema[name])
     low, high = RANGES.get(name, (0, 1))
-    is_integer = SCHEMA[name].is_integer()
-    is_legal = value.is_between(low, high) & ((value == value.floor()) | (not is_integer))
-    is_wrong = cell.is_not_null() & ~(is_legal | value.is_nan()).fill_null(False)
-    kind = "a whole number" if is_integer else "a number"
-    _refuse(path, table, name, is_wrong, f"write {kind} from {low} to {high}, and nothing where it is missing")
-    return table.with_columns(pl.when(~value.is_nan()).then(value).alias(name))
-
-
-def _refuse(path: StrPath, table: pl.DataFrame, name: str, is_wrong: pl.Expr, advice: str) -> None:
-    rows = table.select(is_wrong.fill_null(False).arg_true()).to_series()
-    if len(rows):
-        line = f"{rows[0] + 2}" if Path(path).suffix.lower() == ".csv" else f"row {rows[0] + 1}"
-        raise InputError(f"{path}:{line}: {name} is {table[name][rows[0]]!r} ({len(rows):,} such rows); {advice}")
+    if name not in ACTION_UNITS:
+        if order == "affectnet":
+            value = pl.when(value != -2).then(value)  # its missing
+        is_integer = SCHEMA[name].is_integer()
+        is_legal = value.is_between(low - 1e-6, high + 1e-6) & ((value == value.floor()) | (not is_integer))
+        kind = "a whole number" if is_integer else "a number"
+        cells.refuse(name, ~is_legal, f"write {kind} from {low} to {high}, and nothing where it is missing")
+        cells.table = cells.table.with_columns(value.clip(low, high).alias(name))
+        return
+    if cells.table.select(value.is_in(MISSING_UNITS).any()).item():
+        notices["action units of 9 or 999 are not coded: missing"].append(path)
+        value = pl.when(~value.is_in(MISSING_UNITS)).then(value)
+    intensity = re.search("(r|intensity)$", cells.names.get(name, "").lower())
+    if au_threshold is None:
+        values = cells.table.select(value).to_series().drop_nulls()
+        if not intensity and values.is_between(0, 1).all() and not values.is_in([0.0, 1.0]).all():
+            notices["action units are probabilities: active from 0.5"].append(path)
+            value = (value >= 0.5).cast(pl.Float64)
+        advice = "--au-threshold 2 makes intensities of 2 and above active"
+        is_wrong = value.is_not_null() if intensity else ~value.is_in([0.0, 1.0])
+        cells.refuse(name, is_wrong, f"write 0 or 1, and nothing where it is missing; {advice}")
+    else:
+        cells.refuse(name, ~value.is_between(0, 5), "write an intensity from 0 to 5, and nothing where it is missing")
+        value = (value >= au_threshold).cast(pl.Float64)
+    cells.table = cells.table.with_columns(value.alias(name))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.index import keep_classes, load_index
+from triaffect.data.index import is_table, keep_classes, load_index
 from triaffect.data.predictions import check_predictions, frame_key, load_predictions, require_images
 from triaffect.data.submission import read_submission
 from triaffect.io import InputError
@@ -29,7 +30,7 @@ def read_predictions(source: Table) -> pl.DataFrame:
     if isinstance(source, pl.DataFrame):
         check_predictions(source)
         return source
-    return load_predictions(source) if os.fspath(source).endswith(".parquet") else read_submission(source)
+    return load_predictions(source) if is_table(Path(source)) else read_submission(source)
 
 
 def read_index(source: Table, split: str | None, classes: int = 8) -> pl.DataFrame:
@@ -77,14 +78,20 @@ def common_tasks(predicted: Sequence[str], index: pl.DataFrame, only: Sequence[s
 def locate(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.Series:
     """Return the row of each index row's prediction, null if it has none; one join serves all tasks.
 
-    If one side names its crops by a deeper folder (`batch1/`) than the other, they are matched by `video/00001.jpg`.
+    Names that differ in their folders (`batch1/` before the video) or their ending are matched by `video/00001`, or by
+    the file alone if one side has no folders; only as long as this makes no two names of a side equal.
     """
     here, there = index.select("image"), predictions.select("image").with_row_index("place")
     places = _join(here, there)
-    if places.null_count():
-        short = [side.with_columns(frame_key()) for side in (here, there)]
+    stem = pl.col("image").str.replace(r"\.[A-Za-z0-9]{2,5}$", "")
+    keys = [frame_key(), stem, stem.str.extract(r"([^/]*/?[^/]*)$")]
+    if any(not side["image"].str.contains("/", literal=True).any() for side in (here, there)):
+        keys.append(stem.str.extract(r"([^/]*)$"))
+    for key in keys if places.null_count() else ():
+        short = [side.with_columns(key.alias("image")) for side in (here, there)]
         if all(a["image"].n_unique() == b["image"].n_unique() for a, b in zip((here, there), short, strict=True)):
-            places = _join(*short)
+            matched = _join(*short)
+            places = matched if matched.null_count() < places.null_count() else places
     return places
 
 
