@@ -318,7 +318,11 @@ def _refuse_header(path: StrPath, line: Line, kind: str) -> NoReturn:
     widths = " or ".join(str(width + (kind == "rows")) for width in _COLUMNS_BY_WIDTH[kind])
     expected = ROW_HEADERS["mtl"] if kind == "rows" else HEADERS[kind]
     other = next((t for t in HEADERS if t != kind != "rows" and _line_format(fields, t)), None)
-    advice = f"it looks like {other}: move it to that task's folder" if other else f"expected {expected}, with commas"
+    advice = (
+        f"it looks like {other}: move it to that task's folder"
+        if other
+        else f"expected the header {expected}, with commas"
+    )
     raise InputError(
         f"{path}:{number}: {','.join(fields)[:80]!r} is no header of {kind} and no row of {widths} fields; {advice}"
     )

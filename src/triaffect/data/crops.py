@@ -105,8 +105,8 @@ def find_images(
     images = rows.select("image").join(existing, on="image", how="left", maintain_order="left")
     if images["location"].has_nulls():
         if search and "" in folders:
-            paths = (Path(parent, name).relative_to(root) for parent, _, names in os.walk(root) for name in names)
-            inner = [(path.name, path.as_posix()) for path in paths if len(path.parts) > 1 and str(path).isprintable()]
+            below = (Path(parent, name).relative_to(root) for parent, _, names in os.walk(root) for name in names)
+            inner = [(path.name, path.as_posix()) for path in below if len(path.parts) > 1 and str(path).isprintable()]
             existing = existing.vstack(pl.DataFrame(inner, existing.schema, orient="row"))
         stem = pl.col("image").str.replace(_ENDING, "").alias("stem")
         others = existing.filter(pl.col("image").str.contains(_ENDING)).select(stem, other="location")
