@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.collections import LineCollection
 
 from inference.test_video import Camera
 from triaffect.cli import analysis
@@ -247,3 +248,19 @@ def test_the_timeline_shows_gaps_and_every_face():
     line = figure.axes[0].lines[0]
     assert np.isnan(line.get_ydata()).sum() == 2
     assert np.nanmax(line.get_ydata()) == pytest.approx(1, abs=0.02)
+    assert [text.get_text() for axes in figure.axes for text in [axes.title, axes._left_title] if text.get_text()] == [
+        "face 1",
+        "face 2",
+    ]
+
+
+def test_the_timeline_shows_baselines_and_events():
+    first = analyzer().image(plain())
+    rising = [pl.lit(float(i >= 30)).alias("AU12") for i in range(60)]
+    table = pl.concat(
+        [first.with_columns(unit, time=pl.lit(i / 10), valence=pl.lit(0.5)) for i, unit in enumerate(rising)]
+    ).cast(first.schema)
+    figure = draw_timeline(table.with_columns(valence_change=pl.lit(0.3), arousal_change=pl.lit(0.1)))
+    assert float(figure.axes[0].lines[1].get_ydata()[0]) == pytest.approx(0.2)
+    (events,) = [lines for lines in figure.axes[2].collections if isinstance(lines, LineCollection)][:1]
+    assert events.get_segments()[0][:, 0].tolist() == pytest.approx([3.0, 5.9])

@@ -9,46 +9,61 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from triaffect.data.intervals import intervals
 from triaffect.inference.draw import ACTIVE
 from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, VA
 from triaffect.report.style import GRID, INK, SEQUENTIAL, SERIES, SOFT, legend, page, tidy
+from triaffect.text import plural
+
+_HEIGHTS = {"va": 1.6, "expr": 0.35, "au": 0.35}
 
 
 def draw_timeline(rows: pl.DataFrame, title: str = "", faces: int = 3) -> Figure:
     """Draw valence and arousal, the most frequent expressions and the active AUs of a video's faces over time.
+
+    Colours mean one thing each: blue is valence, orange arousal, and the darker a row of an expression or an action
+    unit, the more probable. A green line marks its events, the intervals of `data.intervals`. Dashed lines are a
+    person's baseline, if the table has columns of change.
 
     Args:
         rows: An `Analyzer` table of one video.
         title: Title of the figure.
         faces: Draw only this number of faces, those visible longest.
     """
+    rows = rows.filter(pl.col("face").is_not_null())
     shown = rows.group_by("face").len().sort("len", "face", descending=[True, False])["face"][:faces].sort().to_list()
-    tables = [_thinned(rows.filter(pl.col("face") == face)) for face in shown]
-    units = [unit for unit in ACTION_UNITS if unit in rows.columns and any((t[unit] >= ACTIVE).any() for t in tables)]
-    parts: dict[str, float] = {}
+    tables = [rows.filter(pl.col("face") == face) for face in shown]
+    series: dict[str, list[str]] = {}
     if "valence" in rows.columns:
-        parts["va"] = 1.6
+        series["va"] = list(VA)
     if "expression" in rows.columns:
-        parts["expr"] = 1.6
+        classes = [name.lower() for name in EXPRESSIONS]
+        series["expr"] = sorted(classes, key=lambda name: -float(rows[name].mean() or 0))[:4]  # type: ignore[arg-type]
+    units = [unit for unit in ACTION_UNITS if unit in rows.columns and any((t[unit] >= ACTIVE).any() for t in tables)]
     if units:
-        parts["au"] = 0.35 + 0.2 * len(units)
+        series["au"] = units
+    heights = {part: _HEIGHTS[part] + (0.2 * len(names) if part != "va" else 0) for part, names in series.items()}
     hidden = rows["face"].n_unique() - len(shown)
-    classes = [name.lower() for name in EXPRESSIONS if name.lower() in rows.columns]
-    common = sorted(classes, key=lambda name: -float(rows[name].mean() or 0))[:4]  # type: ignore[arg-type]
-    series = {"va": list(VA), "expr": common, "au": units}
-    note = "grey background: frames with quality flags; action units: the darker, the more probable"
-    note += f"; {hidden} faces visible for less time are not drawn" if hidden else ""
-    figure = page(1.6 + 5.4 * len(shown), 1.2 + sum(parts.values()) * 1.15, title, note)
+    note = "grey background: quality flags; rows: the darker, the more probable; green lines: events"
+    note += "; dashed: the person's baseline" if "valence_change" in rows.columns else ""
+    note += f"; not drawn: {plural(hidden, 'face')} visible for less time" if hidden else ""
+    figure = page(1.6 + 5.4 * len(shown), 1.2 + sum(heights.values()) * 1.15, title, note)
     grid = figure.subplots(
-        len(parts), len(shown), squeeze=False, sharex="col", sharey="row", height_ratios=list(parts.values())
+        len(series), len(shown), squeeze=False, sharex="all", sharey="row", height_ratios=list(heights.values())
     )
     for column, (face, table) in enumerate(zip(shown, tables, strict=True)):
-        for part, axes in zip(parts, grid[:, column], strict=True):
-            _panel(axes, part, table, series[part])
-            if column == 0:
-                axes.set_ylabel({"va": "-1 to 1", "expr": "probability", "au": ""}[part], fontsize=9, color=SOFT)
+        thinned, events = _thinned(table), intervals(table, ACTIVE)
+        for (part, names), axes in zip(series.items(), grid[:, column], strict=True):
+            _flags(axes, thinned)
+            if part == "va":
+                _lines(axes, thinned, table, names)
+            else:
+                _heat(axes, thinned, events, names)
         grid[0, column].set_title(f"face {face}" if len(shown) > 1 else "", fontsize=10, color=INK, loc="left", pad=24)
         grid[-1, column].set_xlabel("time (s)", fontsize=9, color=SOFT)
+    if grid.size and rows.height:
+        times = rows["time"].to_numpy()
+        grid[0, 0].set_xlim(times.min(), times.max() + 1e-6)
     return figure
 
 
@@ -72,26 +87,41 @@ def _thinned(rows: pl.DataFrame, points: int = 2000) -> pl.DataFrame:
     )
 
 
-def _panel(axes: Axes, part: str, table: pl.DataFrame, names: Sequence[str]) -> None:
-    time = table["time"].to_numpy()
-    tidy(axes, grid="" if part == "au" else "y")
+def _flags(axes: Axes, table: pl.DataFrame) -> None:
+    """A grey background where a row has quality flags."""
+    tidy(axes)
     if table["quality_flags"].any():
         axes.fill_between(
-            time, 0, 1, where=table["quality_flags"].to_numpy(), color=GRID, linewidth=0, alpha=0.7,
+            table["time"].to_numpy(), 0, 1, where=table["quality_flags"].to_numpy(), color=GRID, linewidth=0, alpha=0.7,
             transform=axes.get_xaxis_transform(), zorder=0,
         )  # fmt: skip
-    if part == "au":
-        values = table.select(names).to_numpy().T
-        edges = np.r_[time[0], (time[1:] + time[:-1]) / 2, time[-1] + 1e-6]
-        axes.pcolormesh(
-            edges, np.arange(len(names) + 1), np.ma.masked_invalid(values), cmap=SEQUENTIAL, vmin=0, vmax=1,
-            rasterized=True,
-        )  # fmt: skip
-        axes.set_yticks(np.arange(len(names)) + 0.5, [f"{AU_NAMES[unit]}  {unit}" for unit in names])
-        axes.hlines(np.arange(1, len(names)), *axes.get_xlim(), color="white", linewidth=2)
-        axes.set(ylim=(len(names), 0), xlim=(time[0], time[-1]))
-        return
+
+
+def _lines(axes: Axes, table: pl.DataFrame, rows: pl.DataFrame, names: Sequence[str]) -> None:
+    """Valence and arousal, and the baselines that their changes are measured against."""
     for name, colour in zip(names, SERIES, strict=False):
-        axes.plot(time, table[name].to_numpy(), color=colour, linewidth=1.6, label=name)
-    axes.set(ylim=(-1.05, 1.05) if part == "va" else (-0.02, 1.02), yticks=(-1, 0, 1) if part == "va" else (0, 0.5, 1))
+        axes.plot(table["time"].to_numpy(), table[name].to_numpy(), color=colour, linewidth=1.6, label=name)
+        if f"{name}_change" in rows.columns:
+            baseline = (rows[name] - rows[f"{name}_change"]).median()
+            axes.axhline(float(baseline or 0), color=colour, linewidth=1, linestyle=(0, (4, 3)))  # type: ignore[arg-type]
+    axes.set(ylim=(-1.05, 1.05), yticks=(-1, 0, 1))
+    axes.set_ylabel("-1 to 1", fontsize=9, color=SOFT)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     legend(axes, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(names), borderaxespad=0.2)
+
+
+def _heat(axes: Axes, table: pl.DataFrame, events: pl.DataFrame, names: Sequence[str]) -> None:
+    """One row for each expression or action unit: the darker, the more probable; its events underlined."""
+    time, values = table["time"].to_numpy(), table.select(names).to_numpy().T
+    edges = np.r_[time[0], (time[1:] + time[:-1]) / 2, time[-1] + 1e-6]
+    axes.pcolormesh(
+        edges, np.arange(len(names) + 1), np.ma.masked_invalid(values), cmap=SEQUENTIAL, vmin=0, vmax=1, rasterized=True
+    )
+    for row, name in enumerate(names):
+        own = events.filter(pl.col("label").str.to_lowercase() == name.lower())
+        ends = own["start"].to_numpy(), own["stop"].clip(upper_bound=time[-1]).to_numpy()
+        axes.hlines(np.full(own.height, row + 0.9), *ends, color=SERIES[2], linewidth=2)
+    words = [f"{AU_NAMES[name]}  {name}" if name in AU_NAMES else name for name in names]
+    axes.set_yticks(np.arange(len(names)) + 0.5, words)
+    axes.hlines(np.arange(1, len(names)), time[0], time[-1], color="white", linewidth=2)
+    axes.set_ylim(len(names), 0)
