@@ -83,16 +83,35 @@ BASE = "triaffect-base"
 """The name of the bundled model."""
 
 
+HUB = "hub:"
+"""What the name of a model on the Hugging Face hub begins with, so that a missing folder is never asked for there."""
+
+
+def _download(repository: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError:
+        raise InputError(f"{HUB}{repository}: needs huggingface_hub: pip install 'triaffect[train]'") from None
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors", "*.onnx"]))
+    except (OSError, ValueError) as error:  # no network and no copy, no such repository, no such name
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{HUB}{repository}: cannot be fetched ({reason}); name a model folder instead") from None
+
+
 def model_folder(model: str | os.PathLike[str]) -> Path:
     """Return the folder with `config.json` of a model.
 
     Args:
-        model: `triaffect-base`, a run folder or a model folder.
+        model: `triaffect-base`, a run folder, a model folder, or `hub:USER/NAME`, which is downloaded once.
 
     Raises:
         InputError: There is no model there.
     """
-    folder = Path(__file__).with_name("inference") / "base" if os.fspath(model) == BASE else Path(model)
+    name = os.fspath(model)
+    folder = Path(__file__).with_name("inference") / "base" if name == BASE else Path(model)
+    if name.startswith(HUB):
+        folder = _download(name.removeprefix(HUB))
     for candidate in (folder / "model", folder):
         if (candidate / "config.json").is_file():
             return candidate

@@ -502,3 +502,20 @@ def test_torchvision_weights_load_with_or_without_counters(tmp_path, counters):
     ours = model.backbone.state_dict()
     assert torch.equal(ours["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
     assert torch.equal(ours["bn1.running_var"], state["bn1.running_var"])
+
+
+def test_an_optimiser_of_timm_a_callback_and_a_logger_by_class_path(frames, tmp_path):
+    changes = {
+        "training__optimizer": "lamb",
+        "training__callbacks": ["LearningRateMonitor", "lightning.pytorch.callbacks.Timer"],
+        "training__loggers": ["CSVLogger", "lightning.pytorch.loggers.TensorBoardLogger"],
+    }
+    run = training.train(config(frames, **changes), tmp_path / "run", progress=False)
+    assert (run / "summary.json").exists()
+    assert list(run.rglob("events.out.tfevents*"))
+    rates = [path for path in run.rglob("metrics.csv") if "lr-" in path.read_text(encoding="utf-8")]
+    assert rates
+    for key, value in (("optimizer", "no_such"), ("callbacks", ["no.Such"])):
+        with pytest.raises(InputError, match=rf"training\.{key}: "):
+            training.train(config(frames, **{f"training__{key}": value}), tmp_path / "bad", progress=False)
+    assert not (tmp_path / "bad").exists()

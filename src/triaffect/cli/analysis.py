@@ -65,7 +65,7 @@ def analyze(
         min_face: Height in pixels, brow to chin, from which faces are searched for; by default 24 in a photo and 1/40
             of the longer side in a video. Smaller takes longer.
         detect_size: The longer side in pixels at which images are searched, in place of what min_face needs.
-        model: triaffect-base, a run or model folder, or a file from `triaffect export`.
+        model: triaffect-base, a run or model folder, a file from `triaffect export`, or hub:USER/NAME (Hugging Face).
         backend: What runs the model; auto is OpenVINO if it is installed, else ONNX Runtime.
         post: Post-processing from `triaffect tune`, applied to tables and figures.
         baseline: Also write each value's change against the person's own baseline: first:3s (the first 3 seconds of
@@ -317,7 +317,7 @@ def web(
 
     Args:
         port: Port to listen on.
-        model: triaffect-base, a run or model folder, or a file from `triaffect export`.
+        model: triaffect-base, a run or model folder, a file from `triaffect export`, or hub:USER/NAME (Hugging Face).
         backend: What runs the model.
         browser: Open the page in the browser.
         host: Address to listen on; 0.0.0.0 lets every machine of the network use the page, without a password.

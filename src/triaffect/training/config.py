@@ -184,7 +184,7 @@ class TrainingConfig:
     Args:
         epochs: Passes over the training split.
         batch: Images per step and device.
-        optimizer: `adam`, `adamw` or `sgd`.
+        optimizer: `adam`, `adamw` or `sgd` of torch, or any optimiser of timm by its name, such as `lamb`.
         lr: Learning rate.
         weight_decay: L2 for adam and sgd, decoupled for adamw.
         momentum: Of sgd.
@@ -204,12 +204,14 @@ class TrainingConfig:
         accelerator: `auto`, `cpu`, `gpu` or another of Lightning's.
         seed: Of weights, order, augmentation and dropout; the same seed gives the same numbers on the same machine.
         threads: CPU threads of the run; 0 leaves torch's choice.
-        loggers: Classes of lightning.pytorch.loggers by name, or any logger by its class path.
+        loggers: Classes of lightning.pytorch.loggers by name (CSVLogger, WandbLogger, MLFlowLogger), or any by its
+            class path.
+        callbacks: Classes of lightning.pytorch.callbacks by name, or any by its class path; made without options.
     """
 
     epochs: int = 10
     batch: int = 64
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: str = "adam"
     lr: float = 5e-5
     weight_decay: float = 0.0
     momentum: float = 0.9
@@ -229,6 +231,7 @@ class TrainingConfig:
     seed: int = 0
     threads: int = 0
     loggers: list[str] = field(default_factory=lambda: ["TensorBoardLogger"])
+    callbacks: list[str] = field(default_factory=list)
 
     def criterion(self, name: str = "select") -> tuple[str, Literal["min", "max"]]:
         """Return the column of `metrics.csv` behind `select` or `watch`, and whether its `min` or `max` is best."""
@@ -323,7 +326,7 @@ class TrainConfig:
         coupled = self.coupling.co_annotation or self.coupling.matching
         watching = self.training.schedule == "plateau" or self.training.early_stop
         rules = [
-            (self.training.optimizer != "sgd", ["training.momentum"], "without training.optimizer sgd"),
+            (self.training.optimizer in ("adam", "adamw"), ["training.momentum"], "with adam and adamw"),
             (self.training.schedule != "plateau", ["training.patience"], "without training.schedule plateau"),
             (self.model.head == "linear", ["model.hidden"], "with model.head linear"),
             (self.losses.expr == "focal", ["losses.label_smoothing"], "with losses.expr focal"),

@@ -147,13 +147,27 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def make_optimizer(training: TrainingConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Make the optimiser of a config."""
+    """Make the optimiser of a config.
+
+    Raises:
+        InputError: Neither torch's nor timm's.
+    """
     if training.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, training.lr, momentum=training.momentum, weight_decay=training.weight_decay, fused=True
         )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
-    return kind(parameters, training.lr, weight_decay=training.weight_decay, fused=True)
+    if kind := {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}.get(training.optimizer):
+        return kind(parameters, training.lr, weight_decay=training.weight_decay, fused=True)
+    from timm.optim import create_optimizer_v2
+
+    try:
+        return create_optimizer_v2(
+            parameters, training.optimizer, training.lr, training.weight_decay, training.momentum
+        )
+    except (ValueError, AssertionError):
+        raise InputError(
+            f"training.optimizer: timm has no {training.optimizer!r}; see timm.optim.list_optimizers()"
+        ) from None
 
 
 def precision(name: str, accelerator: str = "auto") -> str:

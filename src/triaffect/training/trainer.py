@@ -72,6 +72,7 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
     torch.manual_seed(config.training.seed)
     # What may be wrong is found before the folder is made.
     check_pretrained(config)
+    run_folder.make_optimizer(config.training, [nn.Parameter(torch.zeros(1))])
     train_data, val_data = _datasets(config, *training_rows(config))
     model = _make_model(config)
     parameters, backbone = sum(p.numel() for p in model.parameters()), model.backbone
@@ -309,6 +310,7 @@ def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.T
     if training.ema:
         # EMAWeightAveraging with torch's own multi-tensor average, buffers (batch norm's statistics) included.
         callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(training.ema)))
+    callbacks += [_make_plugin("callbacks", path, run) for path in training.callbacks]
     # Last, so that it holds the state of the others after the epoch.
     callbacks.append(_Checkpoint(run, "last", monitor=None, save_on_train_epoch_end=True, **save))
     if bar:
@@ -324,7 +326,7 @@ def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.T
         precision=run_folder.precision(training.precision, training.accelerator),  # type: ignore[arg-type]
         accumulate_grad_batches=training.accumulate,
         gradient_clip_val=training.clip or None,
-        logger=[_make_logger(path, run) for path in training.loggers],
+        logger=[_make_plugin("loggers", path, run) for path in training.loggers],
         callbacks=callbacks,
         enable_progress_bar=bar,
         log_every_n_steps=CHECK_INTERVAL,  # each look at the losses waits for the device
@@ -334,13 +336,13 @@ def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.T
     )
 
 
-def _make_logger(path: str, run: Path) -> Any:
-    """A logger of Lightning by its class path, writing into the run folder."""
+def _make_plugin(key: str, path: str, run: Path) -> Any:
+    """A logger that writes into the run folder, or a callback, of Lightning by its name or any by its class path."""
     module, _, name = path.rpartition(".")
     try:
-        kind = getattr(import_module(module or "lightning.pytorch.loggers"), name)
+        kind = getattr(import_module(module or f"lightning.pytorch.{key}"), name)
         if name == "TensorBoardLogger":
             return kind(run, name="", version="tensorboard")
-        return kind(save_dir=run)
+        return kind(save_dir=run) if key == "loggers" else kind()
     except (ImportError, AttributeError, TypeError) as error:
-        raise InputError(f"training.loggers: {path} cannot be made ({error}); name a class of Lightning's") from None
+        raise InputError(f"training.{key}: {path} cannot be made ({error}); name a class of Lightning's") from None
