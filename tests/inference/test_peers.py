@@ -160,3 +160,38 @@ def test_a_peer_that_is_not_installed_is_one_line(monkeypatch, frames, capsys, n
     error = capsys.readouterr().err
     assert "is not installed" in error
     assert error.count("\n") == 1
+
+
+def test_pyfeat_in_our_order(monkeypatch):
+    pytest.importorskip("torch")
+
+    class Multitask:
+        emotion_names = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger")
+        au_names = tuple(
+            f"AU{n:02d}" for n in (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 17, 20, 23, 24, 25, 26, 28, 43)
+        )
+
+        def __init__(self, device, weights_path):
+            if weights_path == "missing":
+                raise OSError("no route\nto host")
+
+        def __call__(self, chips):
+            assert chips.shape[1:] == (3, 256, 256)
+            assert float(chips.max()) <= 1
+            n = len(chips)
+            emotion = np.tile(np.float32([0.1, 0.6, 0, 0, 0, 0, 0.3]), (n, 1))
+            au = np.tile(np.arange(20, dtype=np.float32) / 100, (n, 1))
+            return SimpleNamespace(au=au, emotion=emotion, valence=np.full(n, 1.2), arousal=np.full(n, -0.5))
+
+    for name in ("feat", "feat.multitask"):
+        module(monkeypatch, name)
+    module(monkeypatch, "feat.multitask.inference", MultitaskModel=Multitask)
+    network = open_peer("pyfeat")
+    outputs = network(np.full((2, 256, 256, 3), 255, np.uint8))
+    assert outputs["expr"][0] == pytest.approx([0.1, 0.3, 0, 0, 0.6, 0, 0, 0])
+    assert outputs["va"][1] == pytest.approx([1, -0.5])
+    by_name = dict(zip(ACTION_UNITS, outputs["au"][0], strict=True))
+    assert by_name["AU12"] == pytest.approx(0.09)
+    assert by_name["AU26"] == pytest.approx(0.17)
+    with pytest.raises(InputError, match=r"pyfeat: its weights cannot be fetched \(no route\)"):
+        open_peer("pyfeat:missing")

@@ -43,7 +43,7 @@ def predict(
 
     Args:
         model: A run or model folder, triaffect-base, a file that export wrote (.onnx, .xml), or a peer:
-            emotiefflib:enet_b0_8_va_mtl and the like, fer, mediapipe:PATH of a face_landmarker.task.
+            emotiefflib:enet_b0_8_va_mtl and the like, fer, mediapipe:PATH of a face_landmarker.task, pyfeat.
         index: The index, or a table with its columns.
         out: The predictions file to write.
         split: Only the frames of train, val or test.

@@ -30,7 +30,7 @@ def open_peer(name: str) -> Network:
 
     Args:
         name: `emotiefflib:MODEL` (such as enet_b0_8_va_mtl: expressions, with `_mtl` valence and arousal too),
-            `fer` (expressions), or `mediapipe:PATH` of a face_landmarker.task (action units).
+            `fer` (expressions), `mediapipe:PATH` of a face_landmarker.task (action units), or `pyfeat` (all three).
 
     Returns:
         A backend (see `backends.Backend`). If a peer finds no face in a crop, its values are NaN.
@@ -44,7 +44,7 @@ def open_peer(name: str) -> Network:
     try:
         return PEERS[kind](model)
     except ModuleNotFoundError as error:
-        missing = error.name or kind
+        missing = {"feat": "py-feat"}.get(error.name or kind, error.name or kind)
         raise InputError(f"the peer {kind} needs the package {missing}, which is not installed (pip install)") from None
 
 
@@ -140,6 +140,31 @@ def _mediapipe(model: str) -> Network:
     return Network("mediapipe", 224, ("au",), lambda crops: [np.array([units(crop) for crop in crops], np.float32)])
 
 
+def _pyfeat(model: str) -> Network:
+    """py-feat's multi-task network (Cheong et al. 2023), MIT; its weights come from the network, for research only.
+
+    It was trained on crops by its own detector, which are wider than aligned ones.
+    """
+    import torch
+    from feat.multitask.inference import MultitaskModel
+
+    try:
+        network = MultitaskModel(device="cpu", weights_path=model or None)
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"pyfeat: its weights cannot be fetched ({reason}); name their file, pyfeat:PATH") from None
+    names = {"Happy": "Happiness", "Sad": "Sadness", "Contempt": "Other"}
+    places = [_place(names.get(name, name)) for name in network.emotion_names]
+    units = [network.au_names.index(f"AU{int(unit[2:]):02d}") for unit in ACTION_UNITS]
+
+    def run(crops: Crops) -> list[NDArray[np.float32]]:
+        out = network(torch.from_numpy(crops).permute(0, 3, 1, 2) / 255)
+        va = np.stack([out.valence, out.arousal], 1).clip(-1, 1).astype(np.float32)
+        return [va, _spread(out.emotion, places), np.asarray(out.au, np.float32)[:, units]]
+
+    return Network("pyfeat", 256, ("va", "expr", "au"), run)
+
+
 def _both(shapes: dict[str, float], name: str) -> float:
     sides = [shapes[key] for key in (name, f"{name}Left", f"{name}Right") if key in shapes]
     return sum(sides) / len(sides) if sides else float("nan")
@@ -158,5 +183,10 @@ def _spread(values: NDArray[np.floating], places: Sequence[int]) -> NDArray[np.f
     return np.clip(spread, 0, 1)
 
 
-PEERS: dict[str, Callable[[str], Network]] = {"emotiefflib": _emotiefflib, "fer": _fer, "mediapipe": _mediapipe}
+PEERS: dict[str, Callable[[str], Network]] = {
+    "emotiefflib": _emotiefflib,
+    "fer": _fer,
+    "mediapipe": _mediapipe,
+    "pyfeat": _pyfeat,
+}
 """Name -> function that opens it, given the text after the colon."""
