@@ -4,6 +4,7 @@
     python benchmarks/scale.py ratio      # --jobs 2 and --ray against one process, and the time per file without work
     python benchmarks/scale.py memory     # peak memory over many files, and over one long video
     python benchmarks/scale.py simulate   # Ray's scheduler with files that take no time, and failures
+    python benchmarks/scale.py cluster    # two Ray machines, one removed half-way, against one process: four verbs
     python benchmarks/scale.py shards     # --shard 1/3, 2/3 and 3/3 against the whole
 
 The videos show faces of the bundled sample; the model is the bundled one.
@@ -19,10 +20,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -163,23 +167,18 @@ def nothing(number: int) -> int:
 def memory(folder: Path, count: int, hours: float) -> None:
     rows = []
     for number in (count // 10, count):
-        root = many(folder, number)
-        peak = measured(root, folder / "memory")
-        rows.append([f"{number:,} short files", f"{peak['seconds']:.0f}", f"{peak['peak'] * 1000:.0f}"])
+        peak = measured(many(folder, number), folder / "memory")
+        rows.append([f"{number:,} files of 10 frames", f"{peak['seconds']:.0f}", f"{peak['peak'] * 1000:.0f}"])
     for part in (hours / 10, hours):
         peak = measured(long_video(folder, part), folder / "memory")
-        rows.append(
-            [
-                f"a video of {part:.1f} h, {peak['rows']:,.0f} rows",
-                f"{peak['seconds']:.0f}",
-                f"{peak['peak'] * 1000:.0f}",
-            ]
-        )
-    block("Memory", "python benchmarks/scale.py memory", table(["", "seconds", "peak, MB"], rows))
+        what = f"a video of {part:.1f} h, {peak['rows']:,.0f} rows"
+        rows.append([what, f"{peak['seconds']:.0f}", f"{peak['peak'] * 1000:.0f}"])
+    text = "A stand-in for detector and model, whose memory does not depend on the files.\n\n"
+    block("Memory", "python benchmarks/scale.py memory", text + table(["", "seconds", "peak, MB"], rows))
 
 
 def many(folder: Path, count: int) -> Path:
-    root, source = folder / f"many-{count}", clips(folder, 20, 25)
+    root, source = folder / f"many-{count}", clips(folder, 20, 10)
     files = sorted(source.rglob("*.mp4"))
     if not root.exists():
         root.mkdir()
@@ -189,25 +188,51 @@ def many(folder: Path, count: int) -> Path:
 
 
 def long_video(folder: Path, hours: float) -> Path:
-    """One clip again and again: the packets are copied, with later times."""
+    """Ten seconds of 64x48 pixels again and again: the packets are copied, with later times."""
     import av
 
-    path, (source, *_) = folder / f"long-{hours:.2f}.mp4", sorted(clips(folder, 20, 250).rglob("clip0000.mp4"))
+    from triaffect.inference.video import VideoWriter
+
+    path, source = folder / f"long-{hours:.2f}.mp4", folder / "ten-seconds.mp4"
     if path.exists():
         return path
+    with VideoWriter(source) as writer:
+        for n in range(250):
+            writer.write(np.full((48, 64, 3), 60 + n % 100, np.uint8), n / 25)
     with av.open(str(source)) as old, av.open(str(path), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         packets = [packet for packet in old.demux(video=0) if packet.dts is not None]
         base = packets[0].time_base
-        length = int(10 / base)
         data = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in packets]
         for repeat in range(int(hours * 360)):
             for content, pts, dts, key in data:
                 packet = av.Packet(content)
                 packet.stream, packet.time_base, packet.is_keyframe = stream, base, key
-                packet.pts, packet.dts = pts + repeat * length, dts + repeat * length
+                packet.pts, packet.dts = pts + repeat * int(10 / base), dts + repeat * int(10 / base)
                 new.mux(packet)
     return path
+
+
+def one_face(pixels: np.ndarray) -> list:
+    from triaffect.inference.detect import Face
+
+    height, width = pixels.shape[:2]
+    return [Face((width * 0.25, height * 0.25, width * 0.5, height * 0.5), None, 0.9)]
+
+
+class Nothing:
+    """A model that answers at once."""
+
+    name, size, tasks = "nothing", 32, ("va", "expr", "au")
+
+    def __call__(self, crops: np.ndarray) -> dict[str, np.ndarray]:
+        """Answer with the brightness."""
+        level = (crops.mean((1, 2, 3)) / 255).astype(np.float32)[:, None]
+        return {
+            "va": level.repeat(2, 1),
+            "expr": np.full((len(crops), 8), 0.125, np.float32),
+            "au": level.repeat(12, 1),
+        }
 
 
 def measured(inputs: Path, out: Path) -> dict[str, float]:
@@ -222,35 +247,107 @@ def one(inputs: Path, out: Path) -> None:
     from triaffect.inference.analyze import analyze
     from triaffect.inference.analyzer import Analyzer
 
-    result = analyze([str(inputs)], Analyzer(backend="onnx"), str(out))
+    result = analyze([str(inputs)], Analyzer(Nothing(), detector=one_face), str(out))
     print(json.dumps({"seconds": result.seconds, "rows": result.faces}))
 
 
-def simulate(folder: Path, count: int) -> None:
+def cluster_of_two() -> tuple[Any, Any]:
+    """A Ray cluster of two machines with one processor each, on this one; and the second of them."""
     os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120"})
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     from ray.cluster_utils import Cluster
 
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    return made, made.add_node(num_cpus=1)
+
+
+def cluster(folder: Path, count: int) -> None:
+    """Each verb on two machines, one of which is removed when half of the work is done, against one process."""
+    import triaffect.inference.predict as predicting
+    from triaffect.data.index import build_index, save_index
+    from triaffect.data.sample import sample
+    from triaffect.inference.analyze import analyze
+    from triaffect.inference.analyzer import Analyzer
+    from triaffect.render.dataset import Plan, render
+    from triaffect.study.study import run_study
+
+    out = folder / "cluster"
+    shutil.rmtree(out, ignore_errors=True)
+    tree = sample(folder / "sample")
+    index, images = out / "index.parquet", tree / "cropped_aligned"
+    out.mkdir()
+    save_index(build_index(tree, images), index)
+    rows = pl.read_parquet(index)
+    changes = ["base.training.epochs=1", "base.training.accelerator=cpu"]
+    predicting.SLICE = max(1, len(rows) // 12)
+    works: dict[str, Callable[[str, str | None], object]] = {
+        "analyze": lambda name, ray: analyze([str(clips(folder, count, 50))], Analyzer(), str(out / name), ray=ray),
+        "predict": lambda name, ray: predicting.predict(
+            "triaffect-base", rows, images, batch=32, backend="onnx", progress=False, ray=ray
+        ).write_parquet(out / f"{name}.parquet"),
+        "render": lambda name, ray: render(None, out / name, Plan(videos=12, frames=6), ray=ray, progress=False),
+        "study": lambda name, ray: run_study("demo", str(index), str(images), out / name, changes=changes, ray=ray),
+    }
+    results: list[list[object]] = []
+    for verb, work in works.items():
+        if verb == "render" and not os.environ.get("TRIAFFECT_ICT"):
+            continue
+        alone_start = time.perf_counter()
+        work(f"{verb}-one", None)
+        alone_seconds = time.perf_counter() - alone_start
+        made, second = cluster_of_two()
+        timer = threading.Timer(alone_seconds / 2, partial(made.remove_node, second, allow_graceful=False))
+        timer.start()
+        start = time.perf_counter()
+        work(f"{verb}-two", made.address)
+        seconds = time.perf_counter() - start
+        timer.join()
+        made.shutdown()
+        same = compare(verb, out / f"{verb}-one", out / f"{verb}-two")
+        results.append([verb, f"{alone_seconds:.0f}", f"{seconds:.0f}", f"{alone_seconds / 2:.0f}", same])
+        print(results[-1], file=sys.stderr, flush=True)
+    head = ["", "one process, s", "cluster, s", "machine removed after, s", "results"]
+    block("A machine that is lost", "python benchmarks/scale.py cluster", table(head, results))
+
+
+def compare(verb: str, a: Path, b: Path) -> str:
+    if verb == "analyze":
+        return ", ".join(differences(a, b)) or "the same rows"
+    if verb == "predict":
+        first, second = pl.read_parquet(f"{a}.parquet"), pl.read_parquet(f"{b}.parquet")
+        difference = np.abs(first.drop("image").to_numpy() - second.drop("image").to_numpy()).max()
+        same = first["image"].equals(second["image"])
+        return f"{'the same' if same else 'other'} rows, values within {difference:.0e}"
+    if verb == "render":
+        names = [path.relative_to(a) for path in sorted(a.rglob("*")) if path.is_file()]
+        same = all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
+        return f"{len(names)} files, {'the same bytes' if same else 'they differ'}"
+    names = sorted(path.name for path in (a / "predictions").glob("*.parquet"))
+    parts = [pl.read_parquet(f / "predictions" / n).select(pl.col(pl.Float32)) for n in names for f in (a, b)]
+    worst = max(np.abs(x.to_numpy() - y.to_numpy()).max() for x, y in zip(parts[::2], parts[1::2], strict=True))
+    return f"{len(names)} models, predictions within {worst:.0e}"
+
+
+def simulate(folder: Path, count: int) -> None:
     from triaffect.jobs import run_all
 
     marks = folder / "marks"
     shutil.rmtree(marks, ignore_errors=True)
     marks.mkdir(parents=True)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    second = cluster.add_node(num_cpus=1)
+    made, second = cluster_of_two()
     ends: dict[int, list[str]] = {}
     start = last = time.perf_counter()
     gaps = []
-    for outcome in run_all(partial(simulated, str(marks)), range(count), ray=cluster.address):
+    for outcome in run_all(partial(simulated, str(marks)), range(count), ray=made.address):
         gaps.append(time.perf_counter() - last)
         last = time.perf_counter()
         ends.setdefault(outcome.item, []).append(type(outcome.error).__name__ if outcome.error else "done")
         if len(ends) == count // 3:
-            cluster.remove_node(second, allow_graceful=False)
+            made.remove_node(second, allow_graceful=False)
         if len(ends) == count // 2:
-            cluster.add_node(num_cpus=1)
+            made.add_node(num_cpus=1)
     seconds = time.perf_counter() - start
-    cluster.shutdown()
+    made.shutdown()
     expected = Counter(kind_of(number) for number in range(count))
     counts = Counter(kind for kinds in ends.values() for kind in kinds)
     rows = [
@@ -289,7 +386,7 @@ def simulated(marks: str, number: int) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["kill", "shards", "ratio", "memory", "simulate", "one"])
+    parser.add_argument("what", choices=["kill", "shards", "ratio", "memory", "simulate", "cluster", "one"])
     parser.add_argument("--folder", type=Path, default=Path("/tmp/triaffect-benchmarks/scale"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--count", type=int)
@@ -297,7 +394,8 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--hours", type=float, default=3.0)
     given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
+    if given.what != "one":
+        given.folder.mkdir(parents=True, exist_ok=True)
     if given.what == "kill":
         kill(given.folder, given.count or 60, given.kills)
     elif given.what == "shards":
@@ -306,6 +404,8 @@ if __name__ == "__main__":
         ratio(given.folder, given.count or 24, given.rounds)
     elif given.what == "memory":
         memory(given.folder, given.count or 2000, given.hours)
+    elif given.what == "cluster":
+        cluster(given.folder, given.count or 20)
     elif given.what == "simulate":
         simulate(given.folder, given.count or 100_000)
     else:

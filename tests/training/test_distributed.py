@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -137,3 +138,49 @@ def test_what_lightnings_watcher_logs_is_said_in_our_words(frames, tmp_path, cap
     capsys.readouterr()
     subprocess_script._logger.info("Child process 1 terminated with code -9. Terminating all")
     assert capsys.readouterr().err == f"{tmp_path / 'run'}: {training.LOST}\n"
+
+
+def nodes(run, words):
+    """Two torchrun nodes on loopback, one process each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    front = [str(Path(sys.executable).parent / "torchrun"), "--nnodes", "2", "--nproc-per-node", "1"]
+    front += ["--master-addr", "127.0.0.1", "--master-port", str(port), "--max-restarts", "0"]
+    words = ["-m", "triaffect.cli.main", "train", *words, "--out", str(run)]
+    options = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    return [subprocess.Popen([*front, "--node-rank", str(rank), *words], env=environment, **options) for rank in (0, 1)]
+
+
+def kill_node(node):
+    """End torchrun and its process as a power cut does."""
+    if node.poll() is None:
+        for process in (*children(node.pid), node.pid):
+            os.kill(process, signal.SIGKILL)
+    node.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="loopback is named lo, and /proc names the children")
+def test_a_lost_machine_ends_the_job_and_it_resumes(frames, tmp_path):
+    run, recipe = tmp_path / "run", tmp_path / "recipe.yaml"
+    nested = settings(frames, training__epochs=20, training__batch=8, training__devices=1, training__nodes=2)
+    recipe.write_text(yaml.safe_dump(nested))
+    first, second = nodes(run, ["--config", str(recipe)])
+    try:
+        deadline = time.monotonic() + 250
+        while not (run / "last.ckpt").exists():
+            assert first.poll() is None, first.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        kill_node(second)
+        first.communicate(timeout=120)
+    finally:
+        for node in (first, second):
+            kill_node(node)
+    assert first.returncode != 0
+    assert len(history(run)) < 20
+    again = nodes(run, ["--resume"])
+    results = [node.communicate(timeout=250) for node in again]
+    assert [node.returncode for node in again] == [0, 0], results
+    assert history(run)["epoch"].to_list() == list(range(1, 21))
