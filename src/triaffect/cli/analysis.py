@@ -115,7 +115,8 @@ def analyze(
             f"{plural(result.inputs, 'input')}, {plural(result.frames, 'image')}, {plural(result.faces, 'face')} in "
             f"{result.seconds:.1f} s{rate}"
             + (f"; {result.skipped:,} were finished before" if result.skipped else "")
-            + (f": {out}/faces.csv, {out}/faces.parquet, {out}/summary.csv" if out is not None else "")
+            + (f": {out}/faces.csv, {out}/faces.parquet, {out}/summary.csv" if result.tables else "")
+            + ("; the last shard writes the tables" if out is not None and not result.tables else "")
             + (f"; stopped, {plural(result.inputs - result.done, 'input')} not processed" if result.stopped else "")
         )
     for line in result.notices[:MAX_LINES]:

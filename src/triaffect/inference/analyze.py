@@ -46,6 +46,7 @@ class Analysis:
         notices: What a user should know of the inputs.
         running: Inputs in work, with the number of frames read.
         plan: Of a dry run, what is to be done: path, size in bytes, estimated seconds of one process.
+        tables: The tables are written; those of shards are when all inputs have a result.
         stopped: Ctrl-C ended it.
     """
 
@@ -60,6 +61,7 @@ class Analysis:
     notices: list[str] = field(default_factory=list)
     running: dict[str, int] = field(default_factory=dict)
     plan: list[tuple[str, int, float]] = field(default_factory=list)
+    tables: bool = False
     stopped: bool = False
 
     def add(self, result: FileResult) -> None:
@@ -150,7 +152,9 @@ def analyze(
         except KeyboardInterrupt:
             result.stopped = True
         result.seconds = time.perf_counter() - start
-        if out is not None:
+        whole = shard == (1, 1) or all(path.is_file() for i in collection.inputs if (path := work.result_file(i)))
+        result.tables = out is not None and whole
+        if result.tables:
             _write_all(work, collection.inputs, missing)
     return result
 

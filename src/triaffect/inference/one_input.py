@@ -22,7 +22,7 @@ from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.baseline import Baseline
 from triaffect.inference.draw import annotate, write_annotated
 from triaffect.inference.inputs import Input, open_input
-from triaffect.inference.results import NO_FACE, STOPPED, UNREADABLE, FileResult, Rows
+from triaffect.inference.results import DAMAGED, NO_FACE, STOPPED, UNREADABLE, FileResult, Rows
 from triaffect.inference.stores import local_copy
 from triaffect.inference.summary import summarize
 from triaffect.inference.video import Frame, VideoWriter
@@ -187,7 +187,7 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
                     if not options.cropped:
                         result.message += f" ({analyzer.searched(still)})"
             except InputError as error:
-                result.kind, result.message = UNREADABLE, str(error)
+                result.kind, result.message = DAMAGED if result.frames else UNREADABLE, str(error)
             except KeyboardInterrupt:  # the usual end of a camera
                 if not isinstance(item.source, int):
                     result.kind, result.message = STOPPED, f"{item.name}: stopped by Ctrl-C"

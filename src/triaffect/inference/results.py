@@ -24,7 +24,7 @@ CHUNK = 50_000
 
 NO_FACE = "no face"
 """The kind of failure that is not tried again."""
-UNREADABLE, DIED, STOPPED, ERROR = "unreadable", "died", "stopped", "error"
+UNREADABLE, DAMAGED, DIED, STOPPED, ERROR = "unreadable", "damaged", "died", "stopped", "error"
 
 
 @dataclass
@@ -34,7 +34,7 @@ class FileResult:
     Attributes:
         file: Value of the column `file`.
         key: What the result depends on: the file's size and time, the model's hash, and the options.
-        kind: Empty, or the kind of failure: `not found`, `unreadable`, `no face`, `died` (its process),
+        kind: Empty, or the kind of failure: `not found`, `unreadable`, `damaged`, `no face`, `died` (its process),
             `stopped` (by Ctrl-C) or `error`.
         message: One line about the failure.
         frames: Number of frames that were read.

@@ -84,7 +84,7 @@ def _episodes(rows: pl.LazyFrame, unit: str, step: float) -> list[dict[str, Any]
             pl.col("time").first().round(3).alias("onset"),
             pl.col("time").get(pl.col("peak").arg_max()).round(3).alias("apex"),
             (pl.col("time").last() + step).round(3).alias("offset"),
-            pl.col("peak").max().round(3),
+            pl.col("peak").max().cast(pl.Float64).round(3),
         )
         .drop("episode")
         .collect()
