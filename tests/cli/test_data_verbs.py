@@ -86,7 +86,7 @@ def test_submit(text_file: Write, tmp_path: Path, capsys: pytest.CaptureFixture[
     release, out = text_file("list.txt", "v/00001.jpg"), tmp_path / "out.txt"
     words = ["submit", str(tmp_path / "p.parquet"), str(release), "--out", str(out)]
     assert main([*words, "--track", "va"]) == 0
-    assert capsys.readouterr().out == f"{out}: 1 rows of 1 videos, 1 of them filled\n"
+    assert capsys.readouterr().out == f"{out}: 1 row of 1 video, 1 filled\n"
     assert out.read_text() == "image_location,valence,arousal\nv/00001.jpg,0.500000,0.000000\n"
     assert main(words) == 2
     assert "holds no expr and no au, which track mtl needs" in capsys.readouterr().err
