@@ -42,6 +42,8 @@ SAVED = {
     "rows.csv": b",image,valence,arousal,expression\n0,a/00001.jpg,0.25,-0.5,4\n",
     "mac.csv": b"image,valence,arousal,expression\ra/00001.jpg,.25,-.5,4.0\r",
     "names.csv": b"Filename,VALENCE,Arousal,Emotion\na\\00001.jpg,+0.25,-5e-1,Happy\n",
+    "nomark.csv": "image;valence;arousal;expression\na/00001.jpg;0,25;-0,5;4\n".encode("utf-16-le"),
+    "pandas.json": b'{"image":{"0":"a/00001.jpg"},"valence":{"0":0.25},"arousal":{"0":-0.5},"expression":{"0":4}}',
     "records.json": b'[{"image":"a/00001.jpg","valence":0.25,"arousal":-0.5,"expression":"happiness"}]',
     "lines.jsonl": b'{"image":"./a/00001.jpg","valence":0.25,"arousal":-0.5,"expression":4}\n',
 }
@@ -329,6 +331,22 @@ def test_a_table_like_emotionets(tmp_path: Path) -> None:
     )
     index = read(tmp_path / "t.csv").index
     assert index.select("image", "AU1", "AU12").rows() == [("x.jpg", 1, None), ("z.jpg", 0, 1)]
+
+
+def test_a_folder_per_class(tmp_path: Path) -> None:
+    for name in ("train/angry/im1.png", "train/happy/im2.png", "test/happy/im1.png", "test/surprise/.hidden"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    annotations = read(tmp_path)
+    assert (annotations.format, annotations.images) == ("folders", tmp_path)
+    assert annotations.index.select("image", "split", "exists", "expression").rows() == [
+        ("test/happy/im1.png", "test", True, 4), ("train/angry/im1.png", "train", True, 1),
+        ("train/happy/im2.png", "train", True, 4)
+    ]  # fmt: skip
+    assert read(tmp_path / "train").index["expression"].to_list() == [1, 4]
+    (tmp_path / "train" / "cats").mkdir()
+    with pytest.raises(InputError, match="holds no annotations"):
+        read(tmp_path)
 
 
 def test_another_order_of_classes_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

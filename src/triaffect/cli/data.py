@@ -84,8 +84,8 @@ def index(
         images: The folder with the crops' folders; by default they are searched for next to the annotations. The
             pictures inside FER2013's table are written there, by default into a folder next to OUT.
         out: The index to write, Parquet.
-        format: What to read: auto, per-video, mtl (s-Aff-Wild2, ABAW3), list, table, affectnet, rafdb, fer2013, disfa;
-            of a table, the names of data sets say in which order its expression codes are.
+        format: What to read: auto, per-video, mtl (s-Aff-Wild2, ABAW3), list, table, affectnet, rafdb, fer2013, disfa,
+            folders (named as classes). Of a table, the name of a data set is the order of its expression codes.
         au_threshold: Action units given as intensities (0 to 5) are active from this value on; DISFA's from 2.
     """
     from triaffect.data.index import read_annotations, save_index

@@ -62,7 +62,10 @@ def read_cells(path: StrPath, notices: Notices) -> Cells:
         if suffix == ".parquet":
             return Cells(path, pl.read_parquet(Path(path)))
         if suffix == ".json":
-            return Cells(path, pl.read_json(Path(path)))
+            table = pl.read_json(Path(path))
+            if all(isinstance(dtype, pl.Struct) for dtype in table.dtypes):  # pandas writes column -> row -> value
+                table = pl.DataFrame({name: table[name].struct.unnest().row(0) for name in table.columns})
+            return Cells(path, table)
         if suffix in (".jsonl", ".ndjson"):
             return _with_lines(path, pl.read_ndjson(Path(path)), 1)
         if suffix in EXCEL_SUFFIXES:
@@ -73,7 +76,7 @@ def read_cells(path: StrPath, notices: Notices) -> Cells:
         raise InputError(f"{path}: Excel needs pip install 'triaffect[excel]'; or save it as CSV UTF-8") from None
     except InputError:
         raise
-    except Exception as error:  # a reader of each kind, with errors of its own
+    except Exception as error:  # each reader raises its own errors
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be read as a table ({reason}); save it as CSV UTF-8") from None
 
@@ -114,6 +117,8 @@ def _decode(path: Path, notices: Notices) -> str:
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = data.decode("utf-16")
+    elif b"\0" in data[:2]:  # without its mark
+        text = data.decode("utf-16-be" if data[0] == 0 else "utf-16-le")
     else:
         try:
             text = data.decode("utf-8-sig")

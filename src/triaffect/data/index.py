@@ -314,13 +314,21 @@ def _read_tables(
     root: Path, images: Path | None, layout: str, au_threshold: float | None, notices: Notices
 ) -> Annotations | None:
     """Read a table, a folder of tables, or a known data set; None if it is none of them."""
-    name = layout if layout in (*CLASS_ORDERS, "disfa") else None
+    name = layout if layout in (*CLASS_ORDERS, "disfa", "folders") else None
     known = find_known(root) if layout == "auto" or name else None
     default: Path | None = None
     if known is not None:
         table, default = read_known(known, root, notices)
         au_threshold = DISFA_THRESHOLD if known == "disfa" and au_threshold is None else au_threshold
-        tables = [table_to_index(Cells(root, table), images, notices, order=known, au_threshold=au_threshold)]
+        tables = [
+            table_to_index(
+                Cells(root, table),
+                images,
+                notices,
+                order=known if known in CLASS_ORDERS else None,
+                au_threshold=au_threshold,
+            )
+        ]
     else:
         paths = [root] if root.is_file() else sorted(path for path in root.iterdir() if is_table(path))
         if not paths or layout not in ("auto", "table", *CLASS_ORDERS) or not (name or all(map(is_table, paths))):

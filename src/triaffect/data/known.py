@@ -1,4 +1,4 @@
-"""Data sets as they are handed out: AffectNet, RAF-DB, FER2013, FER+ and DISFA, in the columns of a generic table."""
+"""Data sets as they are distributed: AffectNet, RAF-DB, FER2013, FER+ and DISFA, in the columns of a generic table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,27 @@ from triaffect.data.abaw_text import Notices
 from triaffect.data.cells import read_cells
 from triaffect.io import InputError, StrPath
 from triaffect.jobs import prefetch
-from triaffect.labels import EXPRESSIONS
+from triaffect.labels import EXPRESSIONS, SPLITS
+
+CLASS_WORDS = {
+    "Neutral": ("neutrality", "calm"),
+    "Anger": ("angry",),
+    "Disgust": ("disgusted",),
+    "Fear": ("fearful", "afraid", "scared"),
+    "Happiness": ("happy", "joy", "joyful", "smile"),
+    "Sadness": ("sad",),
+    "Surprise": ("surprised",),
+    "Other": ("others",),
+}
+"""Class -> other words for it."""
+
+CODES = {word: code for code, name in enumerate(EXPRESSIONS) for word in (name.lower(), *CLASS_WORDS[name])}
+CODES["contempt"] = EXPRESSIONS.index("Other")
+"""Word -> code of the index."""
+
+SPLIT_WORDS = {"training": "train", "validation": "val", "valid": "val", "publictest": "val", "testing": "test"}
+SPLIT_WORDS |= {"privatetest": "test", **{name: name for name in SPLITS}}
+"""Word -> split."""
 
 CLASS_ORDERS: dict[str, tuple[str | None, ...]] = {
     "affectnet": ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Other", None, None, None),
@@ -103,9 +123,10 @@ def find_known(root: Path) -> str | None:
     patterns = {
         "affectnet": ("annotations/*_exp.npy", "*/annotations/*_exp.npy"),
         "rafdb": ("list_*tition_label.txt", "EmoLabel/list_*tition_label.txt", "*/EmoLabel/list_*tition_label.txt"),
-        "disfa": ("*_au[0-9]*.txt", "*/*_au[0-9]*.txt", "*/*/*_au[0-9]*.txt"),
+        "disfa": ("SN*_au[0-9]*.txt", "SN*/SN*_au[0-9]*.txt", "*/SN*/SN*_au[0-9]*.txt"),
     }
-    return next((name for name, globs in patterns.items() if any(any(root.glob(glob)) for glob in globs)), None)
+    found = next((name for name, globs in patterns.items() if any(any(root.glob(glob)) for glob in globs)), None)
+    return found or ("folders" if _class_folders(root) else None)
 
 
 def read_known(name: str, root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
@@ -118,9 +139,29 @@ def read_known(name: str, root: Path, notices: Notices) -> tuple[pl.DataFrame, P
         InputError: A file of it is invalid.
     """
     readers: dict[str, Callable[[Path, Notices], tuple[pl.DataFrame, Path | None]]] = {
-        "affectnet": _affectnet, "rafdb": _rafdb, "disfa": _disfa
+        "affectnet": _affectnet, "rafdb": _rafdb, "disfa": _disfa, "folders": _folders
     }  # fmt: skip
     return readers[name](root, notices)
+
+
+def _class_folders(root: Path) -> list[Path]:
+    """Folders named as classes, below the root or its folders `train` and `test`; none if others are among them."""
+    inner = [path for path in root.iterdir() if path.is_dir()]
+    splits = [path for path in inner if path.name.lower() in SPLIT_WORDS]
+    folders = [path for split in splits for path in split.iterdir() if path.is_dir()] if splits else inner
+    return sorted(folders) if len(folders) > 1 and all(path.name.lower() in CODES for path in folders) else []
+
+
+def _folders(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
+    """A folder of images per class, as copies of FER2013 and others have them: train/happy/0001.jpg."""
+    rows = []
+    for folder in _class_folders(root):
+        split = SPLIT_WORDS.get(folder.parent.name.lower()) if folder.parent != root else None
+        names = sorted(path.relative_to(root).as_posix() for path in folder.iterdir() if path.is_file())
+        rows += [(name, split, folder.name) for name in names if not name.rpartition("/")[2].startswith(".")]
+    notices["expressions are the names of folders"].append(os.fspath(root))
+    columns = dict.fromkeys(("image", "split", "expression"), pl.String)
+    return pl.DataFrame(rows, columns, orient="row"), root
 
 
 def _affectnet(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:

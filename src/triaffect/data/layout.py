@@ -34,7 +34,7 @@ from triaffect.io import InputError
 from triaffect.jobs import prefetch
 from triaffect.labels import INDEX_COLUMNS, LABEL_COLUMNS, SPLITS, TASKS
 
-FORMATS = ("auto", "per-video", "mtl", "list", "table", "affectnet", "rafdb", "fer2013", "disfa")
+FORMATS = ("auto", "per-video", "mtl", "list", "table", "affectnet", "rafdb", "fer2013", "disfa", "folders")
 
 TASK_FOLDERS = {
     "va_set": "va",

@@ -17,7 +17,7 @@ import polars as pl
 
 from triaffect.data.abaw_text import Notices
 from triaffect.data.cells import MISSING_WORDS, Cells, read_cells, to_numbers
-from triaffect.data.known import CLASS_ORDERS, class_order, with_images
+from triaffect.data.known import CLASS_ORDERS, CLASS_WORDS, CODES, SPLIT_WORDS, class_order, with_images
 from triaffect.data.layout import SCHEMA
 from triaffect.io import InputError, StrPath
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INDEX_COLUMNS, SPLITS
@@ -26,24 +26,6 @@ OUTSIDE_ROOT = r"^[/\\]|^.{0,2}:|\\|(^|/)\.\.(/|$)"
 """Matches the name of an image that leaves its root."""
 
 RANGES = {"valence": (-1, 1), "arousal": (-1, 1), "frame": (0, 2**31 - 1)}
-
-CLASS_WORDS = {
-    "Neutral": ("neutrality", "calm"),
-    "Anger": ("angry",),
-    "Disgust": ("disgusted",),
-    "Fear": ("fearful", "afraid", "scared"),
-    "Happiness": ("happy", "joy", "joyful", "smile"),
-    "Sadness": ("sad",),
-    "Surprise": ("surprised",),
-    "Other": ("others",),
-}
-"""Class -> other words for it."""
-
-CODES = {word: code for code, name in enumerate(EXPRESSIONS) for word in (name.lower(), *CLASS_WORDS[name])}
-CODES["contempt"] = EXPRESSIONS.index("Other")
-
-SPLIT_WORDS = {"training": "train", "validation": "val", "valid": "val", "publictest": "val", "testing": "test"}
-SPLIT_WORDS |= {"privatetest": "test", **{name: name for name in SPLITS}}
 
 COLUMN_WORDS = {
     "image": ("imagepath", "imagename", "imagefile", "imagelocation", "img", "imgpath", "filename", "filepath", "file",
