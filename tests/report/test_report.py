@@ -139,6 +139,10 @@ def test_the_page_is_the_same_elsewhere_and_needs_no_torch(study, text):
     assert (study / "report.html").read_text() == text
 
 
+def test_the_page_says_what_it_is_for(text):
+    assert "What a face shows is not what a person feels." in text
+
+
 def test_nothing_is_fetched(page, text):
     for tag, given in page.tags:
         assert tag not in ("script", "link", "iframe", "object", "embed", "base")

@@ -19,7 +19,7 @@ from triaffect.report import image_sections, sections
 from triaffect.report.panels import CLASS_COLOURS
 from triaffect.report.results import ModelResult, StudyResults
 from triaffect.report.study_folder import StudyFolder
-from triaffect.text import text_table
+from triaffect.text import INTENDED_USE, text_table
 
 TITLES = {
     "scores": "Scores",
@@ -91,6 +91,7 @@ def write_report(study: str | os.PathLike[str]) -> Path:
         titles={name: title for name, title in TITLES.items() if parts[name]},
         classes=list(zip(EXPRESSIONS, CLASS_COLOURS, strict=True)),
         notes=list(dict.fromkeys(folder.notes)),
+        intended_use=INTENDED_USE,
     )
     path = folder.folder / "report.html"
     write_text(path, page)
