@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from importlib import resources
 from mimetypes import guess_type
 from pathlib import Path, PurePath
 from typing import Any
 
+import jinja2
 import polars as pl
 
 from triaffect import __version__
@@ -92,6 +93,14 @@ def _write_table(table: pl.DataFrame, path: Path, origin: Provenance, notes: Map
     return [path, path.with_suffix(".json")]
 
 
+def _resource(name: str) -> str:
+    return resources.files("triaffect.data").joinpath(name).read_text(encoding="utf-8")
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def _openface(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> list[Path]:
     """One CSV per input with the columns of OpenFace 2.
 
@@ -136,72 +145,44 @@ def _intervals(rows: pl.DataFrame, threshold: float) -> pl.DataFrame:
 
 def _elan(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> list[Path]:
     """One EAF 3.0 file per video; a tier for each face's expression and each of its action units."""
+    options = {"autoescape": True, "trim_blocks": True, "undefined": jinja2.StrictUndefined}
+    template = jinja2.Template(_resource("elan.xml"), **options)  # type: ignore[arg-type]
     files: list[Path] = []
     table, names = _intervals(rows, threshold), _names(rows)
+    ends = [(pl.col(end) * 1000).round().cast(pl.Int64).alias(end) for end in ("start", "stop")]
+    table = table.with_columns(*ends, tier=pl.format("face {}: {}", "face", "tier"))
     for (file,), part in table.group_by("file", maintain_order=True):
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        root = ET.Element("ANNOTATION_DOCUMENT", AUTHOR="triaffect", DATE=now, FORMAT="3.0", VERSION="3.0")
-        root.set("xmlns:xsi", "http://www.w3.org/2001/XMLSchema-instance")
-        root.set("xsi:noNamespaceSchemaLocation", "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
-        header = ET.SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
-        path = Path(str(file)).absolute()
-        ET.SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=path.as_uri(), MIME_TYPE=guess_type(path)[0] or "video/*")
-        ET.SubElement(header, "PROPERTY", NAME="GeneratedBy").text = json.dumps(origin)
-        order = ET.SubElement(root, "TIME_ORDER")
-        slots: list[tuple[int, str]] = []
-        for (face, tier), spans in part.group_by("face", "tier", maintain_order=True):
-            node = ET.SubElement(root, "TIER", LINGUISTIC_TYPE_REF="interval", TIER_ID=f"face {face}: {tier}")
-            for start, stop, label in spans.select("start", "stop", "label").iter_rows():
-                first, last = f"ts{len(slots) + 1}", f"ts{len(slots) + 2}"
-                ends = {"TIME_SLOT_REF1": first, "TIME_SLOT_REF2": last}
-                slots += [(round(start * 1000), first), (round(stop * 1000), last)]
-                holder = ET.SubElement(node, "ANNOTATION")
-                span = ET.SubElement(holder, "ALIGNABLE_ANNOTATION", ends, ANNOTATION_ID=f"a{len(slots) // 2}")
-                ET.SubElement(span, "ANNOTATION_VALUE").text = str(label)
-        for milliseconds, slot in sorted(slots):
-            ET.SubElement(order, "TIME_SLOT", TIME_SLOT_ID=slot, TIME_VALUE=str(milliseconds))
-        kind = {"LINGUISTIC_TYPE_ID": "interval", "TIME_ALIGNABLE": "true", "GRAPHIC_REFERENCES": "false"}
-        ET.SubElement(root, "LINGUISTIC_TYPE", kind)
+        spans, path = part.with_row_index("number", 1).to_dicts(), Path(str(file)).absolute()
+        slots = [(span[end], 2 * span["number"] + k) for span in spans for k, end in enumerate(("start", "stop"))]
         files.append(out / f"{names[str(file)]}.eaf")
-        write_text(files[-1], '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, "unicode"))
+        fields = {"url": path.as_uri(), "kind": guess_type(path)[0] or "video/*", "now": _now(), "spans": spans}
+        write_text(files[-1], template.render(**fields, slots=sorted(slots), origin=json.dumps(origin)))
     return files
 
 
 def _boris(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> list[Path]:
     """One BORIS project: an observation per video, a subject per face, expressions and action units as state events."""
-    table, names = _intervals(rows, threshold), _names(rows)
-    labels = table.select("tier", "label").unique().sort("tier", "label")
-    faces = table["face"].unique().sort().to_list()
-    ethogram = {
-        str(number): {
-            "type": "State event", "key": "", "code": label, "description": AU_NAMES.get(label, "expression"),
-            "category": "expression" if tier == "expression" else "action unit",
-            "modifiers": {}, "excluded": "", "coding map": "",
-        }
-        for number, (tier, label) in enumerate(labels.iter_rows())
-    }  # fmt: skip
+    table, names, empty = _intervals(rows, threshold), _names(rows), json.loads(_resource("boris.json"))
+    about = {"date": _now(), "description": json.dumps(origin)}
     observations: dict[str, Any] = {}
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     for (file,), part in table.group_by("file", maintain_order=True):
-        times = rows.filter(pl.col("file") == file)["time"].unique().sort()
-        starts = part.select(at="start", face="face", label="label")
-        events = pl.concat([starts, part.select(at="stop", face="face", label="label")]).sort("at", maintain_order=True)
-        media = str(Path(str(file)).absolute())
-        info = {"length": float(part["stop"].max()), "fps": 1 / float(times.diff().median()), "hasVideo": True}  # type: ignore[arg-type]
-        observations[names[str(file)]] = {
-            "type": "MEDIA", "date": now, "description": json.dumps(origin), "time offset": 0.0,
-            "file": {"1": [media]} | {str(player): [] for player in range(2, 9)},
-            "media_info": {key: {media: value} for key, value in (info | {"hasAudio": False}).items()},
-            "independent_variables": {}, "visualize_spectrogram": False, "close_behaviors_between_videos": False,
-            "events": [[round(at, 3), f"face {face}", label, "", ""] for at, face, label in events.iter_rows()],
+        ends = [part.select("face", "label", time=pl.col(end).round(3)) for end in ("start", "stop")]
+        events = pl.concat(ends).sort("time", maintain_order=True)
+        media, times = str(Path(str(file)).absolute()), rows.filter(pl.col("file") == file)["time"].unique().sort()
+        step = float(times.diff().median())  # type: ignore[arg-type]
+        info = {"length": part["stop"].max(), "fps": 1 / step, "hasVideo": True, "hasAudio": False}
+        observations[names[str(file)]] = empty["observation"] | about | {
+            "file": {str(player): [media] if player == 1 else [] for player in range(1, 9)},
+            "media_info": {key: {media: value} for key, value in info.items()},
+            "events": [[time, f"face {face}", label, "", ""] for face, label, time in events.iter_rows()],
         }  # fmt: skip
-    project = {
-        "time_format": "hh:mm:ss", "project_date": now, "project_name": "triaffect", "project_format_version": "7.0",
-        "project_description": json.dumps(origin), "behaviors_conf": ethogram, "observations": observations,
-        "subjects_conf": {str(i): {"key": "", "name": f"face {f}", "description": ""} for i, f in enumerate(faces)},
-        "behavioral_categories": ["action unit", "expression"], "independent_variables": {}, "coding_map": {},
-        "behaviors_coding_map": [], "converters": {},
-    }  # fmt: skip
+    labels = table["label"].unique().sort()
+    ethogram = [{"code": n, "category": "action unit", "description": AU_NAMES[n]} if n in AU_NAMES else
+                {"code": n, "category": "expression"} for n in labels]  # fmt: skip
+    subjects = [{"key": "", "name": f"face {face}", "description": ""} for face in table["face"].unique().sort()]
+    project = empty["project"] | {f"project_{key}": value for key, value in about.items()}
+    project |= {"observations": observations, "subjects_conf": {str(i): value for i, value in enumerate(subjects)}}
+    project["behaviors_conf"] = {str(i): empty["behaviour"] | value for i, value in enumerate(ethogram)}
     write_text(out / "triaffect.boris", json.dumps(project, indent=1, ensure_ascii=False))
     return [out / "triaffect.boris"]
 
