@@ -318,11 +318,13 @@ def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 def similarity(source: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return the (2, 3) rotation, scale and shift that best map `source` to `target` (Umeyama 1991, no reflection)."""
-    middle, goal = source.mean(0), target.mean(0)
-    a, b = source - middle, target - goal
-    rotation = complex((a * b).sum(), (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / float((a**2).sum())
-    matrix = np.array([[rotation.real, -rotation.imag], [rotation.imag, rotation.real]])
-    return np.column_stack([matrix, goal - matrix @ middle]).astype(np.float32)
+    # Points as complex numbers: one factor turns and scales.
+    a, b = (points[:, 0] + 1j * points[:, 1] for points in (source, target))
+    middle, goal = a.sum() / len(a), b.sum() / len(b)
+    a, b = a - middle, b - goal
+    factor = np.vdot(a, b) / np.vdot(a, a).real
+    shift = goal - factor * middle
+    return np.array([(factor.real, -factor.imag, shift.real), (factor.imag, factor.real, shift.imag)], np.float32)
 
 
 def align(pixels: NDArray[np.uint8], landmarks: NDArray[np.floating], size: int) -> NDArray[np.uint8]:

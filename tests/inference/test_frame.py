@@ -122,8 +122,10 @@ def test_a_nonsense_aspect_is_taken_as_square():
         assert (frame.width, frame.height) == (160, 90)
 
 
-def test_thumbnails_of_a_cut_differ_and_of_one_scene_do_not():
-    same, other = (shown(p).thumbnail for p in (np.roll(SMOOTH, 2, 1), 255 - SMOOTH))
-    first = shown().thumbnail
-    assert np.abs(first - same).mean() < 8
-    assert np.abs(first - other).mean() > 40
+def test_a_cut_is_another_shot_and_movement_is_not():
+    first, moved, other, dim = (shown(p).thumbnail for p in (SMOOTH, np.roll(SMOOTH, 2, 1), SMOOTH[::-1], SMOOTH // 2))
+    assert not first.is_another_shot(moved)
+    assert not first.is_another_shot(first)
+    assert first.is_another_shot(other)
+    assert first.is_another_shot(dim)
+    assert first.is_another_shot(shown(SMOOTH[:60]).thumbnail)

@@ -3,6 +3,7 @@
 import struct
 import threading
 import time
+from fractions import Fraction
 
 import av
 import cv2
@@ -118,6 +119,75 @@ def test_the_writer_makes_what_every_player_plays(tmp_path):
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
 
 
+def with_sound(path, codec, seconds=2.0, late=0.0):
+    """A red video of 25 frames per second whose sound is a tone of 440 Hz."""
+    with av.open(str(path), "w") as container:
+        images, sound = container.add_stream("libx264", rate=25), container.add_stream(codec, rate=48000, layout="mono")
+        images.width, images.height, images.pix_fmt = 64, 48, "yuv420p"
+        for i in range(round(25 * seconds)):
+            frame = av.VideoFrame.from_ndarray(plain(200, 0, 0), format="rgb24")
+            frame.pts, frame.time_base = i + round(25 * late), Fraction(1, 25)
+            container.mux(images.encode(frame))
+        container.mux(images.encode())
+        wave = (8000 * np.sin(np.arange(round(48000 * (seconds + late))) * 2 * np.pi * 440 / 48000)).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
+        frame.pts, frame.rate = 0, 48000
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    return path
+
+
+@pytest.mark.parametrize(("codec", "suffix", "late"), [("aac", "mp4", 0), ("pcm_s16le", "mov", 0), ("aac", "mkv", 1.0)])
+def test_sound_is_copied_as_long_as_the_images_last(tmp_path, codec, suffix, late):
+    source = with_sound(tmp_path / f"a.{suffix}", codec, late=late)
+    frames = list(read_video(source))[:25]
+    with VideoWriter(tmp_path / "b.mp4", source) as writer:
+        for frame in frames:
+            writer.write(frame.pixels, frame.time, frame.duration)
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        sound = container.streams.audio[0]
+        assert sound.codec_context.name == "aac"
+        decoded = list(container.decode(sound))
+    wave = np.concatenate([frame.to_ndarray()[0] for frame in decoded])
+    assert len(wave) / 48000 == pytest.approx(1.0, abs=0.06)
+    assert decoded[0].time == pytest.approx(0, abs=0.06)
+    middle = wave[12000:36000]
+    assert np.abs(np.fft.rfft(middle)).argmax() == pytest.approx(220, abs=2)  # 440 Hz in half a second
+
+
+def test_a_video_without_sound_and_one_that_is_damaged_are_written_in_silence(tmp_path):
+    film(tmp_path / "silent.mp4", 3)
+    (tmp_path / "text.mp4").write_text("no video")
+    for source in ("silent.mp4", "text.mp4"):
+        with VideoWriter(tmp_path / "b.mp4", tmp_path / source) as writer:
+            writer.write(plain(), 0)
+        assert len(list(read_video(tmp_path / "b.mp4"))) == 1
+
+
+def test_the_last_frame_lasts(tmp_path):
+    """A slide of 9 seconds at the end is no damage, and it lasts in the copy too."""
+    with VideoWriter(tmp_path / "a.mp4") as writer:
+        for seconds, duration in ((0, 3), (3, 3), (6, 9)):
+            writer.write(plain(), seconds, duration)
+    frames = list(read_video(tmp_path / "a.mp4"))
+    assert [frame.time for frame in frames] == pytest.approx([0, 3, 6])
+    assert frames[-1].duration == pytest.approx(9, abs=0.05)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.duration / av.time_base == pytest.approx(15, abs=0.05)
+
+
+def test_frames_of_another_size_keep_their_shape(tmp_path):
+    tall = plain(0, 0, 0, (48, 96))
+    tall[24:72, 12:36] = 255
+    with VideoWriter(tmp_path / "a.mp4") as writer:
+        writer.write(plain(0, 0, 0, (96, 96)), 0)
+        writer.write(tall, 1)
+    pixels = list(read_video(tmp_path / "a.mp4"))[1].pixels
+    rows, columns = np.where(pixels[..., 1] > 128)
+    assert np.ptp(columns) + 1 == pytest.approx(24, abs=2)
+    assert np.ptp(rows) + 1 == pytest.approx(48, abs=2)
+
+
 def test_reading_ahead_keeps_order_and_errors():
     def numbers():
         yield from range(50)
@@ -162,10 +232,12 @@ class Camera:
         self.released = True
 
 
-def test_a_camera_gives_rgb_frames_until_it_ends(monkeypatch):
+def test_a_camera_gives_rgb_frames_and_is_reported_when_it_ends(monkeypatch):
     device = Camera([(True, plain(10, 20, 30))] * 4)
     monkeypatch.setattr(cv2, "VideoCapture", lambda index: device)
-    frames = list(read_camera(0, every=2))
+    frames = []
+    with pytest.raises(InputError, match=r"camera 0: stopped after .* s; .* The 4 frames before are in the result"):
+        frames.extend(read_camera(0, every=2))
     assert [frame.number for frame in frames] == [0, 2]
     assert frames[0].pixels[0, 0].tolist() == [30, 20, 10]
     assert frames[0].time == 0 or frames[0].time < 0.1

@@ -337,17 +337,19 @@ class Analyzer:
     def _table(
         self, rows: list[list[Any]], crops: list[NDArray[np.uint8]], history: FaceHistory | None
     ) -> pl.DataFrame:
-        table = pl.DataFrame(rows, {name: self.schema[name] for name in FACE_COLUMNS}, orient="row")
+        values: dict[str, Any] = dict(zip(FACE_COLUMNS, zip(*rows, strict=True), strict=bool(rows)))
         if not crops:
             outputs = {task: np.zeros((0, OUTPUTS[task]), np.float32) for task in self.tasks}
         elif history is None:
             outputs = self.backend(np.stack(crops))
         else:
-            outputs = history(np.stack(crops), table["time"].to_list(), table["face"].to_list())
-        columns = {n: outputs[task][:, i] for task in self.tasks for i, n in enumerate(PREDICTION_COLUMNS[task])}
+            outputs = history(np.stack(crops), values["time"], values["face"])
+        values |= {n: outputs[task][:, i] for task in self.tasks for i, n in enumerate(PREDICTION_COLUMNS[task])}
         if self.curves:
-            columns |= dict(zip(INTENSITY_COLUMNS, au_intensity(outputs["au"], self.curves).T, strict=True))
-        return self.name_expression(table.with_columns(pl.Series(n, v, self.schema[n]) for n, v in columns.items()))
+            values |= dict(zip(INTENSITY_COLUMNS, au_intensity(outputs["au"], self.curves).T, strict=True))
+        if "expr" in self.tasks:
+            values["expression"] = np.array(EXPRESSIONS)[outputs["expr"].argmax(1)].tolist()
+        return pl.DataFrame({name: pl.Series(name, values.get(name, ()), kind) for name, kind in self.schema.items()})
 
     def name_expression(self, table: pl.DataFrame) -> pl.DataFrame:
         """Set the column `expression` to the most probable one; columns get the order and types of `schema`."""

@@ -12,7 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from triaffect.inference.video import Frame, VideoWriter
+from triaffect.inference.frame import Frame
+from triaffect.inference.video import VideoWriter
 from triaffect.labels import ACTION_UNITS, AU_NAMES
 
 Pixels = NDArray[np.uint8]
@@ -68,7 +69,7 @@ def write_annotated(writer: VideoWriter, frames: Sequence[Frame], rows: pl.DataF
     """
     for frame in frames:
         faces = rows.filter(pl.col("frame") == frame.number).to_dicts()
-        writer.write(annotate(frame.pixels, faces), frame.time)
+        writer.write(annotate(frame.pixels, faces), frame.time, frame.duration)
 
 
 def _corners(canvas: Pixels, row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> None:

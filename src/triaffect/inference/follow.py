@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 
 from triaffect.images import TEMPLATE, similarity
 from triaffect.inference.detect import SEARCH_SIZE, Face, YuNet, overlap
-from triaffect.inference.frame import Frame
+from triaffect.inference.frame import Frame, Thumbnail
 
 SEARCH_SECONDS = 0.25
 """Seconds between two searches at `SEARCH_SIZE`."""
 SMALL_SEARCH_SECONDS = 1.0
 """Seconds between two searches for the smallest faces."""
-CUT = 24.0
-"""Mean difference in brightness (0 to 255) from which two frames belong to different shots."""
-
 _SIDE = 112
 _GRID = np.stack(np.meshgrid(*[np.linspace(16, _SIDE - 16, 6)] * 2), -1).reshape(-1, 1, 2).astype(np.float32)
 _LOST = 2.0  # pixels of the crop between a point and where the movement of the face puts it
@@ -45,22 +42,23 @@ class Follower:
     def __init__(self, detector: YuNet) -> None:
         self.detector = detector
         self._followed: list[_Followed] = []
-        self._last: tuple[NDArray[np.int16], float] | None = None
+        self._last: Thumbnail | None = None
         self._due = self._small_due = 0.0
         self.cut = True
-        """Whether the last frame began another shot."""
 
     def __call__(self, frame: Frame) -> list[Face]:
         """Return the faces of the next frame."""
-        last, self._last = self._last, (frame.thumbnail, frame.time)
-        self.cut = last is None or are_different_shots(last[0], frame.thumbnail)
-        near = last is not None and frame.time - last[1] < SEARCH_SECONDS / 2
+        last, self._last = self._last, frame.thumbnail
+        self.cut = last is None or last.is_another_shot(frame.thumbnail)
+        near = last is not None and frame.time - last.time < SEARCH_SECONDS / 2
         moved = [] if self.cut or not near else [_move(followed, frame) for followed in self._followed]
         faces = [face for face in moved if face is not None]
         if near and not self.cut and frame.time < self._due and len(faces) == len(self._followed):
             self._followed = [replace(old, face=face) for old, face in zip(self._followed, faces, strict=True)]
             return faces
-        faces = self._search(frame, faces)
+        # A lost face is still the best guess of how a face near its place is turned.
+        lost = [old.face for old, face in zip(self._followed, moved, strict=False) if face is None]
+        faces = self._search(frame, faces + lost)
         self._followed = [_Followed(face, _grey(frame, face)) for face in faces]
         return faces
 
@@ -77,11 +75,6 @@ class Follower:
                 if score > 0.6:
                     faces.append(replace(face, landmarks=landmarks))
         return faces
-
-
-def are_different_shots(first: NDArray[np.int16], second: NDArray[np.int16]) -> bool:
-    """Whether two thumbnails (`Frame.thumbnail`) differ as those of two shots do."""
-    return first.shape != second.shape or float(np.abs(first - second).mean()) > CUT
 
 
 def _grey(frame: Frame, face: Face) -> NDArray[np.uint8]:

@@ -14,11 +14,37 @@ from triaffect.images import TEMPLATE, align, similarity
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
+CUT_DIFFERENCE, CUT_CORRELATION = 24.0, 0.6
+"""Mean difference in brightness (0 to 255) above which, and correlation below which, two frames are of two shots."""
+
 _PLANAR = ("yuv420p", "yuvj420p")
 # Shares of red and blue in the brightness, by FFmpeg's number of a colour space (BT.709, FCC, SMPTE 240M, BT.2020).
 _SHARES = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 _BT601 = (0.299, 0.114)
 _UNSTATED, _FULL_RANGE = 2, 2
+
+
+class Thumbnail:
+    """Every n-th brightness value of a frame, about 64 x 36 of them.
+
+    Args:
+        time: Of the frame, in seconds.
+        plane: (height, width) brightness, uint8.
+    """
+
+    def __init__(self, time: float, plane: Pixels) -> None:
+        step = max(1, max(plane.shape) // 64)
+        self.time = time
+        self.values = plane[step // 2 :: step, step // 2 :: step].astype(np.float32)
+
+    def is_another_shot(self, other: Thumbnail) -> bool:
+        """Whether another frame belongs to another shot, since it is brighter or darker, or shows another scene."""
+        a, b = self.values, other.values
+        if a.shape != b.shape or float(np.abs(a - b).mean()) > CUT_DIFFERENCE:
+            return True
+        a, b = a - a.mean(), b - b.mean()
+        spread = float(np.linalg.norm(a) * np.linalg.norm(b)) / a.size
+        return spread > 16 and float((a * b).mean()) < CUT_CORRELATION * spread
 
 
 class Frame:
@@ -70,9 +96,9 @@ class Frame:
         return align(self._pixels, landmarks, size)
 
     @cached_property
-    def thumbnail(self) -> NDArray[np.int16]:
-        """Some of its brightness values (about 64 x 36), to compare frames by."""
-        return _sample(self._pixels[..., 1])
+    def thumbnail(self) -> Thumbnail:
+        """Some of its brightness values, to compare frames by."""
+        return Thumbnail(self.time, self._pixels[..., 1])
 
 
 class DecodedFrame(Frame):
@@ -165,12 +191,13 @@ class DecodedFrame(Frame):
     def align(self, landmarks: NDArray[np.floating], size: int) -> Pixels:
         """Cut the crop (size, size, 3) of a face by its landmarks (5, 2), as `images.align` does."""
         warp = similarity(landmarks, (TEMPLATE + 0.5) * (size / 112) - 0.5)
-        back = cv2.invertAffineTransform(warp)
-        corners = np.array([(0, 0, 1), (size, 0, 1), (0, size, 1), (size, size, 1)], np.float32) @ back.T
+        (a, b, x), (c, d, y) = cv2.invertAffineTransform(warp).tolist()
         # Halved until less than two pixels of the frame make one of the crop: the warp looks at four pixels only.
-        scale = 0.5 ** max(0, int(np.log2(max(1e-6, float(np.hypot(*back[:, 0]))))))
-        (left, top), (right, bottom) = corners.min(0) - 2 / scale, corners.max(0) + 2 / scale
-        part, (x, y, w, h) = self.region((left, top, right, bottom), scale)
+        scale = 0.5 ** max(0, int(np.log2(max(1e-6, np.hypot(a, c)))))
+        half = size / 2
+        x, y = x + (a + b) * half, y + (c + d) * half
+        right, down = (abs(a) + abs(b)) * half + 2 / scale, (abs(c) + abs(d)) * half + 2 / scale
+        part, (x, y, w, h) = self.region((x - right, y - down, x + right, y + down), scale)
         # From the part to the frame, and on to the crop; whole numbers are the middles of pixels.
         step = np.array([w / part.shape[1], h / part.shape[0]], np.float32)
         warp[:, 2] += warp[:, :2] @ (0.5 * step - 0.5 + (x, y))
@@ -178,10 +205,10 @@ class DecodedFrame(Frame):
         return cv2.warpAffine(part, warp, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
     @cached_property
-    def thumbnail(self) -> NDArray[np.int16]:
-        """Some of its brightness values (about 64 x 36), to compare frames by."""
+    def thumbnail(self) -> Thumbnail:
+        """Some of its brightness values, to compare frames by."""
         first = self._planes[0]
-        return _sample(first if first.ndim == 2 else first[..., 1])
+        return Thumbnail(self.time, first if first.ndim == 2 else first[..., 1])
 
 
 def _inside(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
@@ -200,11 +227,6 @@ def _resize(plane: Pixels, size: tuple[int, int]) -> Pixels:
         return plane
     shrinks = plane.shape[1] > size[0] or plane.shape[0] > size[1]
     return cv2.resize(plane, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # type: ignore[return-value]
-
-
-def _sample(plane: NDArray[np.uint8]) -> NDArray[np.int16]:
-    step = max(1, max(plane.shape) // 64)
-    return plane[step // 2 :: step, step // 2 :: step].astype(np.int16)
 
 
 def orientation(matrix: Any) -> tuple[bool, bool, bool]:

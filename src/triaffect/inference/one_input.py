@@ -232,14 +232,15 @@ def _annotated(stream: Stream, work: Work, item: Input, still: bool, stack: cont
                 drawn = annotate(frames[0].pixels, rows.to_dicts())
                 tmp_path.write_bytes(simplejpeg.encode_jpeg(drawn, 92, colorsubsampling="444"))
         else:
-            writer = writer or stack.enter_context(_video_writer(path, work.folder))
+            sound = item.source if isinstance(item.source, Path) else None
+            writer = writer or stack.enter_context(_video_writer(path, work.folder, sound))
             write_annotated(writer, frames, rows)
         yield frames, rows
 
 
 @contextlib.contextmanager
-def _video_writer(path: Path, folder: Path) -> Iterator[VideoWriter]:
-    with atomic_path(path, folder) as tmp_path, VideoWriter(tmp_path) as writer:
+def _video_writer(path: Path, folder: Path, sound: Path | None) -> Iterator[VideoWriter]:
+    with atomic_path(path, folder) as tmp_path, VideoWriter(tmp_path, sound) as writer:
         yield writer
 
 

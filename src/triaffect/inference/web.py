@@ -207,7 +207,7 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
         name = Path(path)
         target = Path(tempfile.mkdtemp(dir=folder), "annotated.mp4")
         tables, damage = [], ""
-        with VideoWriter(target) as writer:
+        with VideoWriter(target, name) as writer:
             try:
                 total = video_seconds(name)
                 for frames, rows in analyzer.run(read_ahead(read_video(name)), name.name):
