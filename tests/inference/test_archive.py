@@ -326,3 +326,13 @@ def test_a_store_without_its_package_is_one_line():
     pytest.importorskip("fsspec")
     with pytest.raises(InputError, match="pip install"):
         collect(["abfs://container/a.mp4"])
+
+
+def test_pictures_that_cannot_be_written_cost_no_row(archive, whole, tmp_path):
+    (tmp_path / "annotated").write_text("a file where the folder should be")
+    (tmp_path / "plots").write_text("a file where the folder should be")
+    options = AnalyzeOptions(annotated=True, plots=True)
+    analyze([str(archive)], analyzer(), str(tmp_path), options)
+    assert pl.read_parquet(tmp_path / "faces.parquet").equals(pl.read_parquet(whole / "faces.parquet"))
+    kinds = failures(tmp_path)
+    assert (kinds["p0.jpg"], kinds["v0.mp4"], kinds["broken.mp4"]) == ("not drawn", "not drawn", "unreadable")

@@ -161,14 +161,15 @@ def kill_node(node):
     node.communicate()
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="loopback is named lo, and /proc names the children")
 def test_a_lost_machine_ends_the_job_and_it_resumes(frames, tmp_path):
     run, recipe = tmp_path / "run", tmp_path / "recipe.yaml"
-    nested = settings(frames, training__epochs=20, training__batch=8, training__devices=1, training__nodes=2)
+    nested = settings(frames, training__epochs=12, training__batch=8, training__devices=1, training__nodes=2)
     recipe.write_text(yaml.safe_dump(nested))
     first, second = nodes(run, ["--config", str(recipe)])
     try:
-        deadline = time.monotonic() + 250
+        deadline = time.monotonic() + 600
         while not (run / "last.ckpt").exists():
             assert first.poll() is None, first.communicate()
             assert time.monotonic() < deadline
@@ -179,8 +180,8 @@ def test_a_lost_machine_ends_the_job_and_it_resumes(frames, tmp_path):
         for node in (first, second):
             kill_node(node)
     assert first.returncode != 0
-    assert len(history(run)) < 20
+    assert len(history(run)) < 12
     again = nodes(run, ["--resume"])
-    results = [node.communicate(timeout=250) for node in again]
+    results = [node.communicate(timeout=600) for node in again]
     assert [node.returncode for node in again] == [0, 0], results
-    assert history(run)["epoch"].to_list() == list(range(1, 21))
+    assert history(run)["epoch"].to_list() == list(range(1, 13))

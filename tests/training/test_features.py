@@ -277,3 +277,25 @@ def test_heads_on_a_temporal_model_keep_what_it_learned(frames, model, features,
 def test_cached_features_do_not_need_the_images(frames, model, features, tmp_path):
     settings = on_features(frames, model, features, data__images=str(tmp_path / "deleted"), training__epochs=1)
     assert load_model(train(settings, tmp_path / "run", progress=False)).tasks == ("va", "expr", "au")
+
+
+def test_processes_compute_what_one_computes(frames, tmp_path, monkeypatch):
+    monkeypatch.setattr("triaffect.training.features.CHUNK", 24)
+    model = AffectModel("test_resnet", size=32, pretrained=False)
+    model.save_pretrained(tmp_path / "model")
+    index = load_index(frames[0])
+    for name, options in (("one", {}), ("two", {"jobs": 2})):
+        extract_features(
+            tmp_path / "model",
+            index,
+            frames[1],
+            tmp_path / name,
+            workers=0,
+            device="cpu",
+            batch=8,
+            progress=False,
+            **options,
+        )
+    (names, values), (others, ours) = load_features(tmp_path / "one"), load_features(tmp_path / "two")
+    assert names.equals(others)
+    np.testing.assert_allclose(values, ours, rtol=1e-2, atol=1e-3)

@@ -22,7 +22,7 @@ from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.baseline import Baseline
 from triaffect.inference.draw import annotate, write_annotated
 from triaffect.inference.inputs import Input, open_input
-from triaffect.inference.results import DAMAGED, NO_FACE, STOPPED, UNREADABLE, FileResult, Rows
+from triaffect.inference.results import DAMAGED, NO_FACE, STOPPED, UNDRAWN, UNREADABLE, FileResult, Rows
 from triaffect.inference.stores import local_copy
 from triaffect.inference.summary import summarize
 from triaffect.inference.video import Frame, VideoWriter
@@ -174,7 +174,7 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
                 )  # fmt: skip
                 stream: Stream = analyzer.run(source, item.name, still=still, cropped=options.cropped)
                 if options.annotated:
-                    stream = _annotated(stream, work, item, still, stack)
+                    stream = _annotated(stream, work, item, still, result, stack)
                 for frames, table in stream:
                     rows.add(table)
                     result.frames += len(frames)
@@ -200,7 +200,8 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
         result.faces, result.seconds = rows.height, round(time.perf_counter() - start, 3)
         path = work.result_file(item)
         if options.plots and not still and rows.height:
-            _save_plot(complete.collect(), item, work)
+            with _drawing(item, result):
+                _save_plot(complete.collect(), item, work)
         if path:
             result.save(complete, path, work.folder)
         counter.unlink(missing_ok=True)
@@ -222,20 +223,35 @@ def estimate_seconds(item: Input, options: AnalyzeOptions) -> float:
     return 0.0
 
 
-def _annotated(stream: Stream, work: Work, item: Input, still: bool, stack: contextlib.ExitStack) -> Stream:
-    """Pass frames on, and draw their faces."""
+def _annotated(
+    stream: Stream, work: Work, item: Input, still: bool, result: FileResult, stack: contextlib.ExitStack
+) -> Stream:
+    """Pass frames on, and draw their faces; where that cannot be written, the rows go on."""
     path = Path(work.out or "", "annotated", f"{item.place}{'.jpg' if still else '.mp4'}")
     writer: VideoWriter | None = None
     for frames, rows in stream:
-        if still:
-            with atomic_path(path, work.folder) as tmp_path:
-                drawn = annotate(frames[0].pixels, rows.to_dicts())
-                tmp_path.write_bytes(simplejpeg.encode_jpeg(drawn, 92, colorsubsampling="444"))
-        else:
-            sound = item.source if isinstance(item.source, Path) else None
-            writer = writer or stack.enter_context(_video_writer(path, work.folder, sound))
-            write_annotated(writer, frames, rows)
+        with _drawing(item, result):
+            if result.kind == UNDRAWN:
+                pass
+            elif still:
+                with atomic_path(path, work.folder) as tmp_path:
+                    drawn = annotate(frames[0].pixels, rows.to_dicts())
+                    tmp_path.write_bytes(simplejpeg.encode_jpeg(drawn, 92, colorsubsampling="444"))
+            else:
+                sound = item.source if isinstance(item.source, Path) else None
+                writer = writer or stack.enter_context(_video_writer(path, work.folder, sound))
+                write_annotated(writer, frames, rows)
         yield frames, rows
+
+
+@contextlib.contextmanager
+def _drawing(item: Input, result: FileResult) -> Iterator[None]:
+    """Report a picture that cannot be written."""
+    try:
+        yield
+    except (OSError, InputError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        result.kind, result.message = UNDRAWN, f"{item.name}: its picture cannot be written ({reason})"
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ CHUNK = 50_000
 NO_FACE = "no face"
 """The kind of failure that is not tried again."""
 UNREADABLE, DAMAGED, DIED, STOPPED, ERROR = "unreadable", "damaged", "died", "stopped", "error"
+UNDRAWN = "not drawn"
 
 
 @dataclass
@@ -34,8 +35,8 @@ class FileResult:
     Attributes:
         file: Value of the column `file`.
         key: What the result depends on: the file's size and time, the model's hash, and the options.
-        kind: Empty, or the kind of failure: `not found`, `unreadable`, `damaged`, `no face`, `died` (its process),
-            `stopped` (by Ctrl-C) or `error`.
+        kind: Empty, or the kind of failure: `not found`, `unreadable`, `damaged`, `no face`, `not drawn`, `died`
+            (its process), `stopped` (by Ctrl-C) or `error`.
         message: One line about the failure.
         frames: Number of frames that were read.
         frames_without_face: Number of those that show no face.

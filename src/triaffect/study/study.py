@@ -82,7 +82,7 @@ def run_study(
             runs.begin(folder / "runs" / name, run)
         write_text(folder / "study.yaml", yaml.safe_dump(plan.raw, sort_keys=False, allow_unicode=True))
         progress(plan_text(plan, sizes, folder, jobs, search))
-        command = _command(folder, index, images, jobs, search)
+        command = _command(folder, index, images, jobs, ray, search)
         seconds = sum(map(_training_seconds, (folder / "runs").iterdir()))
         try:
             failures = train_runs(plan.runs, folder / "runs", jobs, progress, ray)
@@ -106,10 +106,10 @@ def _training_seconds(run: Path) -> float:
     return float(pl.read_csv(metrics)["seconds"].sum()) if metrics.is_file() else 0.0
 
 
-def _command(folder: Path, index: str, images: str | None, jobs: int, search: int) -> str:
+def _command(folder: Path, index: str, images: str | None, jobs: int, ray: str | None, search: int) -> str:
     words = ["triaffect", "study", str(folder / "study.yaml"), "--index", str(index)]
     words += ["--images", images] if images else []
-    words += ["--out", str(folder)] + (["--jobs", str(jobs)] if jobs > 1 else [])
+    words += ["--out", str(folder)] + (["--jobs", str(jobs)] if jobs > 1 else []) + (["--ray", ray] if ray else [])
     return shlex.join(words + (["--search", str(search)] if search else []))
 
 
