@@ -104,9 +104,10 @@ def test_a_video_shows_its_progress_and_its_time_line(server, browser, size):
     progress = set()
     while not page.is_visible("text=Download the table (CSV)"):
         progress |= set(re.findall(r"(\d+) of 6 s", page.inner_text("body")))
+        assert not page.is_visible("text=Error")
         page.wait_for_timeout(50)
     assert len(progress) > 1
-    page.wait_for_selector("img[src*='data:image'], .plot-container img, [data-testid='matplotlib'] img")
+    page.wait_for_selector("img[src*='timeline']")
     page.close()
 
 

@@ -25,6 +25,7 @@ from triaffect.inference.timeline import draw_timeline
 from triaffect.inference.video import VideoWriter, read_ahead, read_video, video_seconds
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, PREDICTION_COLUMNS
+from triaffect.report.style import save_figure
 from triaffect.text import INTENDED_USE
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -223,7 +224,8 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
         note = f'<div class="ta"><div class="warning">{escape(damage)}</div></div>' if damage else ""
         if not table.height:
             return str(target), None, note + panels(table), gr.update(visible=False)
-        return str(target), draw_timeline(table), note, table_file(table)
+        save_figure(draw_timeline(table), target.with_name("timeline.png"))
+        return str(target), str(target.with_name("timeline.png")), note, table_file(table)
 
     def describe_file(path: str | None) -> list[dict[str, Any]]:
         if path is None:
@@ -273,7 +275,8 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
                     gr.Examples([example_clip], clip, label="Example: an invented person", cache_examples=False)
                 annotated = gr.Video(label="Predictions", interactive=False, height=400, buttons=["download"])
             note_panel = gr.HTML()
-            timeline = gr.Plot(show_label=False)  # a label would cover the legend on a phone
+            # A label would cover the legend on a phone.
+            timeline = gr.Image(show_label=False, interactive=False, buttons=["download", "fullscreen"])
             video_table = gr.DownloadButton("Download the table (CSV)", visible=False, size="sm")
             clip.change(describe_video, [clip, units_only], [annotated, timeline, note_panel, video_table],
                         api_name="video", concurrency_limit=1)  # fmt: skip
