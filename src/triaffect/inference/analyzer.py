@@ -38,7 +38,7 @@ from triaffect.io import BASE, InputError
 from triaffect.labels import EXPRESSIONS, INTENSITY_COLUMNS, OUTPUTS, PREDICTION_COLUMNS, TASKS
 
 LANDMARK_COLUMNS = tuple(f"{point}_{axis}" for point in LANDMARKS for axis in "xy")
-QUALITY_COLUMNS = ("size", "yaw", "roll", "blur", "quality_flags")
+QUALITY_COLUMNS = ("size", "yaw", "roll", "blur", "brightness", "quality_flags")
 FACE_COLUMNS = ("file", "frame", "time", "face", "x", "y", "w", "h", "score", *LANDMARK_COLUMNS, *QUALITY_COLUMNS)
 """Columns before `expression` and the prediction columns."""
 
@@ -124,9 +124,9 @@ class Analyzer:
         Returns:
             One row per face, from left to right: `file`, `frame` (0), `time` (0), `face` (from 1), the box `x`, `y`,
             `w`, `h` in pixels, the detector's `score`, landmarks `right_eye_x` to `mouth_left_y` in pixels, `size`,
-            `yaw`, `roll`, `blur` and `quality_flags` (see `quality.quality`), `expression` (the most probable), and the
-            columns of `labels.PREDICTION_COLUMNS`, and where the model has a scale of intensity, those of
-            `labels.INTENSITY_COLUMNS`. No rows if there is no face.
+            `yaw`, `roll`, `blur`, `brightness` and `quality_flags` (see `quality.quality`), `expression` (the most
+            probable), and the columns of `labels.PREDICTION_COLUMNS`, and where the model has a scale of intensity,
+            those of `labels.INTENSITY_COLUMNS`. No rows if there is no face.
 
         Raises:
             InputError: It cannot be read.

@@ -24,6 +24,8 @@ BLURRED = 2.5
 """Blur, in pixels of a 112 px crop, from which it is flagged `blurred`."""
 UNSURE = 0.8
 """Score of the detector below which it is flagged `unsure`."""
+DARK, OVEREXPOSED = 0.07, 0.92
+"""Mean brightness of the face, 0 to 1, below and above which it is flagged `dark` and `overexposed`."""
 
 _BLUR_SCALES = (1.0, 3.0)
 
@@ -39,20 +41,23 @@ def quality(face: Face, crop: NDArray[np.uint8]) -> dict[str, Any]:
         `size`: pixels between the eyes, as if the face looked at the camera; `yaw`: degrees, positive to the right of
         the image; `roll`: degrees, positive if the head leans to the right of the image; both None without landmarks
         (pitch hardly moves five landmarks and is not measured); `blur`: standard deviation in pixels of a 112 px crop;
-        `quality_flags`: those of small, turned, blurred and unsure that apply, joined by commas, or "".
+        `brightness`: mean of the face, 0 (black) to 1 (white); `quality_flags`: those of small, turned, blurred, dark,
+        overexposed and unsure that apply, joined by commas, or "".
     """
     size, yaw, roll = pose(face.five)
     if face.landmarks is None:
         yaw = roll = None
-    sigma = blur(crop)
+    sigma, light = blur(crop), brightness(crop)
     flags = {
         "small": size < SMALL,
         "turned": yaw is not None and abs(yaw) > TURNED,
         "blurred": sigma > BLURRED,
+        "dark": light < DARK,
+        "overexposed": light > OVEREXPOSED,
         "unsure": face.score < UNSURE,
     }
     names = ",".join(name for name, applies in flags.items() if applies)
-    return {"size": size, "yaw": yaw, "roll": roll, "blur": sigma, "quality_flags": names}
+    return {"size": size, "yaw": yaw, "roll": roll, "blur": sigma, "brightness": light, "quality_flags": names}
 
 
 def pose(landmarks: NDArray[np.floating]) -> tuple[float, float | None, float | None]:
@@ -79,3 +84,10 @@ def blur(crop: NDArray[np.uint8]) -> float:
     low, high = (scale**2 for scale in _BLUR_SCALES)
     ratio = np.clip(fine / max(coarse, 1e-6), 1.01, high / low)
     return float(np.sqrt((high - low * ratio) / (ratio - 1)))
+
+
+def brightness(crop: NDArray[np.uint8]) -> float:
+    """Mean brightness of the face in a crop (s, s, 3), without its corners, 0 to 1."""
+    edge = len(crop) // 7
+    red, green, blue, _ = cv2.mean(crop[edge : len(crop) - edge, edge : len(crop) - edge])
+    return (0.299 * red + 0.587 * green + 0.114 * blue) / 255
