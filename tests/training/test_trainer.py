@@ -338,6 +338,9 @@ def test_subsets_by_frame_and_by_video(frames):
     assert half.equals(training_rows(config(frames, data__fraction=0.5))[0])
 
 
+ABSENT = "cuda" if torch.backends.mps.is_available() else "mps"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -346,6 +349,8 @@ def test_subsets_by_frame_and_by_video(frames):
         ({"data__fraction": 0.0}, "data.fraction is 0"),
         ({"training__select": "va", "model__tasks": ["au"]}, "training.select"),
         ({"model__tasks": []}, "model.tasks"),
+        ({"training__batch": 1, "model__head": "mlp"}, "training.batch is 1, but the batch norm of head mlp"),
+        ({"training__accelerator": ABSENT}, f"training.accelerator {ABSENT}, .*; set accelerator to auto or cpu"),
     ],
 )
 def test_wrong_configurations_are_told_in_one_line(frames, tmp_path, changes, message):

@@ -12,6 +12,7 @@ import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -72,6 +74,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
     torch.manual_seed(config.training.seed)
     # What may be wrong is found before the folder is made.
     check_pretrained(config)
+    if config.training.batch == 1 and config.model.head == "mlp":
+        raise InputError("training.batch is 1, but the batch norm of head mlp needs two images; set it to 2 or more")
     run_folder.make_optimizer(config.training, [nn.Parameter(torch.zeros(1))])
     train_data, val_data = _datasets(config, *training_rows(config))
     model = _make_model(config)
@@ -317,7 +321,8 @@ def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.T
         callbacks.append(_ProgressBar(refresh_rate=20))
     elif progress:
         callbacks.append(_MinuteLines(run.name))
-    return lightning.Trainer(
+    make = partial(
+        lightning.Trainer,
         default_root_dir=run,
         max_epochs=training.epochs,
         accelerator=training.accelerator,
@@ -334,6 +339,12 @@ def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.T
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    try:
+        return make()
+    except MisconfigurationException as error:  # no such accelerator, or not that many devices
+        reason = str(error).split(". ")[0].rstrip("!.")
+        message = f"training.accelerator {training.accelerator}, training.devices {training.devices}: {reason}"
+        raise InputError(f"{message}; set accelerator to auto or cpu") from None
 
 
 def _make_plugin(key: str, path: str, run: Path) -> Any:
