@@ -121,7 +121,7 @@ def _finish(sheet: Image.Image) -> Pixels:
 
 def _headline(row: Mapping[str, Any]) -> str:
     name = row.get("expression")
-    return f"{name} {row[name.lower()]:.0%}" if name else f"face {row['face']}"
+    return f"{row['face']}  {name} {row[name.lower()]:.0%}" if name else f"face {row['face']}"
 
 
 def _label(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:

@@ -16,11 +16,11 @@ from triaffect.inference.detect import Face
 HEAD = np.c_[TEMPLATE / np.linalg.norm(TEMPLATE[1] - TEMPLATE[0]), [-0.177, -0.177, 0.413, -0.029, -0.029]]
 _SOLVE = np.linalg.pinv(HEAD - HEAD.mean(0))
 
-SMALL = 16.0
+SMALL = 8.0
 """Pixels between the eyes below which a face is flagged `small`."""
 TURNED = 40.0
 """Degrees of yaw from which it is flagged `turned`."""
-BLURRED = 2.5
+BLURRED = 4.0
 """Blur, in pixels of a 112 px crop, from which it is flagged `blurred`."""
 UNSURE = 0.8
 """Score of the detector below which it is flagged `unsure`."""
