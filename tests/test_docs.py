@@ -16,6 +16,7 @@ import pytest
 import triaffect as ta
 from triaffect.cli.main import VERBS, main, option_words, train_parser, verb_function, verb_parser
 from triaffect.data.convert import convert
+from triaffect.inference.video import VideoWriter, read_video
 from triaffect.inference.web import example_files
 from triaffect.labels import PREDICTION_COLUMNS
 
@@ -46,10 +47,12 @@ def desk(tmp_path_factory):
     pictures, clip = example_files(folder)
     shutil.copy(pictures[1], folder / "photo.jpg")
     shutil.copy(pictures[0], folder / "neutral.jpg")
+    frames = [frame for frame in read_video(Path(clip)) if frame.number < 12]
+    (folder / "sessions").mkdir()
     for name in ("sessions/one.mp4", "sessions/two.mp4", "clip.mp4"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        if not (folder / name).exists():
-            shutil.copy(clip, folder / name)
+        with VideoWriter(folder / name) as writer:
+            for frame in frames:
+                writer.write(frame.pixels, frame.time)
     (folder / "pictures").mkdir()
     shutil.copy(pictures[0], folder / "pictures/one.png")
     (folder / "codes.csv").write_text("file,frame,AU12\none.png,0,1\n")

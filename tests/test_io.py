@@ -11,15 +11,15 @@ huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub
 
 
 def test_a_model_of_the_hub_is_downloaded_once_and_used_by_name(monkeypatch):
-    asked = []
+    requests = []
 
     def snapshot(repository, allow_patterns):
-        asked.append((repository, "*.onnx" in allow_patterns))
+        requests.append((repository, "*.onnx" in allow_patterns))
         return str(Path(ta.__file__).parent / "inference/base")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert ta.Analyzer("hub:someone/model", backend="onnx").tasks == ("va", "expr", "au")
-    assert asked[0] == ("someone/model", True)
+    assert requests[0] == ("someone/model", True)
 
 
 def test_without_a_network_the_refusal_is_one_line(monkeypatch):
@@ -32,4 +32,4 @@ def test_without_a_network_the_refusal_is_one_line(monkeypatch):
     ):
         model_folder("hub:a/b")
     with pytest.raises(InputError, match="holds no model"):
-        model_folder("a/b")  # a folder that is missing is never asked for
+        model_folder("a/b")  # a missing folder is not looked for there

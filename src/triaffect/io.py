@@ -84,7 +84,7 @@ BASE = "triaffect-base"
 
 
 HUB = "hub:"
-"""What the name of a model on the Hugging Face hub begins with, so that a missing folder is never asked for there."""
+"""What the name of a model on the Hugging Face hub begins with, so that a missing folder is not looked for there."""
 
 
 def _download(repository: str) -> Path:

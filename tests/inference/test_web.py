@@ -60,14 +60,14 @@ def test_the_functions_that_the_browser_calls(blocks, tmp_path):
     assert pl.read_csv(file["value"])["face"].to_list() == rows["face"].to_list() == [1, 2]
     assert "valence" not in look(str(tmp_path / "a.jpg"), True)[3].columns
     assert "What this page does" in look(None, False)[1]
-    seen = []
+    shares = []
     path = str(film(tmp_path / "a.mp4", 30, pixels=lambda i: plain()))
-    film_path, timeline, _, file = watch(path, False, lambda share, text: seen.append(share))
+    film_path, timeline, _, file = watch(path, False, lambda share, text: shares.append(share))
     assert Path(film_path).read_bytes()[4:8] == b"ftyp"
     assert Path(timeline).read_bytes()[:4] == b"\x89PNG"
     assert pl.read_csv(file["value"]).height == 30
-    assert seen == sorted(seen)
-    assert seen[-1] == pytest.approx(29 / 30, abs=0.01)
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(29 / 30, abs=0.01)
     (tmp_path / "a.jpg").write_text("nonsense")
     for function, words in ((look, (False,)), (call(blocks, "describe_file"), ())):
         with pytest.raises(Exception, match=r"^'?not an image"):

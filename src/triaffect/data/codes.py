@@ -128,12 +128,12 @@ def codes_of_frames(rows: pl.DataFrame, paths: list[str]) -> tuple[pl.DataFrame,
             file = stems.get(stem) or (next(iter(stems.values())) if name is None and len(stems) == 1 else None)
             if file is None:
                 raise InputError(f"{path}: codes {stem}, which is no video of the table; it has {', '.join(stems)}")
-            own = rows.filter(pl.col("file") == file)
-            face = number or own["face"].value_counts(sort=True)["face"][0]
-            if number is None and own["face"].n_unique() > 1:
+            frames = rows.filter(pl.col("file") == file)
+            face = number or frames["face"].value_counts(sort=True)["face"][0]
+            if number is None and frames["face"].n_unique() > 1:
                 notices.append(f"{path}: names no face; compared with face {face}, which is visible longest")
-            own = own.filter(pl.col("face") == face).sort("time")
-            joined = _join_intervals(own, part, units) if "label" in codes.columns else _join_frames(own, part)
+            frames = frames.filter(pl.col("face") == face).sort("time")
+            joined = _join_intervals(frames, part, units) if "label" in codes.columns else _join_frames(frames, part)
             parts.append(joined)
     table = pl.concat(parts, how="diagonal")
     keys = ["file", "face", "frame"]
@@ -145,19 +145,19 @@ def codes_of_frames(rows: pl.DataFrame, paths: list[str]) -> tuple[pl.DataFrame,
     return table, notices
 
 
-def _join_intervals(own: pl.DataFrame, spans: pl.DataFrame, units: list[str]) -> pl.DataFrame:
+def _join_intervals(frames: pl.DataFrame, spans: pl.DataFrame, units: list[str]) -> pl.DataFrame:
     """Codes from intervals: a unit that anyone coded is 0 outside of its intervals, an expression unknown."""
-    middle = pl.col("time") + float(own["time"].diff().median() or 0) / 2  # type: ignore[arg-type]
+    middle = pl.col("time") + float(frames["time"].diff().median() or 0) / 2  # type: ignore[arg-type]
     inside = {
         label: pl.any_horizontal([middle.is_between(*ends) for ends in part.select("start", "stop").iter_rows()])
         for (label,), part in spans.drop_nulls("start").group_by("label")
     }
     columns = [inside.get(unit, pl.lit(False)).cast(pl.Float64).alias(f"{unit}_code") for unit in units]
     classes = [pl.when(inside[n]).then(float(code)) for code, n in enumerate(EXPRESSIONS) if n in inside]
-    return own.with_columns(*columns, *([pl.coalesce(classes).alias("expression_code")] if classes else []))
+    return frames.with_columns(*columns, *([pl.coalesce(classes).alias("expression_code")] if classes else []))
 
 
-def _join_frames(own: pl.DataFrame, codes: pl.DataFrame) -> pl.DataFrame:
+def _join_frames(frames: pl.DataFrame, codes: pl.DataFrame) -> pl.DataFrame:
     """Codes of frames, by number, or by the nearest time within half a step."""
     targets = [name for name in TARGETS if name in codes.columns]
     numbers = {name: float(code) for code, name in enumerate(EXPRESSIONS)}
@@ -167,8 +167,8 @@ def _join_frames(own: pl.DataFrame, codes: pl.DataFrame) -> pl.DataFrame:
         )
     key = "frame" if "frame" in codes.columns else "time"
     values = [pl.col(name).cast(pl.Float64).alias(f"{name}_code") for name in targets]
-    codes = codes.select(pl.col(key).cast(own.schema[key]), *values)
+    codes = codes.select(pl.col(key).cast(frames.schema[key]), *values)
     if key == "frame":
-        return own.join(codes.unique("frame"), on="frame", how="left", maintain_order="left")
-    step = max(float(own["time"].diff().median() or 0), float(codes["time"].diff().median() or 0))  # type: ignore[arg-type]
-    return own.join_asof(codes.sort("time"), on="time", strategy="nearest", tolerance=step / 2 + 1e-6)
+        return frames.join(codes.unique("frame"), on="frame", how="left", maintain_order="left")
+    step = max(float(frames["time"].diff().median() or 0), float(codes["time"].diff().median() or 0))  # type: ignore[arg-type]
+    return frames.join_asof(codes.sort("time"), on="time", strategy="nearest", tolerance=step / 2 + 1e-6)

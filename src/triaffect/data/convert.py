@@ -80,7 +80,7 @@ def _names(rows: pl.DataFrame, pattern: str = "") -> dict[str, str]:
 
 
 def _write_table(table: pl.DataFrame, path: Path, origin: Provenance, notes: Mapping[str, str]) -> list[Path]:
-    """Write a CSV or TSV, and beside it what its columns mean and where it comes from."""
+    """Write a CSV or TSV, and a JSON file of what its columns mean and where it comes from."""
     separator, null = ("\t", "n/a") if path.suffix == ".tsv" else (",", "")
     with atomic_path(path) as tmp_path:
         table.write_csv(tmp_path, separator=separator, null_value=null, float_precision=5)
@@ -203,8 +203,8 @@ def _bids(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -
     notes = {"trial_type": "the expression, or the active action unit"}
     for file, name in names.items():
         stem = out / f"sub-{name}" / "beh" / f"sub-{name}_task-video"
-        own = rows.filter(pl.col("file") == file).sort("frame", "face").drop("file")
-        files += _write_table(own, stem.with_name(f"{stem.name}_beh.tsv"), origin, {})
+        part_rows = rows.filter(pl.col("file") == file).sort("frame", "face").drop("file")
+        files += _write_table(part_rows, stem.with_name(f"{stem.name}_beh.tsv"), origin, {})
         part = spans.filter(pl.col("file") == file)
         if part.height:
             events = part.select(

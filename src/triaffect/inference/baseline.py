@@ -1,4 +1,4 @@
-"""Change against a person's own baseline, beside the raw values: people differ at rest, and a model sees that too."""
+"""Change against a person's own baseline, next to the raw values: people differ at rest, and a model sees that too."""
 
 from __future__ import annotations
 

@@ -118,9 +118,9 @@ def _heat(axes: Axes, table: pl.DataFrame, events: pl.DataFrame, names: Sequence
         edges, np.arange(len(names) + 1), np.ma.masked_invalid(values), cmap=SEQUENTIAL, vmin=0, vmax=1, rasterized=True
     )
     for row, name in enumerate(names):
-        own = events.filter(pl.col("label").str.to_lowercase() == name.lower())
-        ends = own["start"].to_numpy(), own["stop"].clip(upper_bound=time[-1]).to_numpy()
-        axes.hlines(np.full(own.height, row + 0.9), *ends, color=SERIES[2], linewidth=2)
+        spans = events.filter(pl.col("label").str.to_lowercase() == name.lower())
+        ends = spans["start"].to_numpy(), spans["stop"].clip(upper_bound=time[-1]).to_numpy()
+        axes.hlines(np.full(spans.height, row + 0.9), *ends, color=SERIES[2], linewidth=2)
     words = [f"{AU_NAMES[name]}  {name}" if name in AU_NAMES else name for name in names]
     axes.set_yticks(np.arange(len(names)) + 0.5, words)
     axes.hlines(np.arange(1, len(names)), time[0], time[-1], color="white", linewidth=2)

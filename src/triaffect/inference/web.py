@@ -33,6 +33,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 PLACE = "Pictures go to no other machine than the one that serves this page, which deletes them."
 MAX_UPLOAD = "200mb"
+MAX_VISITORS = 200
+"""Visitors whose last result is kept in memory."""
 MAX_WAITING = 32
 """Requests that may wait; further ones are refused."""
 
@@ -82,8 +84,8 @@ def panels(rows: pl.DataFrame, face: int | None = None) -> str:
     """
     if not rows.height:
         return '<div class="ta"><div class="head">No face found</div></div>'
-    own = rows.filter(pl.col("face") == face) if face else rows.sort(pl.col("w") * pl.col("h"), descending=True)
-    row = own.row(0, named=True)
+    chosen = rows.filter(pl.col("face") == face) if face else rows.sort(pl.col("w") * pl.col("h"), descending=True)
+    row = chosen.row(0, named=True)
     parts: list[str] = []
     if "expression" in row:
         parts.append(f'<div class="head">{row["expression"]} {row[row["expression"].lower()]:.0%}</div>')
@@ -317,7 +319,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     sans = ["ui-sans-serif", "system-ui", "sans-serif"]
-    # System fonts: gradio's own default is fetched from the network.
+    # System fonts: gradio's default is fetched from the network.
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=sans, font_mono=["ui-monospace", "monospace"])
     css = resources.files("triaffect.inference").joinpath("web.css").read_text(encoding="utf-8")
     try:
@@ -325,9 +327,11 @@ def serve(
         blocks.launch(
             server_name=host, server_port=port, share=False, inbrowser=browser, quiet=True, theme=theme, css=css,
             footer_links=[], ssr_mode=False, max_file_size=MAX_UPLOAD, prevent_thread_lock=True,
+            state_session_capacity=MAX_VISITORS,
         )  # fmt: skip
         print(f"http://{host}:{port}  (stop with Ctrl-C)", flush=True)
-        stop.wait()
+        while not stop.wait(1):  # Windows does not interrupt a wait without an end
+            pass
         blocks.close(verbose=False)
     except OSError:
         raise InputError(f"--host {host} --port {port}: cannot be opened; choose another port or address") from None

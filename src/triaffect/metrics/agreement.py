@@ -93,24 +93,24 @@ def agreement(
         code = f"{target}_code"
         if code not in table.columns or target not in table.columns:
             continue
-        own = table.filter(pl.col(code).is_not_null() & pl.col(target).is_not_null())
-        if not own.height:
+        coded_rows = table.filter(pl.col(code).is_not_null() & pl.col(target).is_not_null())
+        if not coded_rows.height:
             continue
-        units, videos = number_sources(own["file"])
-        group, coded = units.to_numpy(), own[code].to_numpy()
+        units, videos = number_sources(coded_rows["file"])
+        group, coded = units.to_numpy(), coded_rows[code].to_numpy()
         parts: list[tuple[Callable[[Sums], dict[str, Floats]], dict[str, Floats]]] = []
         if target == "expression":
-            ours = own[target].replace_strict(EXPRESSIONS, range(8), return_dtype=pl.Int64).to_numpy()
+            ours = coded_rows[target].replace_strict(EXPRESSIONS, range(8), return_dtype=pl.Int64).to_numpy()
             parts.append((categorical_agreement, {"counts": _counts(group, videos, coded, ours, 8)}))
         else:
-            values, is_graded = own[target].to_numpy().astype(float), target in VA
+            values, is_graded = coded_rows[target].to_numpy().astype(float), target in VA
             if not is_graded:
                 is_graded = bool(((coded != 0) & (coded != 1)).any())
                 hits, active = coded >= (present if is_graded else 0.5), values >= threshold
                 parts.append((categorical_agreement, {"counts": _counts(group, videos, hits, active, 2)}))
             if is_graded:
-                grade = f"{target}_intensity" if f"{target}_intensity" in own.columns else target
-                scaled = values if target in VA else 5 * own[grade].to_numpy().astype(float)
+                grade = f"{target}_intensity" if f"{target}_intensity" in coded_rows.columns else target
+                scaled = values if target in VA else 5 * coded_rows[grade].to_numpy().astype(float)
                 parts.append(
                     (continuous_agreement, {"moments": measures.moments(scaled, coded.astype(float), group, videos)})
                 )
@@ -120,7 +120,7 @@ def agreement(
             limits = percentile_intervals(draws)
             for name, value in values_all.items():
                 low, high = limits.get(name, (None, None))
-                results.append((target, name, float(value), low, high, own.height, videos))
+                results.append((target, name, float(value), low, high, coded_rows.height, videos))
     if not results:
         raise InputError(f"{codes[0]}: codes nothing that the table has; it has {', '.join(rows.columns)}")
     schema = {"target": pl.String, "measure": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
