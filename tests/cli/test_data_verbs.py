@@ -100,3 +100,51 @@ def test_submit_of_one_split(text_file: Write, tmp_path: Path) -> None:
     assert main(words) == 2
     assert main([*words, "--split", "val"]) == 0
     assert (tmp_path / "out.txt").read_text().splitlines()[1:] == ["v/00001.jpg,0.500000,0.000000"]
+
+
+def test_show_draws_anew_and_prints_what_can_be_compared_with_the_files(
+    frames: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index, images = map(str, frames)
+    packed, out = str(tmp_path / "crops.safetensors"), str(tmp_path / "sheet.png")
+    assert main(["pack", index, "--images", images, "--out", packed]) == 0
+    capsys.readouterr()
+    drawn = set()
+    for source in (images, images, packed):
+        assert main(["show", index, "--images", source, "--n", "5", "--out", out]) == 0
+        *lines, last = capsys.readouterr().out.splitlines()
+        drawn.add(tuple(lines))
+        assert last.startswith(f"{out}: drawn with --seed ")
+    assert len(drawn) == 3
+    rows = load_index(index)
+    for line in lines:
+        row = rows.row(int(line.split(": row ")[1].split(",")[0]), named=True)
+        assert line.startswith(f"{packed}/{row['image']}: ")
+        assert f"video {row['video']}, frame {row['frame']}, split {row['split']}, V " in line
+    seed = last.split("--seed ")[1]
+    assert main(["show", index, "--images", images, "--n", "5", "--seed", seed, "--out", out]) == 0
+    assert [line.split(": row ")[1] for line in capsys.readouterr().out.splitlines()[:-1]] == [
+        line.split(": row ")[1] for line in lines
+    ]
+
+
+def test_show_what_the_network_gets(frames: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    index, images = map(str, frames)
+    pages = []
+    for options in ([], ["--augmented", "default"], ["--augmented", "base"]):
+        out = tmp_path / f"{len(pages)}.png"
+        words = ["show", index, "--images", images, "--n", "3", "--seed", "1", "--out", str(out), *options]
+        assert main(words) == 0
+        pages.append(out.read_bytes())
+    assert len(set(pages)) == 3
+
+
+def test_subset_keeps_the_image_root(
+    frames: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index, out = str(frames[0]), str(tmp_path / "part.parquet")
+    assert main(["subset", index, "--split", "val", "--fraction", "0.5", "--stride", "2", "--out", out]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: 6 rows of ")
+    assert load_index(out)["split"].unique().to_list() == ["val"]
+    assert provenance(out)["part_of"] == 24
