@@ -137,6 +137,10 @@ def test_the_verb_and_its_errors(faces, tmp_path, capsys):
         (tmp_path / "c.csv").write_text(text)
         with pytest.raises(InputError, match=message):
             agreement(faces, [str(tmp_path / "c.csv")])
+    (tmp_path / "c.csv").write_text("file,time,AU12\na.mp4,0,1\n")
+    twice = pl.concat([faces, faces.with_columns(file=pl.lit("other/a.mp4"))])
+    with pytest.raises(InputError, match="codes a, which is more than one video of the table"):
+        agreement(twice, [str(tmp_path / "c.csv")])
     (tmp_path / "c.eaf").write_text("<nonsense")
     with pytest.raises(InputError, match="cannot be read"):
         read_codes(tmp_path / "c.eaf")

@@ -117,7 +117,9 @@ def codes_of_frames(rows: pl.DataFrame, paths: list[str]) -> tuple[pl.DataFrame,
     Raises:
         InputError: As `read_codes`; no video or no frame matches.
     """
-    stems = {PurePath(file.replace("\\", "/")).stem: file for file in rows["file"].unique().sort()}
+    stems: dict[str, list[str]] = {}
+    for file in rows["file"].unique().sort():
+        stems.setdefault(PurePath(file.replace("\\", "/")).stem, []).append(file)
     parts, notices = [], []
     tables = [read_codes(path) for path in paths]
     labels = {label for table in tables if "label" in table.columns for label in table["label"]}
@@ -125,10 +127,11 @@ def codes_of_frames(rows: pl.DataFrame, paths: list[str]) -> tuple[pl.DataFrame,
     for path, codes in zip(paths, tables, strict=True):
         for (name, number), part in codes.group_by("file", "face", maintain_order=True):
             stem = PurePath(str(name or path).replace("\\", "/")).stem
-            file = stems.get(stem) or (next(iter(stems.values())) if name is None and len(stems) == 1 else None)
-            if file is None:
-                raise InputError(f"{path}: codes {stem}, which is no video of the table; it has {', '.join(stems)}")
-            frames = rows.filter(pl.col("file") == file)
+            files = stems.get(stem) or (next(iter(stems.values())) if name is None and len(stems) == 1 else [])
+            if len(files) != 1:
+                matches = "more than one video" if files else "no video"
+                raise InputError(f"{path}: codes {stem}, which is {matches} of the table; it has {', '.join(stems)}")
+            frames = rows.filter(pl.col("file") == files[0])
             face = number or frames["face"].value_counts(sort=True)["face"][0]
             if number is None and frames["face"].n_unique() > 1:
                 notices.append(f"{path}: names no face; compared with face {face}, which is visible longest")
