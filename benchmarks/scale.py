@@ -261,7 +261,7 @@ def cluster_of_two() -> tuple[Any, Any]:
     return made, made.add_node(num_cpus=1)
 
 
-def cluster(folder: Path, count: int) -> None:
+def cluster(folder: Path, count: int, verbs: list[str]) -> None:
     """Each verb on two machines, one of which is removed when half of the work is done, against one process."""
     import triaffect.inference.predict as predicting
     from triaffect.data.index import build_index, save_index
@@ -276,7 +276,7 @@ def cluster(folder: Path, count: int) -> None:
     tree = sample(folder / "sample")
     index, images = out / "index.parquet", tree / "cropped_aligned"
     out.mkdir()
-    save_index(build_index(tree, images), index)
+    save_index(build_index(tree, images), index, root=tree, images=images, format="per-video")
     rows = pl.read_parquet(index)
     changes = ["base.training.epochs=1", "base.training.accelerator=cpu"]
     predicting.SLICE = max(1, len(rows) // 12)
@@ -290,7 +290,7 @@ def cluster(folder: Path, count: int) -> None:
     }
     results: list[list[object]] = []
     for verb, work in works.items():
-        if verb == "render" and not os.environ.get("TRIAFFECT_ICT"):
+        if verb not in verbs or (verb == "render" and not os.environ.get("TRIAFFECT_ICT")):
             continue
         alone_start = time.perf_counter()
         work(f"{verb}-one", None)
@@ -390,6 +390,7 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, default=Path("/tmp/triaffect-benchmarks/scale"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--count", type=int)
+    parser.add_argument("--verbs", nargs="+", default=["analyze", "predict", "render", "study"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--hours", type=float, default=3.0)
@@ -405,7 +406,7 @@ if __name__ == "__main__":
     elif given.what == "memory":
         memory(given.folder, given.count or 2000, given.hours)
     elif given.what == "cluster":
-        cluster(given.folder, given.count or 20)
+        cluster(given.folder, given.count or 20, given.verbs)
     elif given.what == "simulate":
         simulate(given.folder, given.count or 100_000)
     else:
