@@ -1,4 +1,4 @@
-"""Errors for users, atomic writing, and paths that stay inside their root."""
+"""Errors and notices for users, atomic writing, and paths that stay inside their root."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,20 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class Notices(defaultdict[str, list[str]]):
+    """What was corrected or left out while reading: message -> files or videos."""
+
+    def __init__(self) -> None:
+        super().__init__(list)
+
+    def lines(self) -> list[str]:
+        """Return one line per message, with the number of cases and the first three."""
+        return [
+            f"{message}: {', '.join(cases[:3])}{f' and {len(cases) - 3:,} more' if len(cases) > 3 else ''}"
+            for message, cases in ((message, [*dict.fromkeys(cases)]) for message, cases in self.items())
+        ]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from polars.testing import assert_frame_equal
 from raw_layout import HEADERS, MTL, ZEROS
 from triaffect.data.abaw_text import (
     LineFormat,
-    Notices,
     _parse_csv,
     _parse_digits,
     _parse_lines,
@@ -27,7 +26,7 @@ from triaffect.data.abaw_text import (
     read_video,
     read_videos,
 )
-from triaffect.io import InputError
+from triaffect.io import InputError, Notices
 from triaffect.labels import ACTION_UNITS, LABEL_COLUMNS, VA
 
 Write = Callable[..., Path]

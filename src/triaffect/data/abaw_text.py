@@ -13,7 +13,6 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
@@ -21,7 +20,7 @@ from typing import Literal, NamedTuple, NoReturn
 import numpy as np
 import polars as pl
 
-from triaffect.io import InputError, StrPath
+from triaffect.io import InputError, Notices, StrPath
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, VA
 
 ABAW1_UNITS = ("AU1", "AU2", "AU4", "AU6", "AU12", "AU15", "AU20", "AU25")
@@ -54,20 +53,6 @@ Kind = Literal["va", "expr", "au", "rows", "list", "videos"]
 
 Line = tuple[int, list[str]]
 """A line's number in the file, from 1, and its fields."""
-
-
-class Notices(defaultdict[str, list[str]]):
-    """What was corrected or left out while reading: message -> files or videos."""
-
-    def __init__(self) -> None:
-        super().__init__(list)
-
-    def lines(self) -> list[str]:
-        """Return one line per message, with the number of cases and the first three."""
-        return [
-            f"{message}: {', '.join(cases[:3])}{f' and {len(cases) - 3:,} more' if len(cases) > 3 else ''}"
-            for message, cases in ((message, [*dict.fromkeys(cases)]) for message, cases in self.items())
-        ]
 
 
 class LineFormat(NamedTuple):

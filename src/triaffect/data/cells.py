@@ -10,8 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from triaffect.data.abaw_text import Notices
-from triaffect.io import InputError, StrPath
+from triaffect.io import InputError, Notices, StrPath
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab")
 EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")

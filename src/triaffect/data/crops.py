@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.abaw_text import Notices
+from triaffect.io import Notices
 
 FOLDER = r"^(.*)/[^/]*$"
 """Matches the folder of an image; an image at the root does not match."""

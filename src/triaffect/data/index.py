@@ -15,13 +15,12 @@ import numpy as np
 import polars as pl
 
 from triaffect import __version__
-from triaffect.data.abaw_text import Notices
 from triaffect.data.cells import TABLE_SUFFIXES, Cells
 from triaffect.data.crops import FOLDER, find_images
 from triaffect.data.known import CLASS_ORDERS, DISFA_THRESHOLD, find_known, read_known
 from triaffect.data.layout import FORMATS, SCHEMA, find_files, find_image_root, read_files
 from triaffect.data.table import OUTSIDE_ROOT, read_table, table_to_index
-from triaffect.io import InputError, StrPath, atomic_path
+from triaffect.io import InputError, Notices, StrPath, atomic_path
 from triaffect.labels import EXPRESSIONS, SPLITS
 
 HAS_CROP = pl.col("exists").fill_null(True)

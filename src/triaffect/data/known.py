@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from triaffect.data.abaw_text import Notices
 from triaffect.data.cells import read_cells
-from triaffect.io import InputError, StrPath
+from triaffect.io import InputError, Notices, StrPath
 from triaffect.jobs import prefetch
 from triaffect.labels import EXPRESSIONS, SPLITS
 

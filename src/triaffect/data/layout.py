@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from triaffect.data.abaw_text import (
     ALL_LABELS,
     Kind,
-    Notices,
     detect_kind,
     missing_to_null,
     read_list,
@@ -30,7 +29,7 @@ from triaffect.data.abaw_text import (
     read_videos,
 )
 from triaffect.data.crops import FOLDER, crop_numbers, crop_suffix, find_folders, find_images, is_crop
-from triaffect.io import InputError
+from triaffect.io import InputError, Notices
 from triaffect.jobs import prefetch
 from triaffect.labels import INDEX_COLUMNS, LABEL_COLUMNS, SPLITS, TASKS
 

@@ -11,11 +11,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.abaw_text import Notices
 from triaffect.data.cells import read_cells, to_numbers
 from triaffect.data.index import METADATA
 from triaffect.data.table import image_of_faces, recognise, to_codes
-from triaffect.io import InputError, StrPath, atomic_path
+from triaffect.io import InputError, Notices, StrPath, atomic_path
 from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS, TASKS, VA
 
 Thresholds = float | Sequence[float] | Mapping[str, float] | None

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import polars as pl
 
-from triaffect.data.abaw_text import Notices
 from triaffect.data.cells import MISSING_WORDS, Cells, read_cells, to_numbers
 from triaffect.data.known import CLASS_ORDERS, CLASS_WORDS, CODES, SPLIT_WORDS, class_order, with_images
 from triaffect.data.layout import SCHEMA
-from triaffect.io import InputError, StrPath
+from triaffect.io import InputError, Notices, StrPath
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INDEX_COLUMNS, SPLITS
 
 OUTSIDE_ROOT = r"^[/\\]|^.{0,2}:|\\|(^|/)\.\.(/|$)"
