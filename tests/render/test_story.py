@@ -5,7 +5,7 @@ import pytest
 
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 from triaffect.render.ranges import Ranges
-from triaffect.render.story import PROTOTYPES, VA_MEANS, make_story, occurrence
+from triaffect.render.story import PROTOTYPES, SUBTLE, VA_MEANS, make_story, occurrence
 
 VISIBLE = Ranges().visible
 
@@ -91,3 +91,15 @@ def test_ranges_are_obeyed():
         assert (story.head_pose[:, 0] == 0).all()
         assert (story.gaze == 0).all()
         assert (story.expression != EXPRESSIONS.index("Other")).all()
+
+
+def test_subtle_movements_have_no_expression_label_and_every_intensity():
+    ranges = Ranges(subtle=1.0, expressions=0.0, single=0.0, talking=0, stray=0, peak=(0.12, 1.0))
+    stories = [make_story(np.random.default_rng(seed), ranges, 40, 0.2) for seed in range(60)]
+    movements = {name for group in SUBTLE for name in group}
+    for story in stories:
+        assert {name for name, level in story.actions.items() if level.max() > 0} <= {*movements, "AU45"}
+        assert set(story.expression.tolist()) <= {-1, 0}
+    smile = np.concatenate([story.actions["AU12"] for story in stories])
+    assert ((smile > 0.1) & (smile < 0.35)).sum() > 20
+    assert (smile > 0.7).sum() > 20
