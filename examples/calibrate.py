@@ -3,10 +3,11 @@
     python examples/calibrate.py work/base/run work/base --out work/base/calibrated
 
 The raw outputs of the expressions are divided by one temperature (Guo et al. 2017), fitted on FER+ validation faces;
-those of each action unit are scaled and shifted (Platt 1999), fitted on renders of unseen people. Both go into the last
-layer, so that every backend has them. A rising curve per action unit, from log-odds to the exact intensity, goes into
-the provenance under `au_intensity`. Every figure that is printed is cross-fitted: fitted on one half, of the images or
-of the people, and computed on the other. The model keeps what is fitted on both.
+with `--units` those of each action unit are scaled and shifted (Platt 1999), fitted on renders of unseen people: real
+faces may want another shift. Both go into the last layer, so that every backend has them. A rising curve per action
+unit, from log-odds to the exact intensity, goes into the provenance under `au_intensity`. Every printed figure is
+cross-fitted: fitted on one half, of the images or of the people, and computed on the other. The model keeps what is
+fitted on both.
 """
 
 import argparse
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path, help="the folder that base.py wrote, with images/renders-val")
     parser.add_argument("--out", type=Path, help="folder of the calibrated model; only figures without it")
+    parser.add_argument("--units", action="store_true", help="scale and shift the action units too, not only print it")
     options = parser.parse_args()
     model, images = load_model(options.model), options.data / "images"
 
@@ -129,7 +131,8 @@ def main() -> None:
             calibrated[judge] = scale * z[judge] + shift
             line = curve(z[fit], exact[fit, i])
             levels[judge, i] = np.interp(z[judge], line["log_odds"], line["intensity"])
-        scales[i], shifts[i] = platt(z[known], present[known])
+        if options.units:
+            scales[i], shifts[i] = platt(z[known], present[known])
         curves[unit] = curve(scales[i] * z + shifts[i], exact[:, i])
         positive, negative = z[present == 1], z[present == 0]
         auc = (positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2

@@ -34,3 +34,16 @@ def test_tables_have_intensities_only_where_the_model_has_a_scale():
     empty = ta.Analyzer(Calibrated(), detector=find).image(plain(0, 0, 0))
     assert empty.schema == table.schema
     assert float(table["AU12_intensity"][0]) == pytest.approx(float(expected[0, ACTION_UNITS.index("AU12")]))
+
+
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+def test_the_bundled_model_has_a_scale_of_intensity(backend):
+    if backend == "torch":
+        pytest.importorskip("torch", reason="needs torch")
+    crops = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    table = ta.Analyzer(backend=backend).image(crops, cropped=True)
+    values = table.select(INTENSITY_COLUMNS).to_numpy()
+    assert ((values >= 0) & (values <= 1)).all()
+    curves = ta.Analyzer(backend=backend).curves
+    assert list(curves) == list(ACTION_UNITS)
+    assert all(np.all(np.diff(line[key]) >= 0) for line in curves.values() for key in ("log_odds", "intensity"))
