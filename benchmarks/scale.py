@@ -84,10 +84,10 @@ def differences(a: Path, b: Path) -> list[str]:
 
 
 def kill(folder: Path, count: int, kills: int) -> None:
-    inputs, whole, out = clips(folder, count, 50), folder / "whole", folder / "killed"
-    for path in (whole, out):
+    inputs, undisturbed, out = clips(folder, count, 50), folder / "whole", folder / "killed"
+    for path in (undisturbed, out):
         shutil.rmtree(path, ignore_errors=True)
-    seconds = quiet(command(inputs, "--out", whole, "--jobs", 2))
+    seconds = quiet(command(inputs, "--out", undisturbed, "--jobs", 2))
     rng, written, again, moments = random.Random(0), dict[str, int](), list[str](), list[float]()
     for _ in range(kills):
         process = subprocess.Popen(
@@ -106,27 +106,29 @@ def kill(folder: Path, count: int, kills: int) -> None:
                 again.append(name)
                 written[name] = changed
     quiet(command(inputs, "--out", out, "--jobs", 2))
-    failed = {row[0] for row in pl.read_csv(whole / "failures.csv").filter(pl.col("kind") != "no face").iter_rows()}
+    failed = {
+        row[0] for row in pl.read_csv(undisturbed / "failures.csv").filter(pl.col("kind") != "no face").iter_rows()
+    }
     repeated = [name for name in again if not any(Path(f).stem == Path(name).stem for f in failed)]
     rows = [
-        ["files", len(list((whole / "faces").rglob("*.parquet")))],
+        ["files", len(list((undisturbed / "faces").rglob("*.parquet")))],
         ["seconds undisturbed", f"{seconds:.0f}"],
         ["kill -9", f"{kills}, after {min(moments):.1f} to {max(moments):.1f} s"],
         ["finished files that were done again", len(repeated)],
         ["failed files that were tried again", len(again) - len(repeated)],
-        ["tables that differ, files half-written", ", ".join(differences(whole, out)) or "none"],
+        ["tables that differ, files half-written", ", ".join(differences(undisturbed, out)) or "none"],
         ["rows", pl.scan_parquet(out / "faces.parquet").select(pl.len()).collect().item()],
     ]
     block("kill -9", "python benchmarks/scale.py kill", table(["", ""], rows))
 
 
 def shards(folder: Path, count: int) -> None:
-    inputs, whole, out = clips(folder, count, 50), folder / "whole", folder / "shards"
+    inputs, undisturbed, out = clips(folder, count, 50), folder / "whole", folder / "shards"
     shutil.rmtree(out, ignore_errors=True)
-    quiet(command(inputs, "--out", whole))
+    quiet(command(inputs, "--out", undisturbed))
     for i in (3, 1, 2):
         quiet(command(inputs, "--out", out, "--shard", f"{i}/3"))
-    text = ", ".join(differences(whole, out)) or "none"
+    text = ", ".join(differences(undisturbed, out)) or "none"
     block(
         "Shards", "python benchmarks/scale.py shards", f"1/3, 2/3 and 3/3 of {count} files: tables that differ: {text}"
     )
@@ -394,20 +396,20 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--hours", type=float, default=3.0)
-    given = parser.parse_args()
-    if given.what != "one":
-        given.folder.mkdir(parents=True, exist_ok=True)
-    if given.what == "kill":
-        kill(given.folder, given.count or 60, given.kills)
-    elif given.what == "shards":
-        shards(given.folder, given.count or 60)
-    elif given.what == "ratio":
-        ratio(given.folder, given.count or 24, given.rounds)
-    elif given.what == "memory":
-        memory(given.folder, given.count or 2000, given.hours)
-    elif given.what == "cluster":
-        cluster(given.folder, given.count or 20, given.verbs)
-    elif given.what == "simulate":
-        simulate(given.folder, given.count or 100_000)
+    arguments = parser.parse_args()
+    if arguments.what != "one":
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.what == "kill":
+        kill(arguments.folder, arguments.count or 60, arguments.kills)
+    elif arguments.what == "shards":
+        shards(arguments.folder, arguments.count or 60)
+    elif arguments.what == "ratio":
+        ratio(arguments.folder, arguments.count or 24, arguments.rounds)
+    elif arguments.what == "memory":
+        memory(arguments.folder, arguments.count or 2000, arguments.hours)
+    elif arguments.what == "cluster":
+        cluster(arguments.folder, arguments.count or 20, arguments.verbs)
+    elif arguments.what == "simulate":
+        simulate(arguments.folder, arguments.count or 100_000)
     else:
-        one(given.folder, given.out)
+        one(arguments.folder, arguments.out)

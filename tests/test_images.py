@@ -233,12 +233,12 @@ def test_a_jpeg_without_its_end_is_read_with_a_notice(tmp_path, progressive):
     path, stream = tmp_path / "a.jpg", io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 255, (256, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(stream, "JPEG", quality=90, progressive=progressive)
-    whole = stream.getvalue()
-    path.write_bytes(whole[:-2])
+    content = stream.getvalue()
+    path.write_bytes(content[:-2])
     notices = []
-    np.testing.assert_array_equal(read_image(path, notices=notices), read_image(whole))
+    np.testing.assert_array_equal(read_image(path, notices=notices), read_image(content))
     assert notices == ["damaged (Premature end of JPEG file), read"]
-    path.write_bytes(whole[: len(whole) * 9 // 10])
+    path.write_bytes(content[: len(content) * 9 // 10])
     notices = []
     assert read_image(path, notices=notices).shape == (256, 64, 3)
     (notice,) = notices
@@ -247,7 +247,7 @@ def test_a_jpeg_without_its_end_is_read_with_a_notice(tmp_path, progressive):
     with pytest.raises(ValueError, match="damaged JPEG"):
         read_image(path, strict=True)
     if not progressive:
-        path.write_bytes(whole[: len(whole) // 2])
+        path.write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match=r"the last 5.% are missing"):
             read_image(path)
 

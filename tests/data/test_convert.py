@@ -67,13 +67,13 @@ def test_intervals_are_those_of_the_frames(faces):
     spans = intervals(table)
     assert "photo.jpg" not in spans["file"].to_list()
     for file, face in (("a/clip 1.mp4", 1), ("a/clip 1.mp4", 2), ("b/clip 1.mp4", 1)):
-        own = spans.filter((pl.col("file") == file) & (pl.col("face") == face))
+        of_face = spans.filter((pl.col("file") == file) & (pl.col("face") == face))
         for tier, label, active in (
             ("AU12", "AU12", lambda row: row["AU12"] >= 0.5),
             ("AU4", "AU4", lambda row: row["AU4"] >= 0.5),
             ("expression", "Anger", lambda row: row["expression"] == "Anger"),
         ):
-            part = own.filter((pl.col("tier") == tier) & (pl.col("label") == label))
+            part = of_face.filter((pl.col("tier") == tier) & (pl.col("label") == label))
             expected = np.reshape(runs(table, file, face, active), (-1, 2))
             assert part.select("start", "stop").to_numpy() == pytest.approx(expected), (tier, face)
 
@@ -159,8 +159,8 @@ def test_wide_has_a_row_per_frame_and_empty_cells_for_absent_faces(faces, tmp_pa
     assert len(rows) == 40 + 40 + 1
     first = [row for row in rows if row["file"] == "a/clip 1.mp4"]
     assert [row["valence_face2"] == "" for row in first] == [10 <= i < 20 for i in range(40)]
-    own = faces[1].filter((pl.col("file") == "a/clip 1.mp4") & (pl.col("face") == 1)).sort("frame")
-    assert [float(row["valence_face1"]) for row in first] == pytest.approx(own["valence"].to_list(), abs=1e-4)
+    of_face = faces[1].filter((pl.col("file") == "a/clip 1.mp4") & (pl.col("face") == 1)).sort("frame")
+    assert [float(row["valence_face1"]) for row in first] == pytest.approx(of_face["valence"].to_list(), abs=1e-4)
     assert rows[-1]["expression_face1"] == faces[1]["expression"][-1]
 
 

@@ -410,14 +410,14 @@ def test_a_subset_keeps_its_origin_and_scores_say_of_how_many_rows(make, tmp_pat
     from triaffect.metrics.scores import score
 
     predictions, index = make(0)
-    whole, part = tmp_path / "i.parquet", tmp_path / "part.parquet"
-    save_index(index, whole, root=tmp_path, images=tmp_path, format="table")
-    rows = save_subset(whole, part, "val", fraction=0.5, stride=2, seed=3)
+    full_path, part = tmp_path / "i.parquet", tmp_path / "part.parquet"
+    save_index(index, full_path, root=tmp_path, images=tmp_path, format="table")
+    rows = save_subset(full_path, part, "val", fraction=0.5, stride=2, seed=3)
     strided = index.filter(pl.int_range(pl.len()).over("video") % 2 == 0)
     assert rows.height == round(strided.height / 2)
     assert rows.equals(subset(strided, 0.5, seed=3))
     assert load_index(part).equals(rows)
-    assert provenance(part) == provenance(whole) | {"part_of": index.height}
+    assert provenance(part) == provenance(full_path) | {"part_of": index.height}
     signature = score(predictions, part, resamples=0).signature
     assert f"|split:val,{rows.height}/{index.height}|" in signature
     with pytest.raises(InputError, match="stride 0"):

@@ -108,17 +108,17 @@ def test_gaps_are_filled_as_numpy_fills_them(method):
     for number in (0, 1, 3):
         rows = slice(30 * number, 30 * number + 30)
         there = np.flatnonzero(has_crop[rows])
-        own = values[has_crop[: 30 * number].sum() :][: len(there)]
+        in_video = values[has_crop[: 30 * number].sum() :][: len(there)]
         for i, name in enumerate(("valence", "arousal")):
             result = filled[name][rows].to_numpy()
             if method == "linear":
-                np.testing.assert_allclose(result, np.interp(at, there, own[:, i]), atol=1e-12)
+                np.testing.assert_allclose(result, np.interp(at, there, in_video[:, i]), atol=1e-12)
             else:
                 distance = abs(at[:, None] - there)
-                allowed = [own[d == d.min(), i] for d in distance]
+                allowed = [in_video[d == d.min(), i] for d in distance]
                 assert all(np.isin(value, near) for value, near in zip(result, allowed, strict=True))
         distance = abs(at[:, None] - there)
-        near = [abs(own[d == d.min(), 0]) for d in distance]
+        near = [abs(in_video[d == d.min(), 0]) for d in distance]
         assert all(np.isin(v, n) for v, n in zip(filled["AU1"][rows].to_numpy(), near, strict=True))
     assert filled["valence"][60:90].to_numpy() == pytest.approx(values[:, 0].mean())
 
@@ -129,14 +129,14 @@ IMAGES = [f"v{video}/{frame:05d}.jpg" for video in range(2) for frame in range(1
 
 
 @pytest.fixture
-def whole() -> pl.DataFrame:
+def predicted() -> pl.DataFrame:
     rng = np.random.default_rng(0)
     columns = [name for names in PREDICTION_COLUMNS.values() for name in names]
     return pl.DataFrame({"image": IMAGES, **{name: rng.random(10) for name in columns}})
 
 
 @pytest.fixture
-def index(whole: pl.DataFrame) -> pl.DataFrame:
+def index(predicted: pl.DataFrame) -> pl.DataFrame:
     rng = np.random.default_rng(1)
     units = {name: rng.integers(0, 2, 10) for name in ACTION_UNITS}
     labels = {"valence": rng.random(10), "arousal": rng.random(10), "expression": rng.integers(0, 8, 10), **units}
@@ -146,11 +146,11 @@ def index(whole: pl.DataFrame) -> pl.DataFrame:
 
 @pytest.mark.parametrize("name", ["p.csv", "p.json", "p.tsv", "p.parquet"])
 def test_a_file_of_any_kind_scores_the_same(
-    tmp_path: Path, whole: pl.DataFrame, index: pl.DataFrame, name: str
+    tmp_path: Path, predicted: pl.DataFrame, index: pl.DataFrame, name: str
 ) -> None:
-    path, expected = tmp_path / name, score(whole, index, resamples=0).to_dict()
-    write = {".csv": whole.write_csv, ".json": whole.write_json, ".parquet": whole.write_parquet}
-    write.get(path.suffix, lambda p: whole.write_csv(p, separator="\t"))(path)
+    path, expected = tmp_path / name, score(predicted, index, resamples=0).to_dict()
+    write = {".csv": predicted.write_csv, ".json": predicted.write_json, ".parquet": predicted.write_parquet}
+    write.get(path.suffix, lambda p: predicted.write_csv(p, separator="\t"))(path)
     assert score(path, index, resamples=0).to_dict() == expected
 
 
@@ -165,25 +165,27 @@ def test_a_file_of_any_kind_scores_the_same(
     ],
 )
 def test_images_are_matched_under_other_names(
-    tmp_path: Path, whole: pl.DataFrame, index: pl.DataFrame, rename: Callable[[str], str]
+    tmp_path: Path, predicted: pl.DataFrame, index: pl.DataFrame, rename: Callable[[str], str]
 ) -> None:
     path = tmp_path / "p.csv"
     names = pl.Series("image", [rename(image) for image in IMAGES])
-    whole.with_columns(names).sample(fraction=1, shuffle=True, seed=0).write_csv(path)
-    assert score(path, index, resamples=0).to_dict() == score(whole, index, resamples=0).to_dict()
+    predicted.with_columns(names).sample(fraction=1, shuffle=True, seed=0).write_csv(path)
+    assert score(path, index, resamples=0).to_dict() == score(predicted, index, resamples=0).to_dict()
 
 
-def test_other_videos_are_not_matched_by_the_names_of_their_frames(whole: pl.DataFrame, index: pl.DataFrame) -> None:
-    one = index.filter(video="v1").with_columns(image=pl.col("image").str.replace("v1/", "w/"))
+def test_other_videos_are_not_matched_by_the_names_of_their_frames(
+    predicted: pl.DataFrame, index: pl.DataFrame
+) -> None:
+    other_video = index.filter(video="v1").with_columns(image=pl.col("image").str.replace("v1/", "w/"))
     with pytest.raises(
         InputError, match=r"5 of 5 images have no prediction.*predictions are named like 'v0/00001.jpg'"
     ):
-        score(whole.head(5), one, resamples=0)
+        score(predicted.head(5), other_video, resamples=0)
 
 
 @pytest.mark.parametrize("classes", [[str(i % 8) for i in range(10)], [EXPRESSIONS[i % 8] for i in range(10)]])
 def test_classes_without_probabilities(
-    tmp_path: Path, index: pl.DataFrame, whole: pl.DataFrame, classes: list[str]
+    tmp_path: Path, index: pl.DataFrame, predicted: pl.DataFrame, classes: list[str]
 ) -> None:
     pl.DataFrame({"image": IMAGES, "Expression": classes}).write_csv(tmp_path / "p.csv")
     with pytest.warns(UserWarning, match="'Expression' as expression"):
@@ -191,14 +193,14 @@ def test_classes_without_probabilities(
     np.testing.assert_array_equal(table.select(PREDICTION_COLUMNS["expr"]).to_numpy().argmax(1), np.arange(10) % 8)
 
 
-def test_columns_in_capitals(tmp_path: Path, whole: pl.DataFrame) -> None:
-    whole.rename(str.title).rename({"Au1": "AU01"}).write_csv(tmp_path / "p.csv")
+def test_columns_in_capitals(tmp_path: Path, predicted: pl.DataFrame) -> None:
+    predicted.rename(str.title).rename({"Au1": "AU01"}).write_csv(tmp_path / "p.csv")
     with pytest.warns(UserWarning, match="columns read under another name"):
-        assert_frame_equal(load_predictions(tmp_path / "p.csv").select(whole.columns), whole)
+        assert_frame_equal(load_predictions(tmp_path / "p.csv").select(predicted.columns), predicted)
 
 
-def test_rounding_and_repeated_rows_are_accepted(tmp_path: Path, whole: pl.DataFrame) -> None:
-    table = whole.with_columns(AU1=pl.lit(1.0000001), valence=pl.lit(-1.00001))
+def test_rounding_and_repeated_rows_are_accepted(tmp_path: Path, predicted: pl.DataFrame) -> None:
+    table = predicted.with_columns(AU1=pl.lit(1.0000001), valence=pl.lit(-1.00001))
     pl.concat([table, table.head(3)]).write_parquet(tmp_path / "p.parquet")
     loaded = load_predictions(tmp_path / "p.parquet")
     assert loaded.height == 10
@@ -216,15 +218,17 @@ def test_rounding_and_repeated_rows_are_accepted(tmp_path: Path, whole: pl.DataF
         (pl.col("neutral") * 9 - 5, r"raw outputs \(logits\), apply softmax"),
     ],
 )
-def test_the_reason_why_values_are_refused(tmp_path: Path, whole: pl.DataFrame, change: pl.Expr, message: str) -> None:
-    whole.with_columns(change).write_parquet(tmp_path / "p.parquet")
+def test_the_reason_why_values_are_refused(
+    tmp_path: Path, predicted: pl.DataFrame, change: pl.Expr, message: str
+) -> None:
+    predicted.with_columns(change).write_parquet(tmp_path / "p.parquet")
     with pytest.raises(InputError, match=message):
         load_predictions(tmp_path / "p.parquet")
 
 
-def faces(file: str, frames: int, whole: pl.DataFrame, first: int = 0) -> pl.DataFrame:
+def faces(file: str, frames: int, predicted: pl.DataFrame, first: int = 0) -> pl.DataFrame:
     """A table as `analyze` writes it, with a small second face in every frame and one frame without any."""
-    rows = whole[first : first + frames].drop("image")
+    rows = predicted[first : first + frames].drop("image")
     keys = {"file": [file] * frames, "frame": range(frames), "face": 1, "w": 50.0, "h": 50.0, "expression": "Anger"}
     large = pl.DataFrame(keys).hstack(rows)
     small = large.with_columns(face=pl.lit(2), w=pl.lit(20.0), valence=pl.lit(-1.0))
@@ -234,13 +238,13 @@ def faces(file: str, frames: int, whole: pl.DataFrame, first: int = 0) -> pl.Dat
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
 def test_the_tables_of_analyze_score_as_they_are(
-    tmp_path: Path, whole: pl.DataFrame, index: pl.DataFrame, ending: str
+    tmp_path: Path, predicted: pl.DataFrame, index: pl.DataFrame, ending: str
 ) -> None:
-    videos = pl.concat([faces("../clips/v0.mp4", 5, whole), faces("../clips/v1.avi", 5, whole, 5)])
-    photos = pl.concat([faces(f"in/{image}", 1, whole, i).head(2) for i, image in enumerate(IMAGES)])
+    videos = pl.concat([faces("../clips/v0.mp4", 5, predicted), faces("../clips/v1.avi", 5, predicted, 5)])
+    photos = pl.concat([faces(f"in/{image}", 1, predicted, i).head(2) for i, image in enumerate(IMAGES)])
     for table in (videos, photos):
         path = tmp_path / f"faces{ending}"
         table.write_csv(path) if ending == ".csv" else table.write_parquet(path)
         with pytest.warns(UserWarning, match="the largest face of each image counts"):
             scores = score(path, index, resamples=0)
-        assert scores.to_dict()["tasks"] == pytest.approx(score(whole, index, resamples=0).to_dict()["tasks"])
+        assert scores.to_dict()["tasks"] == pytest.approx(score(predicted, index, resamples=0).to_dict()["tasks"])

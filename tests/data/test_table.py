@@ -188,8 +188,8 @@ def test_names_and_places_of_images(tmp_path: Path) -> None:
     table = pl.DataFrame({"image": [name for name, _ in names], "other": 0.5, "location": "lab"})
     table.write_csv(tmp_path / "t.csv")
     annotations = read(tmp_path / "t.csv", root)
-    found = [image if there else None for image, there in annotations.index.select("image", "exists").iter_rows()]
-    assert found == [name for _, name in names]
+    existing = [image if there else None for image, there in annotations.index.select("image", "exists").iter_rows()]
+    assert existing == [name for _, name in names]
     assert annotations.index["location"].to_list() == ["lab"] * 7
     assert "images found under another ending or in another folder: 4 of 7" in annotations.notice_lines()
 

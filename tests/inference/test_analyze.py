@@ -95,10 +95,10 @@ def test_each_input_is_collected_once(tmp_path):
     (tmp_path / "in" / ".hidden.jpg").write_text("not an input")
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "again.jpg").symlink_to(a)
-    found = collect([str(b), str(tmp_path / "in"), str(tmp_path / "**" / "*.jpg"), str(a)])
-    assert [item.source for item in found.inputs] == [b, a]
-    assert not found.failures
-    assert found.notices == [f"{tmp_path / 'in'}: 2 files not read, neither photo nor video: 1 hidden, 1 .txt"]
+    collection = collect([str(b), str(tmp_path / "in"), str(tmp_path / "**" / "*.jpg"), str(a)])
+    assert [item.source for item in collection.inputs] == [b, a]
+    assert not collection.failures
+    assert collection.notices == [f"{tmp_path / 'in'}: 2 files not read, neither photo nor video: 1 hidden, 1 .txt"]
 
 
 def test_the_same_camera_is_collected_once():

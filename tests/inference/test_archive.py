@@ -49,7 +49,7 @@ def archive(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(archive, tmp_path_factory):
+def undisturbed(archive, tmp_path_factory):
     """What one undisturbed process writes."""
     out = tmp_path_factory.mktemp("whole")
     analyze([str(archive)], analyzer(), str(out))
@@ -68,12 +68,12 @@ def failures(out):
         return {os.path.basename(row["path"]): row["kind"] for row in csv.DictReader(file)}
 
 
-def test_every_input_has_one_result(archive, whole):
-    results = sorted(str(path.relative_to(whole / "faces")) for path in (whole / "faces").rglob("*.*"))
+def test_every_input_has_one_result(archive, undisturbed):
+    results = sorted(str(path.relative_to(undisturbed / "faces")) for path in (undisturbed / "faces").rglob("*.*"))
     assert len(results) == 14
     assert "part0/v0.parquet" in results
-    assert failures(whole) == {"broken.mp4": "unreadable", "dark.jpg": "no face"}
-    summary = pl.read_csv(whole / "summary.csv")
+    assert failures(undisturbed) == {"broken.mp4": "unreadable", "dark.jpg": "no face"}
+    summary = pl.read_csv(undisturbed / "summary.csv")
     assert summary.height == 13
     row = summary.filter(pl.col("file").str.ends_with("v1.mp4")).row(0, named=True)
     assert (row["face"], row["file_frames"], row["frames"], row["frames_without_face"]) == (1, 12, 12, 0)
@@ -81,7 +81,7 @@ def test_every_input_has_one_result(archive, whole):
     assert (dark["face"], dark["file_frames"], dark["frames_without_face"]) == (None, 1, 1)
 
 
-def test_a_second_call_does_only_what_is_missing_or_failed(archive, whole, tmp_path):
+def test_a_second_call_does_only_what_is_missing_or_failed(archive, undisturbed, tmp_path):
     analyze([str(archive)], analyzer(), str(tmp_path))
     removed = tmp_path / "faces" / "part0" / "v0.parquet"
     removed.unlink()
@@ -90,7 +90,7 @@ def test_a_second_call_does_only_what_is_missing_or_failed(archive, whole, tmp_p
     result = analyze([str(archive)], analyzer(), str(tmp_path), on_result=lambda file, rows: new.append(file.file))
     assert sorted(map(os.path.basename, new)) == ["broken.mp4", "v0.mp4"]
     assert (result.skipped, result.done, result.inputs) == (12, 14, 14)
-    same_tables(whole, tmp_path)
+    same_tables(undisturbed, tmp_path)
 
 
 def test_another_model_other_options_or_a_changed_file_are_done_again(archive, tmp_path):
@@ -111,15 +111,15 @@ def test_another_model_other_options_or_a_changed_file_are_done_again(archive, t
 
 
 @pytest.mark.parametrize("jobs", [2, 3])
-def test_processes_write_what_one_writes(archive, whole, tmp_path, jobs):
+def test_processes_write_what_one_writes(archive, undisturbed, tmp_path, jobs):
     analyze([str(archive)], analyzer(), str(tmp_path), jobs=jobs)
-    same_tables(whole, tmp_path)
+    same_tables(undisturbed, tmp_path)
 
 
-def test_shards_together_are_the_whole(archive, whole, tmp_path):
+def test_shards_together_are_the_whole(archive, undisturbed, tmp_path):
     results = [analyze([str(archive)], analyzer(), str(tmp_path), shard=(i, 3)) for i in (2, 1, 3)]
     assert [(result.inputs, result.tables) for result in results] == [(5, False), (5, False), (4, True)]
-    same_tables(whole, tmp_path)
+    same_tables(undisturbed, tmp_path)
 
 
 def test_two_calls_cannot_work_in_one_folder(tmp_path):
@@ -136,25 +136,27 @@ def test_two_calls_cannot_work_in_one_folder(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_kill_9_loses_only_the_files_in_work(archive, whole, tmp_path):
+def test_kill_9_loses_only_the_files_in_work(archive, undisturbed, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), os.environ.get("PYTHONPATH", "")])
     words, out = [sys.executable, str(tmp_path / "script.py"), str(archive), str(tmp_path / "out")], tmp_path / "out"
-    for wanted in (2, 7):
+    for number in (2, 7):
         with subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and len([*(out / "faces").rglob("*.parquet")]) < wanted:
+            while process.poll() is None and len([*(out / "faces").rglob("*.parquet")]) < number:
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
         times = {file: file.stat().st_mtime_ns for file in (out / "faces").rglob("*.parquet")}
     subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, check=True)
     again = {file.stem for file, written in times.items() if file.stat().st_mtime_ns != written}
     assert again <= {"broken"}
-    same_tables(whole, out)
+    same_tables(undisturbed, out)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not find_spec("ray"), reason="needs ray")
-def test_a_cluster_gives_what_one_process_gives_when_a_machine_is_lost(archive, whole, frames, tmp_path, monkeypatch):
+def test_a_cluster_gives_what_one_process_gives_when_a_machine_is_lost(
+    archive, undisturbed, frames, tmp_path, monkeypatch
+):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
@@ -175,7 +177,7 @@ def test_a_cluster_gives_what_one_process_gives_when_a_machine_is_lost(archive, 
         ours = predict("triaffect-base", index, frames[1], ray=address, **options)
     finally:
         cluster.shutdown()
-    same_tables(whole, tmp_path)
+    same_tables(undisturbed, tmp_path)
     alone = predict("triaffect-base", index, frames[1], **options)
     assert ours["image"].equals(alone["image"])
     assert np.allclose(ours.drop("image"), alone.drop("image"), atol=1e-5)
@@ -328,11 +330,11 @@ def test_a_store_without_its_package_is_one_line():
         collect(["abfs://container/a.mp4"])
 
 
-def test_pictures_that_cannot_be_written_cost_no_row(archive, whole, tmp_path):
+def test_pictures_that_cannot_be_written_cost_no_row(archive, undisturbed, tmp_path):
     (tmp_path / "annotated").write_text("a file where the folder should be")
     (tmp_path / "plots").write_text("a file where the folder should be")
     options = AnalyzeOptions(annotated=True, plots=True)
     analyze([str(archive)], analyzer(), str(tmp_path), options)
-    assert pl.read_parquet(tmp_path / "faces.parquet").equals(pl.read_parquet(whole / "faces.parquet"))
+    assert pl.read_parquet(tmp_path / "faces.parquet").equals(pl.read_parquet(undisturbed / "faces.parquet"))
     kinds = failures(tmp_path)
     assert (kinds["p0.jpg"], kinds["v0.mp4"], kinds["broken.mp4"]) == ("not drawn", "not drawn", "unreadable")

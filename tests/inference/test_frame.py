@@ -80,7 +80,7 @@ def test_the_whole_display_matrix_and_the_pixel_aspect(matrix, aspect):
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.3])
 def test_a_region_is_that_part_of_the_frame(matrix, form, scale):
     frame = shown(form=form, matrix=matrix, aspect=4 / 3)
-    whole, rng = frame.pixels, np.random.default_rng(1)
+    all_pixels, rng = frame.pixels, np.random.default_rng(1)
     for _ in range(5):
         left, top = rng.uniform(-20, 60, 2)
         part, (x, y, w, h) = frame.region((left, top, left + 70, top + 50), scale)
@@ -90,7 +90,7 @@ def test_a_region_is_that_part_of_the_frame(matrix, form, scale):
         columns = x + (np.arange(part.shape[1]) + 0.5) * w / part.shape[1] - 0.5
         rows = y + (np.arange(part.shape[0]) + 0.5) * h / part.shape[0] - 0.5
         maps = np.meshgrid(columns.astype(np.float32), rows.astype(np.float32))
-        expected = cv2.remap(whole, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(int)
+        expected = cv2.remap(all_pixels, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(int)
         assert np.abs(part - expected).mean() < 3
 
 

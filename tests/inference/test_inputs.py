@@ -25,9 +25,9 @@ def test_content_decides_what_a_file_of_a_folder_is(tmp_path, capsys):
         (folder / name).write_text("a,b\n1,2\n" * (i + 1))
     (folder / "e.txt").write_text("text")
     (folder / ".DS_Store").write_bytes(b"\0" * 9)
-    found = collect([str(folder)])
-    assert names(found.inputs) == ["a.jpg_large", "b", "c", "d.jp2"]
-    assert found.notices == [
+    collection = collect([str(folder)])
+    assert names(collection.inputs) == ["a.jpg_large", "b", "c", "d.jp2"]
+    assert collection.notices == [
         f"{folder}: 6 files not read, neither photo nor video: 2 .txt, 1 hidden, 1 .ts, 1 without an ending, 1 .csv"
     ]
     assert run([folder], tmp_path / "out") == 0
@@ -45,10 +45,10 @@ def test_a_damaged_photo_of_a_folder_fails_by_name(tmp_path, capsys):
 def test_numbers_are_in_natural_order(tmp_path):
     for number in (1, 2, 10, 11, 100):
         jpeg(tmp_path / f"s{number % 2}" / f"frame{number}.jpg")
-    found = collect([str(tmp_path)])
-    assert names(found.inputs) == ["frame2.jpg", "frame10.jpg", "frame100.jpg", "frame1.jpg", "frame11.jpg"]
-    found = collect([str(tmp_path / "s0" / "*.jpg")])
-    assert names(found.inputs) == ["frame2.jpg", "frame10.jpg", "frame100.jpg"]
+    collection = collect([str(tmp_path)])
+    assert names(collection.inputs) == ["frame2.jpg", "frame10.jpg", "frame100.jpg", "frame1.jpg", "frame11.jpg"]
+    collection = collect([str(tmp_path / "s0" / "*.jpg")])
+    assert names(collection.inputs) == ["frame2.jpg", "frame10.jpg", "frame100.jpg"]
     paths = [tmp_path / name for name in ("2", "a", "10", "1b", "")]
     assert sorted(paths, key=natural_order)[1:] == [tmp_path / name for name in ("1b", "2", "10", "a")]
 

@@ -75,9 +75,9 @@ def test_many_images_share_batches_and_keep_their_names(tmp_path):
     assert table["face"].to_list() == [1, 2, 1, 1, 1, 2]
     assert table["frame"].unique().to_list() == [0]
     assert used.backend.batches == [4, 2]
-    one = used.image(path)
-    assert table.head(2).equals(one)
-    assert used.images([]).schema == one.schema
+    alone = used.image(path)
+    assert table.head(2).equals(alone)
+    assert used.images([]).schema == alone.schema
     with pytest.raises(InputError, match=r"b\.jpg"):
         used.images([path, tmp_path / "b.jpg"])
 
@@ -106,8 +106,8 @@ def test_an_analyzer_names_itself_and_can_be_pickled_and_shared_by_threads():
     expected = [real.image(image, cropped=True) for image in images]
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda image: real.image(image, cropped=True), images))
-    for one, other in zip(expected, results, strict=True):
-        assert one.select("valence", "AU12").to_numpy() == pytest.approx(other.select("valence", "AU12").to_numpy())
+    for alone, other in zip(expected, results, strict=True):
+        assert alone.select("valence", "AU12").to_numpy() == pytest.approx(other.select("valence", "AU12").to_numpy())
 
 
 def test_only_some_tasks():

@@ -22,10 +22,10 @@ def test_the_panels_name_everything_and_dim_what_is_improbable():
     assert html.count('class="row off"') == 7 + 11
     assert "Do not rely on this" in html  # 16 px between the eyes
     assert "No face found" in panels(rows.clear())
-    two = analyzer().image(plain(40, 200, 255, (100, 60)))
-    assert "face 1 of 2" in panels(two)  # the largest
-    assert "face 2 of 2" in panels(two, 2)
-    units = panels(without_emotion(two))
+    two_faces = analyzer().image(plain(40, 200, 255, (100, 60)))
+    assert "face 1 of 2" in panels(two_faces)  # the largest
+    assert "face 2 of 2" in panels(two_faces, 2)
+    units = panels(without_emotion(two_faces))
     assert "cheek raiser" in units
     assert not [name for name in (*EXPRESSIONS, "Valence", "Expression") if name in units]
 

@@ -95,15 +95,15 @@ def test_intervals_frames_and_intensities(faces, tmp_path):
 
 
 def test_times_are_matched_within_half_a_step_and_faces_by_number(faces, tmp_path):
-    two = pl.concat([video("a"), video("a", 2).head(30)])
+    two_faces = pl.concat([video("a"), video("a", 2).head(30)])
     codes = pl.DataFrame({"time": np.arange(0, 3, STEP) + 0.04, "AU12": 1})
     codes.write_csv(tmp_path / "a.csv")
-    coded, notices = codes_of_frames(two, [str(tmp_path / "a.csv")])
+    coded, notices = codes_of_frames(two_faces, [str(tmp_path / "a.csv")])
     assert coded["face"].unique().to_list() == [1]
     assert coded["AU12_code"].null_count() == 30
     assert "names no face" in notices[0]
     codes.with_columns(face=2).write_csv(tmp_path / "a.csv")
-    coded, notices = codes_of_frames(two, [str(tmp_path / "a.csv")])
+    coded, notices = codes_of_frames(two_faces, [str(tmp_path / "a.csv")])
     assert coded["face"].unique().to_list() == [2]
     assert notices == []
 

@@ -203,9 +203,9 @@ def test_missing_labels_and_tasks_are_left_alone(make):
     done = only.post.apply(predictions)
     assert done.drop("valence", "arousal").equals(predictions.drop("valence", "arousal"))
     assert "gain" in tuned.table()
-    one = index.filter(pl.col("video") == "v00")
+    first_video = index.filter(pl.col("video") == "v00")
     with pytest.raises(InputError, match="two"):
-        tune(predictions, one)
+        tune(predictions, first_video)
 
 
 def test_an_analysis_is_smoothed_by_file_face_and_frame():

@@ -102,9 +102,9 @@ def test_training_curves_mark_the_kept_epoch(tasks):
     assert list(panels) == ["loss", "validation score"]
     assert [line.get_label() for line in panels["loss"][:2]] == ["training", "validation"]
     assert panels["loss"][1].get_ydata()[0] == 2
-    *scores, kept = panels["validation score"]
+    *scores, best_line = panels["validation score"]
     assert len(scores) == len(tasks)
-    assert kept.get_xdata()[0] == 8
+    assert best_line.get_xdata()[0] == 8
     assert f"kept: epoch 8, total {np.sin(8):.3f}" in figure.get_supxlabel()
 
 

@@ -42,16 +42,16 @@ class Page(HTMLParser):
         self.label = ""
         self.feed(text)
         assert self.open == []
-        self.ids = [given["id"] for _, given in self.tags if "id" in given]
-        self.sections = [given["id"] for tag, given in self.tags if tag == "section"]
+        self.ids = [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+        self.sections = [attributes["id"] for tag, attributes in self.tags if tag == "section"]
 
     def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.tags.append((tag, given))
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
         if tag not in VOID:
             self.open.append(tag)
-        if given.get("role") == "region":
-            self.label = given["aria-label"]
+        if attributes.get("role") == "region":
+            self.label = attributes["aria-label"]
             self.tables[self.label] = []
         if tag == "tr" and self.label:
             self.tables[self.label].append([])
@@ -98,9 +98,9 @@ def page(text):
 def change(study, tmp_path):
     """A function that makes a study folder of changed results, without runs and predictions."""
 
-    def changed(**given):
+    def changed(**attributes):
         fewer = {"index": "gone", "images": "gone", "tuning": [], "search": None}
-        results = json.loads((study / "results.json").read_text()) | fewer | given
+        results = json.loads((study / "results.json").read_text()) | fewer | attributes
         folder = tmp_path / "study"
         folder.mkdir(exist_ok=True)
         (folder / "results.json").write_text(json.dumps(results))
@@ -114,7 +114,7 @@ def change(study, tmp_path):
 
 def test_every_section_is_there_in_order_and_in_the_contents(page):
     assert page.sections == list(TITLES)
-    first, *contents = [given["href"] for tag, given in page.tags if tag == "a"]
+    first, *contents = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert first == "#failures"  # beneath the answer
     assert contents == [f"#{name}" for name in TITLES]
 
@@ -144,11 +144,11 @@ def test_the_page_says_what_it_is_for(text):
 
 
 def test_nothing_is_fetched(page, text):
-    for tag, given in page.tags:
+    for tag, attributes in page.tags:
         assert tag not in ("script", "link", "iframe", "object", "embed", "base")
         for name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
-            assert re.match(r"#|data:image/(jpeg|png);base64,", given.get(name) or "#"), (tag, name)
-        assert not any(name.startswith("on") for name in given)
+            assert re.match(r"#|data:image/(jpeg|png);base64,", attributes.get(name) or "#"), (tag, name)
+        assert not any(name.startswith("on") for name in attributes)
     assert set(re.findall(r"url\(\s*['\"]?(.)", text)) == {"#"}
     assert "http" not in text
     assert "@import" not in text
@@ -158,7 +158,7 @@ def test_nothing_is_fetched(page, text):
 def test_hostile_names_are_words(page, text):
     assert "<b onx" not in text
     assert "&lt;b onx=" in text
-    assert not any("onx" in given for _, given in page.tags)
+    assert not any("onx" in attributes for _, attributes in page.tags)
 
 
 def test_hostile_results_are_words(change, study):
@@ -174,13 +174,13 @@ def test_hostile_results_are_words(change, study):
 
 
 def test_figures_have_descriptions(page):
-    pictures = [given for tag, given in page.tags if tag == "svg"]
+    pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert len(pictures) > 25
-    labels = [given["aria-label"] for given in pictures]
-    assert all(given["role"] == "img" for given in pictures)
+    labels = [attributes["aria-label"] for attributes in pictures]
+    assert all(attributes["role"] == "img" for attributes in pictures)
     assert all(len(label) > 20 for label in labels)
     assert len(set(labels)) == len(labels)
-    alts = [given["alt"] for tag, given in page.tags if tag == "img"]
+    alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert len(alts) == 28  # ten worst, ten best, a sample of eight
     assert all(alts)
     assert len(set(page.ids)) == len(page.ids)
@@ -274,8 +274,8 @@ def test_worst_and_best_frames(study):
             if sum(image.startswith(video) for image in taken) < 2 and len(taken) < 10:
                 taken.append(row["image"])
         assert side["image"].to_list() == taken
-    one = shown.filter(pl.col("video") == shown["video"][0])
-    assert extreme_frames(one)[0].height == 10  # a single video gives all of them
+    video_rows = shown.filter(pl.col("video") == shown["video"][0])
+    assert extreme_frames(video_rows)[0].height == 10  # a single video gives all of them
 
 
 def test_a_planted_mistake_is_the_worst(study):
@@ -308,8 +308,8 @@ def test_epochs_to_90_agree_with_the_runs(page, study):
     _, _, *rows = page.tables["Epochs to 90 % of the best"]
     for row in rows:
         metrics = pl.read_csv(study / "runs" / row[0].strip() / "metrics.csv")
-        kept = ["26", "24", "best total"] if row[0].strip() == "multi" else ["20", "20", "the last epoch"]
-        assert [cell.strip() for cell in row[1:4]] == kept
+        expected_cells = ["26", "24", "best total"] if row[0].strip() == "multi" else ["20", "20", "the last epoch"]
+        assert [cell.strip() for cell in row[1:4]] == expected_cells
         for cell, name in zip(row[4:], ("total", "va", "expr", "au"), strict=True):
             if f"val/{name}" in metrics.columns:
                 values = metrics[f"val/{name}"].to_numpy()
@@ -477,5 +477,5 @@ def test_every_table_of_the_paper_stands_beside_ours_if_the_data_is_the_papers(c
 
 def test_the_page_shows_a_sample_of_the_data_with_its_labels(page, text):
     assert "A sample with its labels" in text
-    alts = [given["alt"] for tag, given in page.tags if tag == "img"]
+    alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert sum(not re.search("error", alt) for alt in alts) >= 6

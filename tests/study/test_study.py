@@ -139,9 +139,9 @@ def test_the_papers_studies_run_on_both_layouts(frames, tmp_path, study, layout,
     content, rows = results(out), load_index(index, "val")
     if study == "asim2024":  # subsets of training and validation, secs. 1.10 and 1.11
         assert content["evaluated"] == "evaluated.parquet"
-        whole, rows = rows, load_index(out / "evaluated.parquet", "val")
-        assert rows.height == round(0.8 * whole.height)
-        assert f"split:val,{rows.height}/{whole.height}|" in content["models"][0]["scores"]["signature"]
+        all_rows, rows = rows, load_index(out / "evaluated.parquet", "val")
+        assert rows.height == round(0.8 * all_rows.height)
+        assert f"split:val,{rows.height}/{all_rows.height}|" in content["models"][0]["scores"]["signature"]
         assert content["models"][0]["select"] == "last"
     models = {model["name"]: model for model in content["models"]}
     fusions = ["fusion", "tuned-fusion"] if study == "chang2022" else []

@@ -201,14 +201,14 @@ def test_a_run_stopped_after_any_epoch_resumes_exactly_even_in_a_moved_folder(fr
             shutil.copytree(tmp_path / "run", copies / str(self.current_epoch))
 
     monkeypatch.setattr(module.AffectTraining, "on_train_epoch_start", copy_first)
-    whole = training.train(config(frames, **changes), tmp_path / "run", progress=False).rename(tmp_path / "whole")
-    assert numbers(whole)["lr"].to_list() == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4, 1e-5])
+    all_rows = training.train(config(frames, **changes), tmp_path / "run", progress=False).rename(tmp_path / "whole")
+    assert numbers(all_rows)["lr"].to_list() == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4, 1e-5])
     for epoch in (3, 4):
-        scores = iter(numbers(whole)["val/total"].to_list()[epoch:])
+        scores = iter(numbers(all_rows)["val/total"].to_list()[epoch:])
         run = copies / str(epoch) if moved else (copies / str(epoch)).rename(tmp_path / "run")
         training.train(config(frames, **changes), run, resume=True, progress=False)
-        assert numbers(run).equals(numbers(whole))
-        ours, theirs = load_model(run).state_dict(), load_model(whole).state_dict()
+        assert numbers(run).equals(numbers(all_rows))
+        ours, theirs = load_model(run).state_dict(), load_model(all_rows).state_dict()
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
         if not moved:
             shutil.rmtree(run)
@@ -451,12 +451,12 @@ def test_plateau_and_early_stop_watch_the_loss(frames, tmp_path, monkeypatch):
 def test_part_of_the_validation_split_makes_epochs_shorter_and_is_the_same_for_every_seed_and_task(frames):
     from triaffect.training.dataset import training_rows
 
-    whole = training_rows(config(frames))[1]
+    all_rows = training_rows(config(frames))[1]
     parts = [
         training_rows(config(frames, data__val_fraction=0.5, training__seed=seed, model__tasks=tasks))[1]
         for seed, tasks in ((0, list(TASKS)), (1, ["au"]))
     ]
-    assert len(parts[0]) == len(whole) / 2
+    assert len(parts[0]) == len(all_rows) / 2
     assert parts[0].equals(parts[1])
     strided = training_rows(config(frames, data__val_stride=3))[1]
     assert strided["frame"].to_list() == [1, 4] * 4
@@ -483,8 +483,8 @@ def test_the_curves_of_the_thesis_are_in_the_metrics(frames, tmp_path, monkeypat
     rows = load_index(frames[0], "val")
     predictions = predict(run, rows, frames[1], workers=0, progress=False, device="cpu", half=False)
     right = predictions.select(PREDICTION_COLUMNS["expr"]).to_numpy().argmax(1) == rows["expression"].to_numpy()
-    kept = json.loads((run / "summary.json").read_text())["best"]
-    assert kept["val/accuracy"] == pytest.approx(right.mean())
+    best_row = json.loads((run / "summary.json").read_text())["best"]
+    assert best_row["val/accuracy"] == pytest.approx(right.mean())
     assert (table["val/valence"] + table["val/arousal"]).to_list() == pytest.approx((2 * table["val/va"]).to_list())
     assert table["train/accuracy"].is_between(0, 1).all()
     assert "run: epoch 1/2, batch 3 of 3, loss" in printed

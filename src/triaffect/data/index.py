@@ -314,17 +314,17 @@ def _read_tables(
 ) -> Annotations | None:
     """Read a table, a folder of tables, or a known data set; None if it is none of them."""
     name = layout if layout in (*CLASS_ORDERS, "disfa", "folders") else None
-    known = find_known(root) if layout == "auto" or name else None
+    data_set = find_known(root) if layout == "auto" or name else None
     default: Path | None = None
-    if known is not None:
-        table, default = read_known(known, root, notices)
-        au_threshold = DISFA_THRESHOLD if known == "disfa" and au_threshold is None else au_threshold
+    if data_set is not None:
+        table, default = read_known(data_set, root, notices)
+        au_threshold = DISFA_THRESHOLD if data_set == "disfa" and au_threshold is None else au_threshold
         tables = [
             table_to_index(
                 Cells(root, table),
                 images,
                 notices,
-                order=known if known in CLASS_ORDERS else None,
+                order=data_set if data_set in CLASS_ORDERS else None,
                 au_threshold=au_threshold,
             )
         ]
@@ -339,8 +339,8 @@ def _read_tables(
     image_root = images or default or find_image_root(root, set(index["image"].str.extract(FOLDER).fill_null("")))
     with_images = find_images(index, image_root, notices, search=bool(images or default)) if image_root else index
     if images or default or with_images["exists"].any():
-        return Annotations(with_images, image_root, known or name or "table", notices)
-    return Annotations(index, None, known or name or "table", notices)
+        return Annotations(with_images, image_root, data_set or name or "table", notices)
+    return Annotations(index, None, data_set or name or "table", notices)
 
 
 def is_table(path: Path) -> bool:

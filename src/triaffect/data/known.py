@@ -77,11 +77,11 @@ def with_images(table: pl.DataFrame, path: StrPath, notices: Notices) -> pl.Data
     names = np.array([*EXPRESSIONS[:-1], "contempt", "", ""])[votes.argmax(1)]
     expression = pl.Series("expression", np.where(is_clear, names, ""))
     rows = table.with_columns(expression).rename({columns["image name"]: "image"}).drop(columns[w] for w in words)
-    kept = rows.filter(pl.col("image").is_not_null() & (pl.col("image") != ""))
+    with_image = rows.filter(pl.col("image").is_not_null() & (pl.col("image") != ""))
     notices["FER+: the expression with the most votes, none on a tie; pictures without a name left out"].append(
-        f"{os.fspath(path)}: {table.height - kept.height:,}"
+        f"{os.fspath(path)}: {table.height - with_image.height:,}"
     )
-    return kept
+    return with_image
 
 
 def holds_pictures(path: StrPath) -> bool:
@@ -124,8 +124,8 @@ def find_known(root: Path) -> str | None:
         "rafdb": ("list_*tition_label.txt", "EmoLabel/list_*tition_label.txt", "*/EmoLabel/list_*tition_label.txt"),
         "disfa": ("SN*_au[0-9]*.txt", "SN*/SN*_au[0-9]*.txt", "*/SN*/SN*_au[0-9]*.txt"),
     }
-    found = next((name for name, globs in patterns.items() if any(any(root.glob(glob)) for glob in globs)), None)
-    return found or ("folders" if _class_folders(root) else None)
+    set_name = next((name for name, globs in patterns.items() if any(any(root.glob(glob)) for glob in globs)), None)
+    return set_name or ("folders" if _class_folders(root) else None)
 
 
 def read_known(name: str, root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:

@@ -152,8 +152,8 @@ def analyze(
         except KeyboardInterrupt:
             result.stopped = True
         result.seconds = time.perf_counter() - start
-        whole = shard == (1, 1) or all(path.is_file() for i in collection.inputs if (path := work.result_file(i)))
-        result.tables = out is not None and whole
+        complete = shard == (1, 1) or all(path.is_file() for i in collection.inputs if (path := work.result_file(i)))
+        result.tables = out is not None and complete
         if result.tables:
             _write_all(work, collection.inputs, missing)
     return result

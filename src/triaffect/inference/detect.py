@@ -148,7 +148,7 @@ class YuNet:
         faces = []
         for row in self.search(frame, size):
             face = Face((*map(float, row[:4]),), row[4:14].reshape(5, 2), float(row[14]))  # type: ignore[arg-type]
-            before = [one for one in earlier if overlap(one.box, face.box) > 0.3]
+            before = [other for other in earlier if overlap(other.box, face.box) > 0.3]
             landmarks = before[0].five if before else self._upright(frame, face)
             faces.append(replace(face, landmarks=self.refine(frame, landmarks)[0]))
         return faces

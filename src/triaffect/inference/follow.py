@@ -84,17 +84,17 @@ def _grey(frame: Frame, face: Face) -> NDArray[np.uint8]:
 def _move(followed: _Followed, frame: Frame) -> Face | None:
     """The face of an earlier frame where it is in this one, or None if its points do not move together."""
     face = followed.face
-    points, found, _ = cv2.calcOpticalFlowPyrLK(
+    points, status, _ = cv2.calcOpticalFlowPyrLK(
         followed.grey, _grey(frame, face), _GRID, None, winSize=(15, 15), maxLevel=2
     )  # type: ignore[call-overload]
-    kept = found.ravel() == 1
+    tracked = status.ravel() == 1
     for _ in range(2):
-        if kept.sum() < 12:
+        if tracked.sum() < 12:
             return None
-        motion = similarity(_GRID[kept, 0], points[kept, 0])
+        motion = similarity(_GRID[tracked, 0], points[tracked, 0])
         apart = np.linalg.norm(_GRID[:, 0] @ motion[:, :2].T + motion[:, 2] - points[:, 0], axis=1)
-        error = float(np.sqrt(np.mean(apart[kept] ** 2)))
-        kept &= apart < max(1.0, 2 * float(np.median(apart[kept])))
+        error = float(np.sqrt(np.mean(apart[tracked] ** 2)))
+        tracked &= apart < max(1.0, 2 * float(np.median(apart[tracked])))
     if error > _LOST or not 0.7 < np.hypot(*motion[:, 0]) < 1.4:
         return None
     # The template is where the landmarks were; its place now, in the crop and then in the frame.

@@ -225,8 +225,8 @@ def score(
     cuts, all_labels, table = threshold_row(thresholds), read_index(index, split), read_predictions(predictions)
     labels = read_index(all_labels, None, classes)
     videos = video_sums(table, labels, common_tasks(tasks_of(table), labels, tasks), cuts, by, classes)
-    if not isinstance(index, pl.DataFrame) and (whole := provenance(index).get("part_of")):
-        videos.split += f",{all_labels.height}/{whole}"
+    if not isinstance(index, pl.DataFrame) and (full_index := provenance(index).get("part_of")):
+        videos.split += f",{all_labels.height}/{full_index}"
     scores = _summarise(videos, cuts, resamples, seed)
     scores.left_out = labels["expression"].null_count() - all_labels["expression"].null_count()
     if by is not None:

@@ -205,18 +205,20 @@ def _percent(shares: Shares) -> dict[str, dict[str, str]]:
     }
 
 
-def training_curves(metrics: pl.DataFrame, kept: int | None = None) -> Figure:
+def training_curves(metrics: pl.DataFrame, kept_row: int | None = None) -> Figure:
     """Draw the losses, accuracy, CCC and official scores of a run by epoch, and mark the kept epoch.
 
     Args:
         metrics: The table of `metrics.csv`; missing columns are left out.
-        kept: Row of the epoch whose model is kept.
+        kept_row: Row of the epoch whose model is kept.
     """
     notes = [f"learning rate {metrics['lr'][0]:.3g} to {metrics['lr'][-1]:.3g}"] if "lr" in metrics.columns else []
-    if kept is not None and score_key("total") in metrics.columns:
-        notes.append(f"kept: epoch {metrics['epoch'][kept]}, total {metrics[score_key('total')][kept]:.3f} (dotted)")
+    if kept_row is not None and score_key("total") in metrics.columns:
+        notes.append(
+            f"kept: epoch {metrics['epoch'][kept_row]}, total {metrics[score_key('total')][kept_row]:.3f} (dotted)"
+        )
     figure = page(8.4, 7.2, "Training", "; ".join(notes))
-    draw_run(figure, metrics, kept)
+    draw_run(figure, metrics, kept_row)
     for axes in figure.axes:
         if axes.lines:
             legend(axes, loc="best")

@@ -202,11 +202,11 @@ def line_style(number: int) -> tuple[str, Any, str]:
     return SERIES[number % len(SERIES)], *dashes[number // len(SERIES) % len(dashes)]
 
 
-def run_curves(metrics: pl.DataFrame, kept: int | None = None) -> Figure:
+def run_curves(metrics: pl.DataFrame, kept_row: int | None = None) -> Figure:
     """Draw the curves of a run from its `metrics.csv`; `kept` is the row of the epoch whose model is kept."""
     drawn = len(_curves(metrics))
     figure = _panel(0.5 + 1.5 * -(-drawn // 2), WIDE)
-    draw_run(figure, metrics, kept)
+    draw_run(figure, metrics, kept_row)
     return figure
 
 
@@ -231,7 +231,7 @@ def _curves(metrics: pl.DataFrame) -> Curves:
     return {title: lines for title, lines in present.items() if lines}
 
 
-def draw_run(figure: Figure, metrics: pl.DataFrame, kept: int | None = None) -> None:
+def draw_run(figure: Figure, metrics: pl.DataFrame, kept_row: int | None = None) -> None:
     """Draw every curve of a run into a figure of two columns, and a line at the epoch whose model is kept."""
     curves = _curves(metrics)
     cells = figure.subplots(-(-len(curves) // 2), 2, sharex=True, squeeze=False).ravel()
@@ -242,8 +242,8 @@ def draw_run(figure: Figure, metrics: pl.DataFrame, kept: int | None = None) -> 
             values = metrics[column].cast(pl.Float64, strict=False).to_numpy()
             marker = "." if len(values) < 3 else ""
             axes.plot(metrics["epoch"], values, color=colour, ls=dashes, linewidth=1.5, marker=marker, label=name)
-        if kept is not None:
-            axes.axvline(metrics["epoch"][kept], color=SERIES[1], linewidth=1, linestyle=(0, (1, 2)))
+        if kept_row is not None:
+            axes.axvline(metrics["epoch"][kept_row], color=SERIES[1], linewidth=1, linestyle=(0, (1, 2)))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     for axes in cells[len(curves) :]:
         axes.axis("off")

@@ -350,8 +350,8 @@ class TrainConfig:
 
     def on_features(self, folder: str | Path, model: str | Path) -> TrainConfig:
         """The same run on cached features of a model's backbone, without augmentation of images."""
-        data, kept = self.data, ("index", "images", "train", "val", "soft", "labelled", "workers", *SUBSETS)
-        data = DataConfig(**{name: getattr(data, name) for name in kept}, features=str(folder))
+        data, carried_over = self.data, ("index", "images", "train", "val", "soft", "labelled", "workers", *SUBSETS)
+        data = DataConfig(**{name: getattr(data, name) for name in carried_over}, features=str(folder))
         return replace(self, data=data, model=replace(self.model, pretrained=str(model), frozen=False))
 
     def for_task(self, task: str) -> TrainConfig:

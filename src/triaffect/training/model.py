@@ -283,15 +283,17 @@ def load_backbone_weights(model: AffectModel, path: str | Path) -> None:
             raise InputError(f"{file}: not a plain file of tensors; convert it to .safetensors") from None
     state = state.get("state_dict", state)
     tensors = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
-    own = model.backbone.state_dict()
-    fitting = {name: tensors[name] for name in own if name in tensors and tensors[name].shape == own[name].shape}
+    expected = model.backbone.state_dict()
+    fitting = {
+        name: tensors[name] for name in expected if name in tensors and tensors[name].shape == expected[name].shape
+    }
     # torchvision's older files lack batch norm's counters, which nothing uses.
-    if missing := [name for name in own if name not in fitting and not name.endswith("num_batches_tracked")]:
+    if missing := [name for name in expected if name not in fitting and not name.endswith("num_batches_tracked")]:
         raise InputError(
-            f"{file}: {len(missing)} of {len(own)} tensors of {model.settings['backbone']} are missing or of another "
-            f"shape (first: {missing[0]}); use weights of this backbone"
+            f"{file}: {len(missing)} of {len(expected)} tensors of {model.settings['backbone']} are missing or of "
+            f"another shape (first: {missing[0]}); use weights of this backbone"
         )
-    model.backbone.load_state_dict(own | fitting)
+    model.backbone.load_state_dict(expected | fitting)
 
 
 def probabilities(raw: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -47,16 +47,16 @@ def check_run(run: Path, config: TrainConfig, resume: bool) -> None:
     Raises:
         InputError: The folder holds another run, one that was not asked to be resumed, or something else.
     """
-    own = run / "config.yaml"
-    if own.exists():
+    config_file = run / "config.yaml"
+    if config_file.exists():
         if not resume:
             raise InputError(f"{run}: already holds a run; continue it with --resume or name another folder")
-        old, new = flat(yaml.safe_load(own.read_text(encoding="utf-8"))), flat(config.to_dict())
+        old, new = flat(yaml.safe_load(config_file.read_text(encoding="utf-8"))), flat(config.to_dict())
         changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         if changed:
             key = changed[0]
             raise InputError(
-                f"{own}: was started with {key} {old.get(key)!r}, not {new.get(key)!r}; "
+                f"{config_file}: was started with {key} {old.get(key)!r}, not {new.get(key)!r}; "
                 "give the same config to --resume, or name another folder"
             )
     elif run.exists() and (not run.is_dir() or any(run.iterdir())):
@@ -206,16 +206,16 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     return pl.read_csv(run / "metrics.csv", infer_schema_length=None).to_dicts()
 
 
-def draw_curves(run: Path, history: list[dict[str, float]], kept: int | None = None) -> None:
+def draw_curves(run: Path, history: list[dict[str, float]], kept_row: int | None = None) -> None:
     """Draw the curves so far, and the conflict between the tasks' gradients if it was measured.
 
     Args:
         run: The run folder.
         history: Its epochs.
-        kept: The position of the epoch whose model is kept.
+        kept_row: The position of the epoch whose model is kept.
     """
     table = pl.DataFrame(history, infer_schema_length=None)
-    save_figure(training_curves(table, kept), run / "curves.png")
+    save_figure(training_curves(table, kept_row), run / "curves.png")
     if (conflict := conflict_curves(table)) is not None:
         save_figure(conflict, run / "conflict.png")
 
@@ -226,10 +226,10 @@ class CurveDrawer:
     def __init__(self, run: Path) -> None:
         self.run, self.drawn = run, time.perf_counter()
 
-    def draw(self, history: list[dict[str, float]], kept: int) -> None:
+    def draw(self, history: list[dict[str, float]], kept_row: int) -> None:
         """Draw, if it is time."""
         if time.perf_counter() - self.drawn > REDRAW_INTERVAL:
-            draw_curves(self.run, history, kept)
+            draw_curves(self.run, history, kept_row)
             self.drawn = time.perf_counter()
 
 
