@@ -365,7 +365,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("data.fraction", "data.val_fraction"), (1e-9, 1.0)),
     **{f"data.{name}": (0.0, 1.0) for name in ("flip", "scale", "shift", "jitter", "degrade", "erase")},
     "data.rotation": (0.0, 180.0),
-    "data.workers": (0, 1024),
+    **dict.fromkeys(("data.workers", "training.threads"), (0, 4096)),
     "data.mixup": (0.0, 100.0),
     **dict.fromkeys(("data.stride", "data.val_stride"), (1, 1_000_000)),
     **dict.fromkeys(("coupling.co_annotation", "coupling.matching"), (0.0, 1e6)),
@@ -379,7 +379,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "training.weight_decay": (0.0, 1e3),
     **{f"training.{name}": (0, 1_000_000) for name in ("patience", "early_stop")},
     "training.clip": (0.0, 1e9),
-    "training.threads": (0, 4096),
     "training.warmup": (0.0, 1.0),
     "training.ema": (0.0, 0.9999999),
 }
@@ -387,10 +386,8 @@ RANGES: dict[str, tuple[float, float]] = {
 
 SUBSETS = ("fraction", "fraction_by", "val_fraction", "val_stride")
 BALANCING = ["balancing.method", "balancing.conflict"]
-FEATURES_REFUSE = ["data.flip", "data.rotation", "model.frozen"]
-FEATURES_REFUSE += [
-    f"data.{name}" for name in ("scale", "shift", "jitter", "degrade", "erase", "cache", "on_bad_image")
-]
+IMAGE_OPTIONS = ("flip", "rotation", "scale", "shift", "jitter", "degrade", "erase", "cache", "on_bad_image")
+FEATURES_REFUSE = [*(f"data.{name}" for name in IMAGE_OPTIONS), "model.frozen"]
 TEMPORAL_REFUSES = ["data.mixup", "data.balance", "data.stride"]
 
 
