@@ -102,7 +102,10 @@ sys.exit(main([*words, "--out", {str(tmp_path / "p.parquet")!r}]))
 
 
 def test_videos_use_earlier_frames_and_photos_do_not(folder):
-    images = np.random.default_rng(1).integers(0, 256, (12, 64, 64, 3), np.uint8)
+    rng = np.random.default_rng(1)
+    face = rng.integers(60, 196, (64, 64, 3))
+    # One face whose pixels change: in noise alone each frame would be another shot, with another person.
+    images = (face + rng.integers(-60, 60, (12, 64, 64, 3))).astype(np.uint8)
     frames = [Frame(i, i / 30, image) for i, image in enumerate(images)]
     analyzer = Analyzer(folder, backend="torch", detector=lambda _: [Face((8.0, 8.0, 48.0, 48.0), None, 1.0)], batch=5)
 
