@@ -41,7 +41,8 @@ def test_landmarks_follow_the_movement_with_few_searches(portrait):
         assert len(faces) == 1
         first = faces[0] if first is None else first
         expected = first.landmarks @ matrix[:, :2].T + matrix[:, 2]
-        assert np.linalg.norm(faces[0].landmarks - expected, axis=1).mean() < 4
+        # What the detector itself varies by from frame to frame is included.
+        assert np.linalg.norm(faces[0].landmarks - expected, axis=1).mean() < 0.03 * first.box[3]
     assert detector.searches <= 2 + 12 / 25 / SEARCH_SECONDS
 
 
