@@ -54,7 +54,7 @@ def categorical_agreement(sums: Sums) -> dict[str, Floats]:
     return {"kappa": _ratio(observed - expected, 1 - expected), "F1": mean}
 
 
-def _ratio(top: Floats, bottom: Floats) -> Floats:
+def _ratio(top: Floats, bottom: NDArray) -> Floats:
     """The quotient; 0 where nothing varies."""
     bottom = np.asarray(bottom, float)
     return np.divide(top, bottom, out=np.zeros_like(bottom), where=np.abs(bottom) > 1e-12)

@@ -76,7 +76,7 @@ class Atlas:
         empty[covered] = 0
         empty = empty.reshape(column.shape)
         _, nearest = cv2.distanceTransformWithLabels(empty, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
-        source = np.zeros(nearest.max() + 1, np.int64)
+        source = np.zeros(int(nearest.max()) + 1, np.int64)
         source[nearest.ravel()[covered]] = covered
         return place[source[nearest.ravel()]].reshape(*column.shape, 3)
 

@@ -82,7 +82,8 @@ def make_person(model: FaceModel, atlas: Atlas, rng: np.random.Generator, ranges
     dark = rng.random() < 0.25 + 0.9 * tone
     hair_srgb = HAIR[rng.integers(3)] if dark else HAIR[rng.integers(len(HAIR))]
     hair_srgb = np.clip(hair_srgb * rng.uniform(0.8, 1.25), 0, 255)
-    kind = rng.choice(["hair", "bald", "covering"], p=[1 - ranges.bald - ranges.covering, ranges.bald, ranges.covering])
+    shares = [1 - ranges.bald - ranges.covering, ranges.bald, ranges.covering]
+    kind = str(rng.choice(["hair", "bald", "covering"], p=shares))
     line = f32([rng.normal(0, 0.5), rng.normal(0.2, 0.6), rng.normal(0, 0.6)])
     if kind == "covering":
         line += f32([-0.6, 0, -0.5])
@@ -99,15 +100,15 @@ def make_person(model: FaceModel, atlas: Atlas, rng: np.random.Generator, ranges
     eyeballs = (base[np.unique(model.triangles[model.part == part])] for part in (EYE_LEFT, EYE_RIGHT))
     brown = rng.random() < 0.35 + 0.8 * tone
     iris_srgb = IRIS[rng.integers(2 if brown else len(IRIS))] * rng.uniform(0.8, 1.15)
-    glasses = None
+    glasses: dict[str, float] | None = None
     if rng.random() < ranges.glasses:
         glasses = {
             "width": rng.uniform(1.75, 2.35),
             "height": rng.uniform(1.2, 1.75),
             "round": rng.uniform(2.0, 5.0),
             "rim": rng.uniform(0.07, 0.22),
-            "grey": rng.choice([0.02, 0.03, 0.2, 0.45]),
-            "tint": rng.choice([0.0, 0.05, 0.12, 0.3]),
+            "grey": float(rng.choice([0.02, 0.03, 0.2, 0.45])),
+            "tint": float(rng.choice([0.0, 0.05, 0.12, 0.3])),
         }
     return Person(
         base=f32(base),
