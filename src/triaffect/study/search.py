@@ -41,26 +41,30 @@ def run_search(plan: StudyPlan, folder: Path, trials: int, progress: Callable[[s
     folder.mkdir(parents=True, exist_ok=True)
     base = plan.runs[plan.search.run]
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'search.db'}")
-    study = optuna.create_study(storage=storage, study_name="search", direction="maximize", load_if_exists=True)
-    while True:
-        unfinished = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if len(study.get_trials(deepcopy=False)) - len(unfinished) >= trials:
-            break
-        trial = optuna.trial.Trial(study, unfinished[0]._trial_id) if unfinished else study.ask()
-        values = _draw(trial, plan.search.keys, base.training.seed)
-        progress(f"trial {trial.number + 1} of {trials}: {values}")
-        config = TrainConfig.load(merged(base.to_dict(), nested(values)))
-        score, reason = _train(config, folder / f"trial-{trial.number}")
-        if score is None:
-            trial.set_user_attr("reason", reason)
-            study.tell(trial, state=TrialState.FAIL)
-        else:
-            study.tell(trial, score)
-    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-    rows = [Trial(t.number, t.params, t.value, t.state.name.lower()) for t in ended]
-    return SearchResult(
-        rows, max((row for row in rows if row.score is not None), key=lambda row: row.score or 0.0, default=None)
-    )
+    try:
+        study = optuna.create_study(storage=storage, study_name="search", direction="maximize", load_if_exists=True)
+        while True:
+            unfinished = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if len(study.get_trials(deepcopy=False)) - len(unfinished) >= trials:
+                break
+            trial = optuna.trial.Trial(study, unfinished[0]._trial_id) if unfinished else study.ask()
+            values = _draw(trial, plan.search.keys, base.training.seed)
+            progress(f"trial {trial.number + 1} of {trials}: {values}")
+            config = TrainConfig.load(merged(base.to_dict(), nested(values)))
+            score, reason = _train(config, folder / f"trial-{trial.number}")
+            if score is None:
+                trial.set_user_attr("reason", reason)
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, score)
+        ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+        rows = [Trial(t.number, t.params, t.value, t.state.name.lower()) for t in ended]
+        return SearchResult(
+            rows, max((row for row in rows if row.score is not None), key=lambda row: row.score or 0.0, default=None)
+        )
+    finally:  # Python 3.13 warns of a database that is left open
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def _draw(trial: optuna.Trial, keys: dict[str, Any], seed: int) -> dict[str, Any]:
