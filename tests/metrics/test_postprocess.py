@@ -184,6 +184,33 @@ def test_on_noise_the_cross_fitted_gain_is_zero(seed):
         assert low <= 0 <= high + 0.001, task
 
 
+def test_with_seven_classes_nothing_is_fitted_to_other():
+    rng = np.random.default_rng(0)
+    n = 1200
+    video, frame = frames(n, 12)
+    y = rng.integers(0, 7, n)
+    logits = rng.normal(size=(n, 8)) + 2 * np.eye(8)[y] + np.array([0, 0, 0, 0, 3, 0, 0, 0])
+    probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    names = PREDICTION_COLUMNS["expr"]
+    full = dict(zip(names, probability.T, strict=True))
+    # Seven probabilities that sum to one: the conditional ones, and Other never predicted.
+    conditional = probability[:, :7] / probability[:, :7].sum(1, keepdims=True)
+    seven = dict(zip(names, np.c_[conditional, np.zeros(n)].T, strict=True))
+    fits = []
+    for columns in (full, seven):
+        predictions, index = made(video, frame, {"expression": y}, columns)
+        tuned = tune(predictions, index, classes=7)
+        fits.append(tuned)
+        after = tuned.post.apply(predictions).select(names).to_numpy()
+        assert (after[:, 7] == 0).all()
+        np.testing.assert_allclose(after.sum(1), 1)
+        assert f1_score(y, after.argmax(1), average="macro") == pytest.approx(tuned.in_sample.tasks["expr"])
+        assert tuned.cross_fitted.tasks["expr"] > tuned.raw.tasks["expr"] + 0.02
+    np.testing.assert_allclose(fits[0].post.expr.bias[:7], fits[1].post.expr.bias[:7], atol=1e-6)
+    assert fits[0].post.expr.temperature == pytest.approx(fits[1].post.expr.temperature)
+    assert fits[0].calibration == pytest.approx(fits[1].calibration)
+
+
 def test_both_persons_of_a_video_stay_together():
     names = pl.Series("video", [f"a{i}{end}" for i in range(9) for end in ("", "_right")])
     units, sources = number_sources(names)

@@ -295,6 +295,19 @@ def test_comparison_sees_a_real_difference_and_both_ways_alike(make):
         )
 
 
+def test_models_of_several_seeds_are_compared_by_their_mean_score(make):
+    made = [make(1, videos=12, noise=noise) for noise in (0.2, 0.4, 0.6)]
+    tables, index = [table for table, _ in made], made[0][1]
+    singles = [score(table, index, resamples=0).total for table in tables]
+    result = compare(tables[:2], tables[2:], index, resamples=300)
+    assert result.difference["total"] == pytest.approx(np.mean(singles[:2]) - singles[2])
+    assert result.signature.endswith("|means:2-1")
+    # The same model twice is as itself, and a list of one as a table.
+    assert compare(tables[:1] * 2, tables[:1], index, resamples=20).intervals["total"] == (0, 0)
+    one = compare(tables[0], tables[1], index, resamples=50)
+    assert compare([tables[0]], [tables[1]], index, resamples=50) == one
+
+
 def test_comparison_agrees_with_scipys(make):
     """scipy resamples the same videos, paired; the limits may differ by what 4,000 draws leave to chance."""
     a, index = make(2, videos=25, frames=20, missing=False)

@@ -433,7 +433,11 @@ def test_seeds_repeat_everything_and_energy_is_reported(frames, tmp_path, monkey
     study = write_study(tmp_path / "r.yaml", text)
     content = run_study(study, str(frames[0]), str(frames[1]), tmp_path / "out", changes=TINY)
     assert [model.name for model in content.models] == ["a-seed0", "b-seed0", "a-seed1", "b-seed1"]
-    assert [(c.a, c.b) for c in content.comparisons] == [("a-seed0", "b-seed0"), ("a-seed1", "b-seed1")]
+    (comparison,) = content.comparisons  # of the means over the seeds
+    assert (comparison.a, comparison.b) == ("a", "b")
+    totals = [model.scores.total for model in content.models]
+    assert comparison.measures["total"].difference == pytest.approx((totals[0] - totals[1] + totals[2] - totals[3]) / 2)
+    assert content.answer[0].startswith(("On valence-arousal a ", "On valence-arousal b "))
     assert any(line.startswith("Over 2 seeds a scores") for line in content.answer)
     scores = [model.scores.total for model in content.models]
     assert scores[0] != scores[2]

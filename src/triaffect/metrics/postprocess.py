@@ -30,6 +30,9 @@ Floats = NDArray[np.float64]
 EPSILON = 1e-6
 MAX_SIGMA = 1000
 
+NEVER = -1e4
+"""Bias of an expression beyond the declared ones: its probability becomes 0."""
+
 
 @dataclass(frozen=True)
 class Correction:
@@ -111,21 +114,22 @@ class ExprCalibration(Correction):
 
     @classmethod
     def fit(cls, x: Floats, y: Floats) -> Self:
-        """Fit the temperature of the highest likelihood, then the biases of the highest macro F1."""
+        """Fit the temperature of the highest likelihood, then the biases of the highest macro F1, on 7 or 8 classes."""
         is_labelled = y[:, 0] >= 0
         scores, target = np.log(x[is_labelled].clip(EPSILON)), y[is_labelled, 0].astype(int)
         temperature = best_temperature(scores, target)
-        return cls(temperature=temperature, bias=tuple(best_biases(scores / temperature, target)))
+        biases = best_biases(scores / temperature, target) + [NEVER] * (len(EXPRESSIONS) - x.shape[1])
+        return cls(temperature=temperature, bias=tuple(biases))
 
     def apply(self, x: Floats) -> Floats:
-        """Divide by the temperature, add the biases, and normalise."""
-        scores = np.log(x.clip(EPSILON)) / self.temperature + np.array(self.bias)
+        """Divide by the temperature, add the biases, and normalise; `x` has the declared classes or all eight."""
+        scores = np.log(x.clip(EPSILON)) / self.temperature + np.array(self.bias[: x.shape[1]])
         shares = np.exp(scores - scores.max(1, keepdims=True))
         return shares / shares.sum(1, keepdims=True)
 
     def without_effect(self) -> Self:
-        """Return a copy without biases."""
-        return replace(self, bias=(0.0,) * len(EXPRESSIONS))
+        """Return a copy without biases of the declared classes."""
+        return replace(self, bias=tuple(NEVER if bias == NEVER else 0.0 for bias in self.bias))
 
 
 @dataclass(frozen=True)

@@ -239,8 +239,8 @@ def score(
 
 
 def compare(
-    a: Table,
-    b: Table,
+    a: Table | list[Table],
+    b: Table | list[Table],
     index: Table,
     *,
     split: str | None = None,
@@ -255,8 +255,8 @@ def compare(
     Both are scored on the same resamples of the source videos.
 
     Args:
-        a: Predictions, as for `score`.
-        b: Predictions of the same frames.
+        a: Predictions, as for `score`; or a list, such as of several seeds, whose mean score is compared.
+        b: Predictions of the same frames, or a list.
         index: Labels, as for `score`.
         split: Only this split of the index.
         tasks: Only these tasks; all that the three hold by default.
@@ -272,20 +272,22 @@ def compare(
         InputError: As for `score`, or the two share no task.
     """
     cuts, labels = threshold_row(thresholds), read_index(index, split, classes)
-    tables = [read_predictions(a), read_predictions(b)]
-    shared = common_tasks([task for task in tasks_of(tables[0]) if task in tasks_of(tables[1])], labels, tasks)
-    first, second = (video_sums(table, labels, shared, cuts, classes=classes) for table in tables)
-    labelled = _labelled(first.total())
-    point = _difference(*(_evaluate(side.total(), labelled) for side in (first, second)))
-    first_sums, second_sums = first.by_source(), second.by_source()
-    pairs = {task: np.stack([first_sums[task], second_sums[task]], 1) for task in shared}
+    sides = [side if isinstance(side, list) else [side] for side in (a, b)]
+    tables, count = [read_predictions(table) for side in sides for table in side], len(sides[0])
+    shared = common_tasks([task for task in TASKS if all(task in tasks_of(t) for t in tables)], labels, tasks)
+    videos = [video_sums(table, labels, shared, cuts, classes=classes) for table in tables]
+    first, labelled = videos[0], _labelled(videos[0].total())
+    by_source = [of_table.by_source() for of_table in videos]
+    stacked = {task: np.stack([sums[task] for sums in by_source], 1) for task in shared}
 
     def measure(sums: Sums) -> Sums:
         scores = _evaluate(sums, labelled)
-        return _difference(*({name: value[:, side] for name, value in scores.items()} for side in (0, 1)))
+        means = ({k: v[:, part].mean(1) for k, v in scores.items()} for part in (slice(count), slice(count, None)))
+        return _difference(*means)
 
+    point = {name: value[0] for name, value in measure({k: v.sum(0)[None] for k, v in stacked.items()}).items()}
     tested = first.sources > 1 and resamples > 0
-    samples = bootstrap(pairs, measure, resamples=resamples * tested, seed=seed)
+    samples = bootstrap(stacked, measure, resamples=resamples * tested, seed=seed)
     p: dict[str, float | None] = {}
     for name, value in point.items():
         p[name] = 1.0 if value == 0 else None
@@ -293,7 +295,8 @@ def compare(
             opposite = min((samples[name] <= 0).sum(), (samples[name] >= 0).sum())
             p[name] = float(min(1, 2 * (opposite + 1) / (resamples + 1)))
     difference = {name: float(value) for name, value in point.items()}
-    return Comparison(difference, percentile_intervals(samples), p, _signature(first, cuts, resamples, seed))
+    signature = _signature(first, cuts, resamples, seed) + (f"|means:{count}-{len(tables) - count}" * (len(tables) > 2))
+    return Comparison(difference, percentile_intervals(samples), p, signature)
 
 
 def _difference(a: Sums, b: Sums) -> dict[str, NDArray[np.float64]]:

@@ -19,6 +19,7 @@ from triaffect.metrics.matching import Table, aligned, common_tasks, locate, rea
 from triaffect.metrics.measures import au_score, expr_score, va_score
 from triaffect.metrics.postprocess import (
     CORRECTIONS,
+    EPSILON,
     Correction,
     ExprCalibration,
     Floats,
@@ -129,7 +130,7 @@ def tune(
     in_sample, cross_fitted = table, table
     calibration = coverage = None
     for task in tasks:
-        columns = PREDICTION_COLUMNS[task]
+        columns = PREDICTION_COLUMNS[task][: classes if task == "expr" else None]
         values = table.select(columns).to_numpy().astype(float)
         # The row numbers of the labelled frames, matched in the same way as predictions.
         numbered = table.with_columns(pl.Series(c, np.arange(table.height)) for c in columns)
@@ -149,7 +150,8 @@ def tune(
         cross_fitted = _with_values(cross_fitted, columns, crossed)
         if task == "expr":
             labelled, codes = rows[y[:, 0] >= 0], y[y[:, 0] >= 0, 0].astype(int)
-            calibration = calibration_error(values[labelled], codes), calibration_error(warm[labelled], codes)
+            declared = values[labelled] / values[labelled].sum(1, keepdims=True).clip(EPSILON)
+            calibration = calibration_error(declared, codes), calibration_error(warm[labelled], codes)
         elif isinstance(fitted, VaScaling):
             error = np.abs(crossed[rows] - y)
             fitted = replace(fitted, interval=tuple(np.nanquantile(error, COVERAGE, axis=0).tolist()))

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -124,14 +125,13 @@ def _time(seconds: Any) -> str:
 
 def answer(results: StudyResults) -> list[str]:
     """Say in sentences which model is ahead, by how much, and whether that is significant; the total first."""
-    models = {model.name: model for model in results.models}
+    models = _means(results.models)
     if not models:
         return ["No model of this study was completed."]
     lines: list[str] = []
     covered: set[str] = set()
     for joined in (model for model in models.values() if model.kind == "joined"):
         rivals = [m for m in models.values() if m.kind == "multi" and m.tasks == joined.tasks]
-        rivals = [multi for multi in rivals if _seed(multi) == _seed(joined)]
         covered |= {joined.name, *(multi.name for multi in rivals)} if rivals else set()
         if len(rivals) > MAX_DUELS:
             lines.append(_tally(rivals, joined))
@@ -145,7 +145,7 @@ def answer(results: StudyResults) -> list[str]:
     covered |= {name for name, model in models.items() if model.kind == "single" and covered}
     if set(models) - covered:
         lines += _ranking(results, models)
-    lines += [*_seeds(models), _baselines(models)]
+    lines += [*_seeds(results.models), _baselines(models)]
     if results.failures:
         lines.append(f"Missing: {', '.join(failure.name for failure in results.failures)} (see Failures).")
     return [re.sub(r"(?<!\w)-(?=\d)", "−", line) for line in lines]
@@ -206,7 +206,7 @@ def _fusion(results: StudyResults, models: Mapping[str, ModelResult], fusion: Mo
         better = max((_value(side, task) for side in sides if task in side.tasks), default=-math.inf)
         if _value(fusion, task) < better:
             behind.append(f"{TASK_NAMES[task]} ({_value(fusion, task):.3f} to {better:.3f})")
-    halves = any(row.name == fusion.name for row in results.halves)
+    halves = any(_without_seed(row.name) == fusion.name for row in results.halves)
     how = " (each half of the videos with the λ chosen on the other half)" if halves else ""
     on = "no task" if len(behind) == len(fusion.tasks) else "each task" + (f" but {_list(behind)}" if behind else "")
     words = f"at least as good as the better of its two sides on {on}"
@@ -230,12 +230,29 @@ def _ranking(results: StudyResults, models: Mapping[str, ModelResult]) -> list[s
     return [_ahead(results, *group[:2]) for group in ranked if len(group) > 1]
 
 
-def _seeds(models: Mapping[str, ModelResult]) -> list[str]:
+def _means(models: Sequence[ModelResult]) -> dict[str, ModelResult]:
+    """Return name -> model; of several seeds one with their mean scores and the lowest ends of their intervals."""
+    groups: dict[str, list[ModelResult]] = {}
+    for model in models:
+        groups.setdefault(_without_seed(model.name), []).append(model)
+    means = {name: group[0] for name, group in groups.items()}
+    for name, group in groups.items():
+        if len(group) > 1:
+            every = [model.scores for model in group]
+            tasks = {task: mean(scores.tasks[task] for scores in every) for task in every[0].tasks}
+            intervals = {key: min(scores.intervals[key] for scores in every) for key in every[0].intervals}
+            total = mean(scores.total for scores in every)
+            members = [_without_seed(member) for member in group[0].members or ()] or None
+            scores = replace(every[0], tasks=tasks, total=total, intervals=intervals)
+            means[name] = replace(group[0], name=name, members=members, scores=scores)
+    return means
+
+
+def _seeds(models: Sequence[ModelResult]) -> list[str]:
     """Give mean and standard deviation of models that were trained with several seeds."""
     groups: dict[str, list[float]] = {}
-    for model in models.values():
-        if suffix := _seed(model):
-            groups.setdefault(model.name.removesuffix(suffix), []).append(_value(model, "total"))
+    for model in models:
+        groups.setdefault(_without_seed(model.name), []).append(model.scores.total)
     return [
         f"Over {len(totals)} seeds {name} scores {mean(totals):.3f} in total, standard deviation {stdev(totals):.3f}."
         for name, totals in groups.items()
@@ -260,9 +277,8 @@ def _value(model: ModelResult, task: str) -> float:
     return model.scores.total if task == "total" else model.scores.tasks[task]
 
 
-def _seed(model: ModelResult) -> str:
-    match = re.search(r"-seed\d+$", model.name)
-    return match[0] if match else ""
+def _without_seed(name: str) -> str:
+    return re.sub(r"-seed\d+$", "", name)
 
 
 def _list(words: Sequence[str]) -> str:

@@ -133,7 +133,9 @@ def comparisons(study: StudyFolder) -> Section:
                 cell |= {"p": p, "significant": cell["low"] is not None and cell["low"] * cell["high"] > 0}
     tested = [cell for row in rows for cell in row["cells"] if cell]
     counts = {"count": len(tested), "significant": sum(cell["significant"] for cell in tested)}
-    return {"head": [task_name(name) for name in names], "rows": rows} | counts
+    # With several seeds, models have the seed in their name, and pairs do not.
+    seeds = {pair.a for pair in pairs} - {model.name for model in study.models}
+    return {"head": [task_name(name) for name in names], "rows": rows, "seeds": bool(seeds)} | counts
 
 
 def _signed(row: Difference, sign: int) -> Entry:

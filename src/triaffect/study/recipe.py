@@ -76,6 +76,7 @@ class StudyPlan:
         joined: Name -> models of different tasks that count as one system.
         fusions: Name -> late fusion.
         compare: Pairs of models to test against each other; None for all pairs with the same tasks.
+        seeds: Name in the study file -> names of its models, one per seed.
         paper: The paper's figures, as the study file has them.
         search: The hyper-parameter search.
         raw: The study as plain data, for `study.yaml`.
@@ -89,6 +90,7 @@ class StudyPlan:
     joined: dict[str, list[str]] = field(default_factory=dict)
     fusions: dict[str, Fusion] = field(default_factory=dict)
     compare: list[tuple[str, str]] | None = None
+    seeds: dict[str, list[str]] = field(default_factory=dict)
     paper: dict[str, Any] | None = None
     search: Search | None = None
     raw: dict[str, Any] = field(default_factory=dict)
@@ -259,7 +261,7 @@ class _SeedModels:
         for entry in raw["fusions"]:
             self._add_fusion(entry)
         if raw.get("compare") is not None:
-            plan.compare = [*(plan.compare or []), *map(self._pair, raw["compare"])]
+            plan.compare = list(map(self._pair, raw["compare"]))
 
     def _new_name(self, name: Any, kind: str, tasks: Iterable[str]) -> str:
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
@@ -267,6 +269,7 @@ class _SeedModels:
         if name in self.names:
             raise InputError(f"{kind}: {name} is already the name of another model")
         self.names.add(name)
+        self.plan.seeds.setdefault(name, []).append(name + self.suffix)
         self.plan.tasks[name + self.suffix] = tuple(task for task in TASKS if task in set(tasks))
         return name + self.suffix
 
@@ -316,7 +319,7 @@ class _SeedModels:
         names = self._members(f"compare {pair}", pair)
         if len(names) != 2 or not set(self.plan.tasks[names[0]]) & set(self.plan.tasks[names[1]]):
             raise InputError(f"compare {pair}: name two models that share a task")
-        return names[0], names[1]
+        return pair[0], pair[1]
 
 
 def _read_search(raw: dict[str, Any], suffix: str, config: Callable[..., TrainConfig]) -> Search:

@@ -151,7 +151,7 @@ def _fuse_by_halves(
 def evaluate(
     plan: StudyPlan, folder: Path, index: str | Path, attempt: Attempt, lambdas: Mapping[str, dict[str, float]]
 ) -> tuple[list[ModelResult], list[ComparisonResult]]:
-    """Score every model of a study and test the models against each other.
+    """Score every model of a study and test the models against each other, by their mean over the seeds.
 
     Args:
         plan: The study.
@@ -178,10 +178,11 @@ def evaluate(
         models.append(ModelResult(name, tasks=list(scores.tasks), scores=scores, lambdas=lambdas.get(name), **about))
     write_text(folder / "scores.txt", "\n\n".join(texts))
     scored = {model.name: model.tasks for model in models}
+    by_seed = {name: [tables[seed] for seed in seeds if seed in tables] for name, seeds in plan.seeds.items()}
     comparisons = []
-    for a, b in _pairs(plan, scored):
+    for a, b in _pairs(plan, {name: scored[plan.seeds[name][0]] for name in by_seed if plan.seeds[name][0] in scored}):
         test = partial(compare, **options)
-        comparison: Comparison | None = attempt(f"{a} against {b}", test, tables[a], tables[b], index)
+        comparison: Comparison | None = attempt(f"{a} against {b}", test, by_seed[a], by_seed[b], index)
         if comparison is not None:
             measures = {}
             for name in (name for name in (*TASKS, "total") if name in comparison.difference):
