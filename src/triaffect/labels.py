@@ -19,6 +19,9 @@ EXPRESSIONS = ("Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "S
 ACTION_UNITS = ("AU1", "AU2", "AU4", "AU6", "AU7", "AU10", "AU12", "AU15", "AU23", "AU24", "AU25", "AU26")
 """The twelve action units (occurrence, 0 or 1)."""
 
+ACTIVE = 0.5
+"""Probability from which an action unit is active, unless thresholds were tuned."""
+
 AU_NAMES = {
     "AU1": "inner brow raiser",
     "AU2": "outer brow raiser",

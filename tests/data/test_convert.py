@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from triaffect.cli.main import main
 from triaffect.data.columns import COLUMNS, columns_page, describe_column
-from triaffect.data.convert import FORMATS, convert
+from triaffect.data.convert import FORMATS, convert, read_faces
 from triaffect.data.intervals import intervals
 from triaffect.inference.analyzer import FACE_COLUMNS
 from triaffect.io import InputError
@@ -49,7 +51,7 @@ def runs(table, file, face, active):
     result, last = [], None
     for row in rows:
         if active(row):
-            if last == row["frame"] - 1:
+            if last is not None and row["frame"] - last <= 3:  # .2 s may be missing
                 result[-1][1] = row["time"] + STEP
             else:
                 result.append([row["time"], row["time"] + STEP])
@@ -199,3 +201,12 @@ def test_every_column_has_a_meaning_and_the_page_is_up_to_date():
     assert describe_column("nonsense").meaning == ""
     page = Path(__file__).parents[2] / "docs/columns.md"
     assert page.read_text(encoding="utf-8") == columns_page(), "run: make columns"
+
+
+def test_a_table_that_a_spreadsheet_saved_is_the_same(faces, tmp_path):
+    path, words = tmp_path / "faces.csv", faces[1].write_csv(separator=";")
+    path.write_text(re.sub(r"(?<=\d)\.(?=\d)", ",", words), encoding="utf-16")
+    assert_frame_equal(read_faces(path), read_faces(faces[0]), check_dtypes=False, abs_tol=1e-12)
+    path.write_text(words.replace("0.9;", "high;", 1))
+    with pytest.raises(InputError, match=r"faces.csv:2: score is 'high'.*write a number"):
+        read_faces(path)

@@ -24,7 +24,7 @@ def video(name, face=1):
     codes = rng.integers(0, 8, n)
     return pl.DataFrame(columns).with_columns(
         valence=pl.Series(rng.uniform(-1, 1, n)),
-        AU12=pl.Series(rng.uniform(0, 1, n)),
+        AU12=pl.Series(np.repeat(rng.permutation(n // 5) / (n // 5 - 1), 5)),  # intervals bridge shorter dips
         expression=pl.Series([EXPRESSIONS[code] for code in codes]),
     )
 

@@ -45,6 +45,16 @@ class Cells:
             name = self.names.get(column, column)
             raise InputError(f"{self.path}:{line}: {name} is {value!r} ({len(rows):,} such rows); {advice}")
 
+    def to_number(self, column: str) -> None:
+        """Convert a column to Float64, null where it is missing.
+
+        Raises:
+            InputError: A cell is neither a number nor a word for missing.
+        """
+        value = to_numbers(pl.col(column), self.table.schema[column])
+        self.refuse(column, value.is_nan(), "write a number, and nothing where it is missing")
+        self.table = self.table.with_columns(value.alias(column))
+
 
 def read_cells(path: StrPath, notices: Notices) -> Cells:
     """Read a table of any kind.

@@ -8,7 +8,8 @@ from pathlib import Path, PurePath
 
 import polars as pl
 
-from triaffect.io import InputError, StrPath
+from triaffect.data.cells import Cells, read_cells
+from triaffect.io import InputError, Notices, StrPath
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, VA
 
 TARGETS = (*VA, "expression", *ACTION_UNITS)
@@ -20,6 +21,8 @@ NAMES = {
 }  # fmt: skip
 """Columns of the tables that BORIS, ELAN and BIDS write -> ours."""
 
+NUMBERS = ("start", "stop", "duration", "time", "frame", *VA, *ACTION_UNITS)
+
 
 def read_codes(path: StrPath) -> pl.DataFrame:
     """Read the codes of one file.
@@ -27,7 +30,7 @@ def read_codes(path: StrPath) -> pl.DataFrame:
     Args:
         path: An ELAN file (.eaf); a table of intervals (`start`, `stop` in seconds and `label`, also as BORIS, ELAN and
             BIDS name them); or a table of frames (`frame`, from 0, or `time` in seconds, and columns of `TARGETS`).
-            A label is an action unit (AU12) or an expression. CSV (also with tabs or semicolons) or Parquet.
+            A label is an action unit (AU12) or an expression. Any kind of table that `cells.read_cells` reads.
 
     Returns:
         `file` (null if the table has none), `face` (null likewise), and `start`, `stop`, `label`, or the columns of
@@ -36,23 +39,15 @@ def read_codes(path: StrPath) -> pl.DataFrame:
     Raises:
         InputError: It cannot be read, or has neither intervals nor frames.
     """
-    name = Path(path)
-    try:
-        if name.suffix.lower() == ".eaf":
-            table = _read_elan(name)
-        elif name.suffix.lower() == ".parquet":
-            table = pl.read_parquet(name)
-        else:
-            with name.open(encoding="utf-8-sig") as file:
-                head = file.readline()
-            separator = max("\t;,", key=head.count)
-            table = pl.read_csv(name, separator=separator, infer_schema_length=None)
-    except (OSError, ValueError, ET.ParseError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
-    columns = {column: NAMES.get(column.strip().lower(), _spelling(column)) for column in table.columns}
+    is_elan = Path(path).suffix.lower() == ".eaf"
+    cells = Cells(path, _read_elan(Path(path))) if is_elan else read_cells(path, Notices())
+    columns = {column: NAMES.get(column.strip().lower(), _spelling(column)) for column in cells.table.columns}
     if len(set(columns.values())) < len(columns):
         raise InputError(f"{path}: two columns mean the same; keep one of {', '.join(columns)}")
-    table = table.rename(columns)
+    cells.table, cells.names = cells.table.rename(columns), {ours: theirs for theirs, ours in columns.items()}
+    for column in {*NUMBERS} & {*cells.table.columns}:
+        cells.to_number(column)
+    table = cells.table
     if "duration" in table.columns and "stop" not in table.columns and "start" in table.columns:
         table = table.with_columns(stop=pl.col("start") + pl.col("duration"))
     is_intervals = {"start", "stop", "label"} <= set(table.columns)
@@ -83,7 +78,10 @@ def _spelling(name: str | None) -> str:
 
 def _read_elan(path: Path) -> pl.DataFrame:
     """The annotations of an EAF file; a tier is named after a face (`face 1: AU12`), a unit, or anything."""
-    root = ET.parse(path).getroot()
+    try:
+        root = ET.parse(path).getroot()
+    except (OSError, ET.ParseError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
     times = {slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
     rows: list[tuple[str, float | None, float | None, str | None]] = []
     for tier in root.iter("TIER"):
@@ -165,9 +163,8 @@ def _join_frames(frames: pl.DataFrame, codes: pl.DataFrame) -> pl.DataFrame:
     targets = [name for name in TARGETS if name in codes.columns]
     numbers = {name: float(code) for code, name in enumerate(EXPRESSIONS)}
     if "expression" in targets and codes.schema["expression"] == pl.String:
-        codes = codes.with_columns(
-            pl.col("expression").map_elements(_spelling, pl.String).replace_strict(numbers, default=None)
-        )
+        named = pl.col("expression").map_elements(_spelling, pl.String).replace_strict(numbers, default=None)
+        codes = codes.with_columns(pl.coalesce(named, pl.col("expression").cast(pl.Float64, strict=False)))
     key = "frame" if "frame" in codes.columns else "time"
     values = [pl.col(name).cast(pl.Float64).alias(f"{name}_code") for name in targets]
     codes = codes.select(pl.col(key).cast(frames.schema[key]), *values)

@@ -15,35 +15,39 @@ import jinja2
 import polars as pl
 
 from triaffect import __version__
+from triaffect.data.cells import read_cells
 from triaffect.data.columns import describe_column
 from triaffect.data.index import provenance
 from triaffect.data.intervals import intervals
-from triaffect.io import InputError, StrPath, atomic_path, write_text
-from triaffect.labels import ACTION_UNITS, AU_NAMES
+from triaffect.io import InputError, Notices, StrPath, atomic_path, write_text
+from triaffect.labels import ACTION_UNITS, ACTIVE, AU_NAMES
 
 Provenance = Mapping[str, Any]
+
+TEXT_COLUMNS = ("file", "expression", "quality_flags")
+"""Columns of `analyze` that hold no numbers."""
 
 
 def read_faces(path: StrPath) -> pl.DataFrame:
     """Read a table of `analyze`.
 
     Args:
-        path: `faces.parquet` or `faces.csv`.
+        path: `faces.parquet` or `faces.csv`, also as a spreadsheet saved it.
 
     Raises:
-        InputError: It cannot be read, or lacks `file`, `frame`, `time` or `face`.
+        InputError: It cannot be read, lacks `file`, `frame`, `time` or `face`, or holds something that is no number.
     """
-    try:
-        name = Path(path)
-        table = pl.read_parquet(name) if name.suffix == ".parquet" else pl.read_csv(name, infer_schema_length=None)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); give faces.parquet") from None
-    if missing := [name for name in ("file", "frame", "time", "face") if name not in table.columns]:
+    cells = read_cells(path, Notices())
+    if missing := [name for name in ("file", "frame", "time", "face") if name not in cells.table.columns]:
         raise InputError(f"{path}: has no column {', '.join(missing)}; give faces.parquet or faces.csv of analyze")
-    return table.filter(pl.col("face").is_not_null())
+    for name in cells.table.columns:
+        if name not in TEXT_COLUMNS:
+            cells.to_number(name)
+    integers = pl.col("frame", "face").cast(pl.Int64)
+    return cells.table.with_columns(integers).filter(pl.col("face").is_not_null())
 
 
-def convert(source: StrPath, to: str, out: StrPath, threshold: float = 0.5) -> list[Path]:
+def convert(source: StrPath, to: str, out: StrPath, threshold: float = ACTIVE) -> list[Path]:
     """Write a table of `analyze` in the format of another tool.
 
     Args:

@@ -4,45 +4,64 @@ from __future__ import annotations
 
 import polars as pl
 
-from triaffect.labels import ACTION_UNITS
+from triaffect.labels import ACTION_UNITS, ACTIVE
 
 PERSON = ("file", "face")
 """A face of one input is one person."""
 
-GAP = 3.0
-"""An interval ends where the next frame of its face is more than this number of usual steps away."""
+GAP = 0.2
+"""Seconds for which a face may not be seen, or its action unit be inactive, within one interval."""
+
+COLUMNS = (*PERSON, "tier", "label", "start", "apex", "stop", "peak")
 
 
-def intervals(rows: pl.DataFrame, threshold: float = 0.5) -> pl.DataFrame:
+def intervals(rows: pl.DataFrame | pl.LazyFrame, threshold: float = ACTIVE) -> pl.DataFrame:
     """Find the intervals in which a face shows the same expression or an active action unit.
+
+    An interval ends when the face shows something else, or is not seen, for more than `GAP` seconds (or one and a half
+    frames); a change from one expression to another ends it at once.
 
     Args:
         rows: An `Analyzer` table of any number of videos.
         threshold: Probability from which an action unit is active.
 
     Returns:
-        `file`, `face`, `tier` (`expression`, or the action unit), `label` (the expression, or the action unit), `start`
-        and `stop` in seconds; sorted by file, face and start. A photo, which has no duration, has none.
+        `file`, `face`, `tier` (`expression`, or the action unit), `label` (the expression, or the action unit),
+        `start`, `apex` and `stop` in seconds, and `peak`, the probability at the apex (both null for an expression);
+        sorted by file, face and start. A photo, which has no duration, has none.
     """
-    units = [unit for unit in ACTION_UNITS if unit in rows.columns]
-    tiers = [*(["expression"] if "expression" in rows.columns else []), *units]
-    time, key = pl.col("time"), [*PERSON, "tier"]
-    step = time.diff().over(PERSON)
-    frames = (
-        rows.filter(pl.col("face").is_not_null())
-        .sort(*PERSON, "time")
-        .with_columns(pl.when(pl.col(unit) >= threshold).then(pl.lit(unit)).alias(unit) for unit in units)
-        .with_columns(usual=step.median().over(PERSON), step=step)
-        .with_columns(part=(pl.col("step") > GAP * pl.col("usual")).fill_null(False).cum_sum().over(PERSON))
-        .with_columns(next=time.shift(-1).over([*PERSON, "part"]).fill_null(time + pl.col("usual")))
-    )
-    states = frames.unpivot(
-        tiers, index=[*PERSON, "time", "next", "part"], variable_name="tier", value_name="label"
-    ).with_columns(run=pl.col("label").rle_id().over([*key, "part"]))
-    return (
-        states.drop_nulls(["label", "next"])
-        .group_by(*key, "label", "part", "run", maintain_order=True)
-        .agg(start=time.min(), stop=pl.col("next").max())
-        .drop("part", "run")
-        .sort("file", "face", "start", "tier")
-    )
+    rows = rows.lazy().filter(pl.col("face").is_not_null())
+    names = rows.collect_schema().names()
+    time, step = pl.col("time"), pl.col("step")
+    seen = (
+        rows.select(*PERSON, "time").unique().sort(*PERSON, "time")
+        .with_columns(step=time.unique().sort().diff().median().over("file"), next=time.shift(-1).over(PERSON))
+        .drop_nulls("step")
+        .with_columns(limit=pl.max_horizontal(GAP, 0.5 * step) + 1.01 * step)
+        .with_columns(next=pl.when(pl.col("next") - time <= pl.col("limit")).then("next").otherwise(time + step))
+        .collect()
+    )  # fmt: skip
+    parts = [seen.select(*PERSON, pl.lit("").alias("tier")).clear()]
+    for tier in (*(["expression"] if "expression" in names else []), *(unit for unit in ACTION_UNITS if unit in names)):
+        is_unit = tier != "expression"
+        states = rows.filter(pl.col(tier) >= threshold if is_unit else pl.col(tier).is_not_null())
+        label, value = (pl.lit(tier), pl.col(tier)) if is_unit else (pl.col(tier), pl.lit(None, pl.Float32))
+        states = states.select(*PERSON, "time", label=label, value=value)
+        is_new = (time.diff() > pl.col("limit")) | (pl.col("label") != pl.col("label").shift())
+        parts.append(
+            states.collect()
+            .join(seen, on=[*PERSON, "time"])
+            .sort(*PERSON, "time")
+            .with_columns(run=is_new.over(PERSON).fill_null(True).cum_sum())
+            .group_by(*PERSON, "run", maintain_order=True)
+            .agg(
+                pl.lit(tier).alias("tier"),
+                pl.col("label").first(),
+                time.first().alias("start"),
+                time.get(pl.col("value").arg_max()).alias("apex"),
+                pl.col("next").last().alias("stop"),
+                pl.col("value").max().cast(pl.Float64).alias("peak"),
+            )
+            .drop("run")
+        )
+    return pl.concat(parts, how="diagonal").select(COLUMNS).sort("file", "face", "start", "tier")

@@ -14,11 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from triaffect.inference.frame import Frame
 from triaffect.inference.video import VideoWriter
-from triaffect.labels import ACTION_UNITS, AU_NAMES
+from triaffect.labels import ACTION_UNITS, ACTIVE, AU_NAMES
 
 Pixels = NDArray[np.uint8]
-ACTIVE = 0.5
-"""Probability from which an action unit counts as active."""
 
 _BRIGHT = ((118, 183, 230), (245, 179, 97), (128, 208, 190), (205, 160, 214))
 """`style.SERIES` lightened, for a dark background; a face keeps its colour in images and figures."""

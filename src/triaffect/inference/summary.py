@@ -6,11 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from triaffect.inference.draw import ACTIVE
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS, VA
-
-GAP = 0.2
-"""Seconds for which an AU may fall below `ACTIVE` within one episode."""
+from triaffect.data.intervals import intervals
+from triaffect.labels import ACTION_UNITS, ACTIVE, EXPRESSIONS, VA
 
 SUMMARY_COLUMNS = (
     *("file", "face", "file_frames", "frames_without_face", "frames", "start", "end", "seconds"),
@@ -37,8 +34,8 @@ def summarize(rows: pl.LazyFrame) -> tuple[list[dict[str, Any]], list[dict[str, 
         `_share` (of frames with a probability of at least .5), `_rate` (episodes per minute) and `_seconds` (mean
         duration of an episode); `flagged_share` (of frames with a quality flag) and `quality_flags`, all that occur.
 
-        Per episode: `face`, `AU`, `onset`, `apex`, `offset` in seconds, and `peak`, the probability at the apex. An
-        episode ends when the AU is below .5, or the face is not seen, for more than .2 s (or one and a half frames).
+        Per episode, an interval of `data.intervals` in which an AU is active: `face`, `AU`, `onset`, `apex`, `offset`
+        in seconds, and `peak`, the probability at the apex.
     """
     columns = rows.collect_schema().names()
     units = [unit for unit in ACTION_UNITS if unit in columns]
@@ -53,7 +50,9 @@ def summarize(rows: pl.LazyFrame) -> tuple[list[dict[str, Any]], list[dict[str, 
     measures += [(pl.col("quality_flags") != "").mean().alias("flagged_share"), pl.col("quality_flags").unique()]
     steps = rows.select(pl.col("time").unique().sort().diff().median()).collect(engine="streaming").item()
     step = float(steps or 0.0)
-    episodes = [episode for unit in units for episode in _episodes(rows, unit, step)]
+    names = {"tier": "AU", "start": "onset", "stop": "offset"}
+    active = intervals(rows.drop("expression", strict=False)).rename(names).drop("file", "label")
+    episodes = active.with_columns(pl.col("onset", "apex", "offset", "peak").round(3)).to_dicts()
     faces = []
     for face in rows.group_by("face").agg(measures).sort("face").collect(engine="streaming").to_dicts():
         face["seconds"] = face["frames"] * step
@@ -67,26 +66,4 @@ def summarize(rows: pl.LazyFrame) -> tuple[list[dict[str, Any]], list[dict[str, 
                 face[f"{unit}_seconds"] = sum(durations) / len(durations)
         face["quality_flags"] = ",".join(sorted({f for flags in face["quality_flags"] for f in flags.split(",") if f}))
         faces.append({name: round(value, 5) if isinstance(value, float) else value for name, value in face.items()})
-    return faces, sorted(episodes, key=lambda episode: (episode["face"], episode["onset"], episode["AU"]))
-
-
-def _episodes(rows: pl.LazyFrame, unit: str, step: float) -> list[dict[str, Any]]:
-    if not step:
-        return []
-    active = rows.filter(pl.col(unit) >= ACTIVE).select("face", "time", pl.col(unit).alias("peak"))
-    started = (pl.col("time").diff().over("face") > max(GAP, 0.5 * step) + step * 1.01).fill_null(True)
-    return (
-        active.sort("face", "time")
-        .with_columns(started.cum_sum().alias("episode"))
-        .group_by("face", "episode", maintain_order=True)
-        .agg(
-            pl.lit(unit).alias("AU"),
-            pl.col("time").first().round(3).alias("onset"),
-            pl.col("time").get(pl.col("peak").arg_max()).round(3).alias("apex"),
-            (pl.col("time").last() + step).round(3).alias("offset"),
-            pl.col("peak").max().cast(pl.Float64).round(3),
-        )
-        .drop("episode")
-        .collect()
-        .to_dicts()
-    )
+    return faces, episodes

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from triaffect.data.intervals import intervals
-from triaffect.inference.draw import ACTIVE
-from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, VA
+from triaffect.labels import ACTION_UNITS, ACTIVE, AU_NAMES, EXPRESSIONS, VA
 from triaffect.report.style import GRID, INK, SEQUENTIAL, SERIES, SOFT, legend, page, tidy
 from triaffect.text import plural
 

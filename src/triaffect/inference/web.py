@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from triaffect.images import read_image
 from triaffect.inference.analyzer import Analyzer, read_photo
-from triaffect.inference.draw import ACTIVE, annotate, write_annotated
+from triaffect.inference.draw import annotate, write_annotated
 from triaffect.inference.timeline import draw_timeline
 from triaffect.inference.video import VideoWriter, read_ahead, read_video, video_seconds
 from triaffect.io import InputError
-from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, PREDICTION_COLUMNS
+from triaffect.labels import ACTION_UNITS, ACTIVE, AU_NAMES, EXPRESSIONS, PREDICTION_COLUMNS
 from triaffect.report.style import save_figure
 from triaffect.text import INTENDED_USE
 
