@@ -123,7 +123,7 @@ def analyze(path: str, annotated: str = "", backend: str = "auto") -> dict[str, 
                 write_annotated(writer, part, rows)
                 frames, seen = frames + len(part), seen + rows["frame"].n_unique()
     else:
-        for part, rows in analyzer.run(read_ahead(read_video(Path(path))), path):
+        for part, rows in analyzer.run(read_ahead(read_video(Path(path))), path, pixels=False):
             frames, seen = frames + len(part), seen + rows["frame"].n_unique()
     return {"fps": frames / (time.perf_counter() - start), "seen": seen / frames}
 

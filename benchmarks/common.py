@@ -27,9 +27,10 @@ def alternate(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str,
 
 def alone(script: str, *words: str) -> dict[str, float]:
     """Run a script in a new process, read its last line as JSON, and add its peak memory in GB."""
+    # ru_maxrss would count the memory that the parent had when it started this process.
     code = (
-        "import resource, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
+        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
+        "print(int(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]) / 1e6)"
     )
     command = [sys.executable, "-c", code, script, *words]
     folders = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -129,3 +129,26 @@ def test_a_cut_is_another_shot_and_movement_is_not():
     assert first.is_another_shot(other)
     assert first.is_another_shot(dim)
     assert first.is_another_shot(shown(SMOOTH[:60]).thumbnail)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize(("form", "aspect"), [("yuv420p", 1.0), ("yuvj420p", 1.0), ("yuv420p", 2.0), ("gbrp", 1.0)])
+def test_what_is_laid_over_a_frame_is_what_is_laid_over_its_pixels(matrix, form, aspect):
+    """In whatever colours it is stored, at the edges and beyond, and smooth, since colours are stored by halves."""
+    frame = shown(form=form, matrix=matrix, aspect=aspect)
+    smooth = SMOOTH[20:61, 30:80]
+    alpha = cv2.GaussianBlur(np.pad(np.full((29, 38), 220, np.uint8), 6), (0, 0), 3)
+    places = [(11, 20), (-20, -7), (frame.width - 13, 30), (500, 500)]
+    overlays = [(*place, np.dstack([smooth, alpha])) for place in places]
+    expected = frame.pixels.astype(float)
+    for x, y, rgba in overlays[:3]:
+        for (i, j), share in np.ndenumerate(rgba[..., 3] / 255):
+            if 0 <= y + i < frame.height and 0 <= x + j < frame.width:
+                part = expected[y + i, x + j]
+                part += share * (rgba[i, j, :3] - part)
+    drawn = frame.with_overlays(overlays)
+    assert isinstance(drawn, np.ndarray) == (form == "gbrp" or aspect != 1)
+    pixels = drawn if isinstance(drawn, np.ndarray) else DecodedFrame(0, 0.0, drawn).pixels
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels - expected).mean() < 2
+    assert np.abs(pixels - expected).max() < 25

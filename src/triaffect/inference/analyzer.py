@@ -42,6 +42,10 @@ QUALITY_COLUMNS = ("size", "yaw", "roll", "blur", "brightness", "quality_flags")
 FACE_COLUMNS = ("file", "frame", "time", "face", "x", "y", "w", "h", "score", *LANDMARK_COLUMNS, *QUALITY_COLUMNS)
 """Columns before `expression` and the prediction columns."""
 
+HELD_PIXELS = 32 << 20
+"""Frames of one batch have at most about this number of pixels together: four of 4K."""
+NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
+
 _TYPES: dict[str, Any] = {"frame": pl.Int64, "face": pl.Int64, "time": pl.Float64, "file": pl.String}
 _TYPES |= {"quality_flags": pl.String, "expression": pl.String}
 
@@ -227,7 +231,7 @@ class Analyzer:
         Raises:
             InputError: It cannot be read, or is damaged: then after the rows of everything before.
         """
-        for _, rows in self.run(read_ahead(read_video(Path(path), every, fps)), os.fspath(path)):
+        for _, rows in self.run(read_ahead(read_video(Path(path), every, fps)), os.fspath(path), pixels=False):
             yield rows
 
     def run(
@@ -238,6 +242,7 @@ class Analyzer:
         still: bool = False,
         cropped: bool = False,
         batch: int | None = None,
+        pixels: bool = True,
     ) -> Generator[tuple[list[Frame], pl.DataFrame]]:
         """Describe frames from any source; `image` and `video` are built on it.
 
@@ -247,9 +252,10 @@ class Analyzer:
             still: The frames are photos: searched more closely, faces numbered from left to right instead of over time.
             cropped: Each frame is one face.
             batch: As for `stream`; by default faces are also found a few frames ahead of their description.
+            pixels: The frames keep their pixels, for a caller that draws on them; a large frame takes many MB.
 
         Yields:
-            Up to `batch` frames, in order, and the table of their faces.
+            Up to `batch` frames, fewer if they are large, in order, and the table of their faces.
         """
         history, temporal = None, getattr(self.backend, "temporal", None)
         if temporal is not None and not still and not cropped:
@@ -262,6 +268,8 @@ class Analyzer:
                     stacklevel=2,
                 )
         located = self._locate(source, still, cropped)
+        if not pixels:
+            located = ((Frame(frame.number, frame.time, NO_PIXELS), faces) for frame, faces in located)
         iterator = located if still or batch else read_ahead(located)
         batch = batch or self.batch
         frames: list[Frame] = []
@@ -278,7 +286,8 @@ class Analyzer:
                     crops.append(crop)
                     rows.append([name, frame.number, frame.time, number, *_face_values(face, crop)])
                 frames.append(frame)
-            if frames and (end or len(crops) >= batch or len(frames) >= batch):
+            held = len(frames) * frames[-1].width * frames[-1].height if frames else 0
+            if frames and (end or len(crops) >= batch or len(frames) >= batch or held >= HELD_PIXELS):
                 with self._lock:
                     table = self._table(rows, crops, history)
                 yield frames, table

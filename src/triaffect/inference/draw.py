@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from triaffect.inference.frame import Frame
+from triaffect.inference.frame import Frame, Overlay, with_overlays
 from triaffect.inference.video import VideoWriter
 from triaffect.labels import ACTION_UNITS, ACTIVE, AU_NAMES
 
@@ -40,21 +40,26 @@ def annotate(pixels: Pixels, rows: Sequence[Mapping[str, Any]]) -> Pixels:
         pixels: RGB uint8 (height, width, 3).
         rows: Rows of the image's faces, as dictionaries of an `Analyzer` table.
     """
-    canvas = np.array(pixels)
-    side = min(pixels.shape[:2])
+    return with_overlays(pixels, _overlays(pixels.shape[:2], rows))
+
+
+def _overlays(shape: tuple[int, int], rows: Sequence[Mapping[str, Any]]) -> list[Overlay]:
+    """What is drawn on an image of a shape: corners and a card for each face."""
+    overlays: list[Overlay] = []
+    side = min(shape)
     occupied = [(row["x"], row["y"], row["x"] + row["w"], row["y"] + row["h"]) for row in rows]
     for row in sorted(rows, key=lambda row: -row["w"] * row["h"]):
         colour = _BRIGHT[(row["face"] - 1) % len(_BRIGHT)]
         em = round(max(9, side / 45, min(side / 26, row["h"] / 13)))
-        _corners(canvas, row, colour, em)
+        overlays += _corners(row, colour, em)
         box = (row["x"], row["y"], row["x"] + row["w"], row["y"] + row["h"])
         for draw_card in (_card, _label):
             card = draw_card(row, colour, em)
-            if place := _place(canvas.shape, box, card.shape, occupied, em // 2):
+            if place := _place(shape, box, card.shape, occupied, em // 2):
                 occupied.append((place[0], place[1], place[0] + card.shape[1], place[1] + card.shape[0]))
-                _blend(canvas, card, place)
+                overlays.append((*place, card))
                 break
-    return canvas
+    return overlays
 
 
 def write_annotated(writer: VideoWriter, frames: Sequence[Frame], rows: pl.DataFrame) -> None:
@@ -67,17 +72,23 @@ def write_annotated(writer: VideoWriter, frames: Sequence[Frame], rows: pl.DataF
     """
     for frame in frames:
         faces = rows.filter(pl.col("frame") == frame.number).to_dicts()
-        writer.write(annotate(frame.pixels, faces), frame.time, frame.duration)
+        overlays = _overlays((frame.height, frame.width), faces)
+        writer.write(frame.with_overlays(overlays), frame.time, frame.duration)
 
 
-def _corners(canvas: Pixels, row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> None:
+def _corners(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> list[Overlay]:
     """Corners around the face, bright over dark, visible on any background."""
     x, y, w, h = (row[name] for name in "xywh")
     arm, thick = 0.18 * min(w, h), max(1, round(em / 8))
-    for tint, width in (((18, 22, 27), thick + 2), (colour, thick)):
-        for cx, cy, dx, dy in ((x, y, 1, 1), (x + w, y, -1, 1), (x, y + h, 1, -1), (x + w, y + h, -1, -1)):
-            line = np.array([(cx + dx * arm, cy), (cx, cy), (cx, cy + dy * arm)]) * 16
-            cv2.polylines(canvas, [line.round().astype(np.int32)], False, tint, width, cv2.LINE_AA, 4)
+    side, overlays = int(arm) + 2 * thick + 6, []
+    for cx, cy, dx, dy in ((x, y, 1, 1), (x + w, y, -1, 1), (x, y + h, 1, -1), (x + w, y + h, -1, -1)):
+        left, top = (int(c) - (thick + 3 if d > 0 else side - thick - 3) for c, d in ((cx, dx), (cy, dy)))
+        overlay = np.full((side, side, 4), (*_CARD[:3], 0), np.uint8)
+        line = (np.array([(cx + dx * arm, cy), (cx, cy), (cx, cy + dy * arm)]) - (left, top)) * 16
+        for tint, width in ((_CARD[:3], thick + 2), (colour, thick)):
+            cv2.polylines(overlay, [line.round().astype(np.int32)], False, (*tint, 255), width, cv2.LINE_AA, 4)
+        overlays.append((left, top, overlay))
+    return overlays
 
 
 def _place(
@@ -94,16 +105,26 @@ def _place(
     return None
 
 
-def _blend(canvas: Pixels, card: Pixels, place: tuple[int, int]) -> None:
-    x, y = place
-    part = canvas[y : y + card.shape[0], x : x + card.shape[1]]
-    alpha = card[..., 3:].astype(np.float32) / 255
-    part[:] = (part * (1 - alpha) + card[..., :3] * alpha + 0.5).astype(np.uint8)
-
-
 @lru_cache(16)
 def _font(size: int) -> Any:
     return ImageFont.load_default(size)
+
+
+@lru_cache(512)
+def _words(words: str, size: int) -> Image.Image:
+    """Words as a mask, kept since most of them are on the next frame too."""
+    left, top, right, bottom = _font(size).getbbox(words, anchor="lm")
+    mask = Image.new("L", (int(right - min(0, left)) + 1, 2 * int(max(-top, bottom)) + 2))
+    ImageDraw.Draw(mask).text((0, mask.height / 2), words, 255, _font(size), anchor="lm")
+    return mask
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, x: float, y: float, words: str, colour: tuple[int, ...], size: int, right: bool = False
+) -> None:
+    """Write words that begin, or end, at x, with their middle at y."""
+    mask = _words(words, size)
+    draw.bitmap((round(x) - mask.width * right, round(y) - mask.height // 2), mask, colour)
 
 
 def _sheet(width: int, height: int, em: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
@@ -114,7 +135,8 @@ def _sheet(width: int, height: int, em: int) -> tuple[Image.Image, ImageDraw.Ima
 
 
 def _finish(sheet: Image.Image) -> Pixels:
-    return np.asarray(sheet.reduce(_SUPERSAMPLING))
+    size = sheet.width // _SUPERSAMPLING, sheet.height // _SUPERSAMPLING
+    return cv2.resize(np.asarray(sheet), size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
 def _headline(row: Mapping[str, Any]) -> str:
@@ -127,7 +149,7 @@ def _label(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
     em *= _SUPERSAMPLING
     words = _headline(row)
     sheet, draw = _sheet(round(_font(em).getlength(words) + em), round(1.6 * em), em)
-    draw.text((em * 0.5, em * 0.8), words, (*colour, 255), _font(em), anchor="lm")
+    _write(draw, em * 0.5, em * 0.8, words, (*colour, 255), em)
     return _finish(sheet)
 
 
@@ -147,11 +169,11 @@ def _card(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
     width = max([10.5 * em, *(_font(small).getlength(words) + column * bool(n) + 2 * pad for n, words, _ in lines)])
     height = 2.0 * em + len(lines) * 1.25 * small + (side + 0.6 * em if side else 0) + 0.5 * em
     sheet, draw = _sheet(round(width), round(height), em)
-    draw.text((pad, 1.15 * em), _headline(row), (*colour, 255), _font(em), anchor="lm")
+    _write(draw, pad, 1.15 * em, _headline(row), (*colour, 255), em)
     y = 2.0 * em
     for number, words, tint in lines:
-        draw.text((pad + 1.15 * small, y + 0.6 * small), number, _GREY, _font(small), anchor="rm")
-        draw.text((pad + (column if number else 0), y + 0.6 * small), words, tint, _font(small), anchor="lm")
+        _write(draw, pad + 1.15 * small, y + 0.6 * small, number, _GREY, small, right=True)
+        _write(draw, pad + (column if number else 0), y + 0.6 * small, words, tint, small)
         y += 1.25 * small
     if side:
         y += 0.4 * em
@@ -161,8 +183,8 @@ def _card(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
         draw.line((x, y, x, y + side), _LINE, _SUPERSAMPLING)
         for name, value, down in (("valence", row["valence"], 0.3), ("arousal", row["arousal"], 0.7)):
             middle = y + down * side
-            draw.text((pad + side + 0.6 * em, middle - 0.45 * em), name, _GREY, _font(small), anchor="lm")
-            draw.text((pad + side + 0.6 * em, middle + 0.45 * em), f"{value:+.2f}", _WHITE, _font(small), anchor="lm")
+            _write(draw, pad + side + 0.6 * em, middle - 0.45 * em, name, _GREY, small)
+            _write(draw, pad + side + 0.6 * em, middle + 0.45 * em, f"{value:+.2f}", _WHITE, small)
         dx, dy, dot = x + row["valence"] * radius, y + radius - row["arousal"] * radius, 0.36 * em
         edges = dx - dot, dy - dot, dx + dot, dy + dot
         draw.ellipse(edges, fill=(*colour, 255), outline=_WHITE, width=_SUPERSAMPLING)

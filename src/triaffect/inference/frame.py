@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -11,8 +11,13 @@ from numpy.typing import NDArray
 
 from triaffect.images import TEMPLATE, align, similarity
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
+Overlay = tuple[int, int, Pixels]
+"""Left and top in an image, and RGBA (h, w, 4) that is laid over it there."""
 
 CUT_DIFFERENCE, CUT_CORRELATION = 24.0, 0.6
 """Mean difference in brightness (0 to 255) above which, and correlation below which, two frames are of two shots."""
@@ -95,6 +100,10 @@ class Frame:
         """Cut the crop (size, size, 3) of a face by its landmarks (5, 2), as `images.align` does."""
         return align(self._pixels, landmarks, size)
 
+    def with_overlays(self, overlays: Sequence[Overlay]) -> Any:
+        """The whole frame with something laid over it: RGB (height, width, 3), or an upright `av.VideoFrame`."""
+        return with_overlays(self.pixels, overlays)
+
     @cached_property
     def thumbnail(self) -> Thumbnail:
         """Some of its brightness values, to compare frames by."""
@@ -133,6 +142,7 @@ class DecodedFrame(Frame):
             self._to_rgb: NDArray[np.float32] | None = _conversion(
                 1 if space == _UNSTATED and decoded.height >= 720 else space, full
             )
+            self._colours = decoded.colorspace, _FULL_RANGE if full else decoded.color_range
             self._planes = [
                 np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
                 for plane in decoded.planes
@@ -204,11 +214,61 @@ class DecodedFrame(Frame):
         warp[:, :2] *= step
         return cv2.warpAffine(part, warp, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
+    def with_overlays(self, overlays: Sequence[Overlay]) -> Any:
+        """The whole frame with something laid over it; see `Frame.with_overlays`.
+
+        A frame whose pixels are square stays in the colours that it is stored in: that saves two conversions.
+        """
+        height, width = self._planes[0].shape[:2]
+        if self._to_rgb is None or self._scale != (1, 1) or height % 2 or width % 2:
+            return super().with_overlays(overlays)
+        import av
+
+        frame: Any = av.VideoFrame(self.width, self.height, "yuv420p")
+        frame.colorspace, frame.color_range = self._colours
+        to_yuv = np.linalg.inv(self._to_rgb[:, :3])
+        matrix = np.c_[to_yuv, -to_yuv @ self._to_rgb[:, 3]].astype(np.float32)
+        painted: list[Any] = [(x, y, cv2.transform(rgba[..., :3], matrix), rgba[..., 3]) for x, y, rgba in overlays]
+        for number, (plane, target) in enumerate(zip(self._planes, frame.planes, strict=True)):
+            upright = plane.T if self._transposed else plane
+            upright = upright[:: -1 if self._flipped else 1, :: -1 if self._mirrored else 1]
+            view = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)[: target.height, : target.width]
+            view[:] = upright
+            for x, y, yuv, alpha in painted:
+                _lay_over(view, (x, y), yuv[..., number], alpha, 1 if number == 0 else 2)
+        return frame
+
     @cached_property
     def thumbnail(self) -> Thumbnail:
         """Some of its brightness values, to compare frames by."""
         first = self._planes[0]
         return Thumbnail(self.time, first if first.ndim == 2 else first[..., 1])
+
+
+def with_overlays(pixels: Pixels, overlays: Sequence[Overlay]) -> Pixels:
+    """A copy of an image, RGB (height, width, 3), with something laid over it."""
+    canvas = np.array(pixels)
+    for x, y, rgba in overlays:
+        for channel in range(3):
+            _lay_over(canvas[..., channel], (x, y), rgba[..., channel], rgba[..., 3], 1)
+    return canvas
+
+
+def _lay_over(plane: Pixels, place: tuple[int, int], values: Pixels, alpha: Pixels, step: int) -> None:
+    """Blend values (h, w) by their opacity into a plane that has every `step`-th pixel; what is outside is cut."""
+    x, y = place
+    if step > 1:  # to whole pixels of the plane, with nothing around
+        around = [(y % step, -(y + len(values)) % step), (x % step, -(x + values.shape[1]) % step)]
+        values, alpha = np.pad(values, around, mode="edge"), np.pad(alpha, around)
+        size = values.shape[1] // step, values.shape[0] // step
+        values, alpha = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (values, alpha))  # type: ignore[assignment]
+        x, y = x // step, y // step
+    top, left = max(0, -y), max(0, -x)
+    part = plane[y + top : y + len(values), x + left : x + values.shape[1]]
+    height, width = part.shape
+    values, alpha = values[top : top + height, left : left + width], alpha[top : top + height, left : left + width]
+    share = alpha.astype(np.uint16)
+    part[:] = (part * (255 - share) + values * share + 127) // 255
 
 
 def _inside(box: Box, width: int, height: int) -> tuple[int, int, int, int]:

@@ -172,7 +172,9 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
                     local, options.every, options.fps, rate=options.sequence_fps, strict=options.strict,
                     notices=result.notices,
                 )  # fmt: skip
-                stream: Stream = analyzer.run(source, item.name, still=still, cropped=options.cropped)
+                stream: Stream = analyzer.run(
+                    source, item.name, still=still, cropped=options.cropped, pixels=options.annotated
+                )
                 if options.annotated:
                     stream = _annotated(stream, work, item, still, result, stack)
                 for frames, table in stream:

@@ -252,24 +252,38 @@ class VideoWriter:
             self._sound.close()
         self._container.close()
 
-    def write(self, pixels: NDArray[np.uint8], seconds: float, duration: float = 0.0) -> None:
+    def write(self, image: NDArray[np.uint8] | av.VideoFrame, seconds: float, duration: float = 0.0) -> None:
         """Add a frame at its time; a time that does not increase is moved on by a tick.
 
         Args:
-            pixels: RGB (height, width, 3).
+            image: RGB (height, width, 3), or what `Frame.with_overlays` returns.
             seconds: Its time.
             duration: How long it is shown if no frame follows; 0 if unknown.
         """
-        height, width = (max(2, side // 2 * 2) for side in pixels.shape[:2])
+        if isinstance(image, np.ndarray):
+            frame, shape = None, image.shape[:2]
+        else:
+            frame, shape = image, (image.height, image.width)
+        height, width = (max(2, side // 2 * 2) for side in shape)
         if self._last < 0:
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+            # Players take high definition as BT.709 where the file states nothing.
+            self._colours: tuple[Any, Any] = "ITU709" if height >= 720 else "ITU601", "MPEG"
+            if frame:
+                context = self._stream.codec_context
+                context.colorspace, context.color_range = self._colours = frame.colorspace, frame.color_range
             self._stream.codec_context.time_base = Fraction(1, _TICKS)
             self._stream.options = {
                 "preset": "superfast",
                 "crf": "21",
                 "bf": "0",
             }  # in order: the last one says how long it lasts
-        frame = av.VideoFrame.from_ndarray(_fit(pixels, self._stream.width, self._stream.height), format="rgb24")
+        if frame is None or (width, height) != (self._stream.width, self._stream.height):
+            pixels: Any = frame.to_ndarray(format="rgb24") if frame else image
+            fitted = _fit(pixels, self._stream.width, self._stream.height)
+            space, levels = self._colours
+            frame = av.VideoFrame.from_ndarray(fitted, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=space, dst_color_range=levels)
         self._last, self._duration = max(self._last + 1, round(seconds * _TICKS)), duration
         frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
         self._mux(frame)
