@@ -8,6 +8,8 @@ VERSION := $(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_in
 INSTALLED := .venv/installed-$(VERSION)
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin/python -m
+# Without stored bytecode, each process that imports torch needs twice the time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-core docs bench lock clean check-python
 .DELETE_ON_ERROR:
