@@ -49,7 +49,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         (predictions(["a"], "au").drop("AU4", "AU26"), "predictions of au lack AU4, AU26"),
         (predictions(["a", "b", "a"], "va"), "predicts 'a' more than once"),
         (predictions(["a"], "va").with_columns(valence=pl.lit(1.01)), "valence of 'a' is 1.01"),
-        (predictions(["a"], "expr", value=-0.1), "neutral of 'a' is -0.1 (1 such rows); write numbers from 0 to 1"),
+        (predictions(["a"], "expr", value=-0.1), "neutral of 'a' is -0.1 (1 such row); write numbers from 0 to 1"),
         (predictions(["a"], "va").with_columns(arousal=pl.lit(float("nan"))), "arousal of 'a' is nan"),
         (predictions(["a"], "va").with_columns(arousal=pl.lit(None, pl.Float32)), "arousal of 'a' is None"),
         (predictions(["a"], "va").with_columns(arousal=pl.lit("0.1")), "arousal holds no numbers"),

@@ -17,8 +17,10 @@ from triaffect.cli.main import main
 from triaffect.data.index import provenance
 from triaffect.images import read_image
 from triaffect.inference import inputs as reading
+from triaffect.inference.analyze import analyze
 from triaffect.inference.draw import annotate
 from triaffect.inference.inputs import collect
+from triaffect.inference.one_input import AnalyzeOptions
 from triaffect.inference.results import FileResult
 from triaffect.inference.summary import summarize
 from triaffect.inference.timeline import draw_timeline
@@ -235,6 +237,13 @@ def test_drawing_covers_no_face_and_leaves_the_original_unchanged(size):
     assert (middle == 90).all() or size == (1, 1)
     if size == (640, 360):
         assert (drawn != 90).any(axis=2).mean() > 0.03
+
+
+def test_a_plot_without_a_video_is_a_notice(tmp_path):
+    result = analyze([str(jpeg(tmp_path / "a.jpg"))], analyzer(), str(tmp_path / "out"), AnalyzeOptions(plots=True))
+    assert [line for line in result.notices if "--plot" in line] == [
+        "--plot drew nothing: no video with a face; --sequence makes numbered photos one video"
+    ]
 
 
 def test_the_timeline_shows_gaps_and_every_face():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from triaffect.io import InputError
+from triaffect.text import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +101,7 @@ def index(
     print(summary(statistics(annotations.index)))
     for line in annotations.notice_lines() + leak_lines(annotations.index) + contradiction_lines(annotations.index):
         print(f"note: {line}")
-    rows, where = f"{annotations.index.height:,} rows", annotations.images or "unknown"
+    rows, where = plural(annotations.index.height, "row"), annotations.images or "unknown"
     print(f"{out}: {rows}, format {annotations.format}, images {where}")
 
 

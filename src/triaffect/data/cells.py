@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from triaffect.io import InputError, Notices, StrPath
+from triaffect.text import plural
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab")
 EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
@@ -43,7 +44,7 @@ class Cells:
             line = f"row {rows[0] + 1}" if self.lines is None else self.lines[rows[0]]
             value = self.table[column][rows[0]]
             name = self.names.get(column, column)
-            raise InputError(f"{self.path}:{line}: {name} is {value!r} ({len(rows):,} such rows); {advice}")
+            raise InputError(f"{self.path}:{line}: {name} is {value!r} ({plural(len(rows), 'such row')}); {advice}")
 
     def to_number(self, column: str) -> None:
         """Convert a column to Float64, null where it is missing.

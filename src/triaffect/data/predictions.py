@@ -16,6 +16,7 @@ from triaffect.data.index import METADATA
 from triaffect.data.table import image_of_faces, recognise, to_codes
 from triaffect.io import InputError, Notices, StrPath, atomic_path
 from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS, TASKS, VA
+from triaffect.text import plural
 
 Thresholds = float | Sequence[float] | Mapping[str, float] | None
 
@@ -74,7 +75,7 @@ def check_predictions(predictions: pl.DataFrame, name: StrPath = "predictions") 
                 advice = "these look like percentages: divide them by 100"
             elif low == 0 and values.is_finite().all():
                 advice += "; if these are raw outputs (logits), apply softmax (expressions) or the sigmoid (AUs) first"
-            raise InputError(f"{name}: {column} of {image!r} is {value} ({wrong.height:,} such rows); {advice}")
+            raise InputError(f"{name}: {column} of {image!r} is {value} ({plural(wrong.height, 'such row')}); {advice}")
 
 
 def save_predictions(predictions: pl.DataFrame, path: StrPath, provenance: Mapping[str, Any] | None = None) -> None:

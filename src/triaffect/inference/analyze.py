@@ -156,6 +156,9 @@ def analyze(
         result.tables = out is not None and complete
         if result.tables:
             _write_all(work, collection.inputs, missing)
+        if options.plots and out and not result.stopped and not Path(out, "plots").exists():
+            text = "--plot drew nothing: no video with a face; --sequence makes numbered photos one video"
+            result.notices.append(text)
     return result
 
 
