@@ -92,9 +92,22 @@ def render_index(work: Path) -> Path:
     for name, split in (("sample", "train"), ("renders", "val")):
         image = pl.concat_str(pl.lit(f"{name}/cropped_aligned/"), "image")
         rows = read_annotations(work / name).index.filter("exists")
-        parts.append(rows.with_columns(image, video=pl.concat_str(pl.lit(f"{name}-"), "video"), split=pl.lit(split)))
+        parts.append(
+            rows.with_columns(image=image, video=pl.concat_str(pl.lit(f"{name}-"), "video"), split=pl.lit(split))
+        )
     save_index(pl.concat(parts), path, root=work, images=work, format="per-video")
     return path
+
+
+def data_sets(work: Path) -> dict[str, tuple[Rows, Path, tuple[str, ...], int]]:
+    """Name -> rows of both splits, image root, tasks and number of classes."""
+    faces = load_index(work / "ferplus" / "index.csv").filter(pl.col("expression") < 7)
+    of_split = {split: faces.filter(split=split) for split in FACES}
+    faces = pl.concat([subset(of_split[split], count / of_split[split].height) for split, count in FACES.items()])
+    return {
+        "FER+": (faces, work / "ferplus" / "images", ("expr",), 7),
+        "renders": (load_index(render_index(work)), work, ("va", "expr", "au"), 8),
+    }
 
 
 def cached_features(model: AffectModel, rows: Rows, root: Path, folder: Path) -> np.ndarray:
@@ -197,14 +210,7 @@ def main() -> None:
     if options.imagenet:
         convert_imagenet(options.imagenet, weights / "mobilenetv2_100.safetensors")
         return
-    faces = load_index(work / "ferplus" / "index.csv").filter(pl.col("expression") < 7)
-    of_split = {split: faces.filter(split=split) for split in FACES}
-    faces = pl.concat([subset(of_split[split], count / of_split[split].height) for split, count in FACES.items()])
-    sets = {
-        "FER+": (faces, work / "ferplus" / "images", ("expr",), 7),
-        "renders": (load_index(render_index(work)), work, ("va", "expr", "au"), 8),
-    }
-    for data, (rows, root, tasks, classes) in sets.items():
+    for data, (rows, root, tasks, classes) in data_sets(work).items():
         is_train = (rows["split"] == "train").to_numpy()
         train, val = rows.filter(is_train), rows.filter(~is_train)
         tables: dict[str, list[list[Rows]]] = {}

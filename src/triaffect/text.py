@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 INTENDED_USE = (
     "What a face shows is not what a person feels. This is research software: use it on people who agreed, and never "
@@ -40,3 +42,12 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def progress_bar(*items: Any, **options: Any) -> Any:
+    """Tqdm's bar: of widgets in a notebook with ipywidgets, of text everywhere else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from tqdm.auto import tqdm
+
+        return tqdm(*items, **options)

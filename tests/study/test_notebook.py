@@ -12,13 +12,38 @@ pytest.importorskip("ipykernel")
 pytest.importorskip("lightning")
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "thesis.ipynb"
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own packages
+def test_a_bar_in_a_notebook_without_widgets_is_text_and_warns_of_nothing(tmp_path, monkeypatch):
+    outputs = execute(
+        "import sys, warnings; warnings.simplefilter('error'); sys.modules['ipywidgets'] = None\n"
+        "from triaffect.text import progress_bar\n"
+        "print(list(progress_bar(range(3), desc='images')))",
+        tmp_path,
+        monkeypatch,
+    )
+    assert outputs["stdout"] == "[0, 1, 2]\n"
+    assert "images: 100%" in outputs["stderr"]
+
+
+def execute(code, folder, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{SOURCE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python", "language": "python"}
+    nbclient.NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(folder)}}).execute()
+    texts = {"stdout": "", "stderr": ""}
+    for output in notebook.cells[0].outputs:
+        texts[output.name] += output.text
+    return texts
 
 
 @pytest.mark.timeout(900)  # of CPU time it takes half a minute; a busy machine makes it minutes
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own packages
 def test_the_notebook_runs(tmp_path, monkeypatch):
-    source = Path(__file__).parents[2] / "src"
-    monkeypatch.setenv("PYTHONPATH", f"{source}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", f"{SOURCE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     notebook.metadata.kernelspec.name = "python3"

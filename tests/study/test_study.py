@@ -426,6 +426,13 @@ def test_every_bundled_study_can_be_read():
         read_study("initialisation", "i.parquet")
 
 
+def test_models_with_different_seeds_keep_different_ones_for_every_seed_of_the_study(tmp_path):
+    text = "runs: {a: {}, b: {training.seed: 1}, c: {training.seed: 2}}\nseeds: [0, 3]\n"
+    plan = read_study(write_study(tmp_path / "r.yaml", text), "i.parquet", check_files=False)
+    assert [run.training.seed for run in plan.runs.values()] == [0, 1000, 2000, 3, 1003, 2003]
+    assert plan.seeds["b"] == ["b-seed0", "b-seed3"]
+
+
 def test_seeds_repeat_everything_and_energy_is_reported(frames, tmp_path, monkeypatch):
     counter = itertools.count()
     monkeypatch.setattr("triaffect.training.module.energy_joules", lambda: 5.0 * next(counter))

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from triaffect.data.table import OUTSIDE_ROOT
 from triaffect.images import read_image, resize
 from triaffect.io import InputError, atomic_path
 from triaffect.jobs import prefetch
+from triaffect.text import progress_bar
 
 HEADER_SIZE = 1024
 """Bytes reserved for the header, which is known last and padded with spaces, as the format allows."""
@@ -223,7 +223,7 @@ def pack(
     sizes = [0]
     with atomic_path(out) as tmp_path, tmp_path.open("wb") as file:
         file.write(bytes(HEADER_SIZE))
-        for row, name in enumerate(tqdm(names, desc="pack", unit="image", disable=not progress)):
+        for row, name in enumerate(progress_bar(names, desc="pack", unit="image", disable=not progress)):
             try:
                 data = read(row)
             except OSError:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from triaffect.data.image_store import ImageBatch, read_batches
 from triaffect.data.predictions import fill_gaps
@@ -23,7 +22,7 @@ from triaffect.inference.peers import is_peer, open_peer
 from triaffect.io import InputError
 from triaffect.jobs import PerProcess, run_all, threads_each
 from triaffect.labels import OUTPUTS, PREDICTION_COLUMNS
-from triaffect.text import plural
+from triaffect.text import plural, progress_bar
 
 if TYPE_CHECKING:
     from triaffect.training.model import AffectModel
@@ -83,7 +82,7 @@ def predict(
     slices = [np.arange(len(rows))] if alone else _slices(rows, batch, getattr(opened, "temporal", None) is not None)
     gpus = None if device == "cpu" else ()
     parts, unreadable, notices = [], list[tuple[str, str]](), list[tuple[str, str]]()
-    with tqdm(total=len(rows), desc=f"predict, {opened.name}", unit="image", disable=not progress) as bar:
+    with progress_bar(total=len(rows), desc=f"predict, {opened.name}", unit="image", disable=not progress) as bar:
         call = partial(_predict_slice, shared, os.fspath(images), batch, workers, bar.update if alone else None)
         items = (rows[part].with_columns(row=pl.Series(part)) for part in slices)
         for outcome in run_all(call, items, jobs, gpus, ray=ray):

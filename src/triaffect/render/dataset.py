@@ -19,6 +19,7 @@ from triaffect.io import InputError, atomic_path, write_text
 from triaffect.jobs import run_all
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, VA
 from triaffect.render.ranges import Ranges
+from triaffect.text import progress_bar
 
 CHALLENGES = {"va": "VA_Estimation_Challenge", "expr": "EXPR_Recognition_Challenge", "au": "AU_Detection_Challenge"}
 SPLIT_FOLDERS = {"train": "Train_Set", "val": "Validation_Set"}
@@ -107,8 +108,6 @@ def render(
     """
     out = Path(out)
     _check(plan, layout, jobs)
-    from tqdm import tqdm
-
     from triaffect.render.model import load_model
 
     path = os.fspath(model or os.environ.get("TRIAFFECT_ICT", ""))
@@ -124,7 +123,7 @@ def render(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     outcomes = run_all(partial(_render_video, path, out, plan), todo, jobs, threads=1, ray=ray)
     finished = plan.videos - len(todo)
-    for outcome in tqdm(outcomes, None, plan.videos, initial=finished, unit="video", disable=not progress):
+    for outcome in progress_bar(outcomes, None, plan.videos, initial=finished, unit="video", disable=not progress):
         if outcome.error:
             raise outcome.error
     truth = pl.concat([pl.read_parquet(_part(out, plan, v)) for v in range(plan.videos)])

@@ -222,7 +222,7 @@ def _resolve(raw: dict[str, Any], index: str, images: str | None, check_files: b
     seeds = raw.get("seeds") or [None]
     suffixes = [f"-seed{seed}" if len(seeds) > 1 else "" for seed in seeds]
     for seed, suffix in zip(seeds, suffixes, strict=True):
-        _SeedModels(plan, raw, suffix, {} if seed is None else {"training": {"seed": seed}}, config).add()
+        _SeedModels(plan, raw, suffix, seed, config).add()
     for key in EVALUATED:
         if len({flat(run.to_dict())[key] for run in plan.runs.values()}) > 1:
             raise InputError(f"the runs have different {key}; a study evaluates all models alike")
@@ -243,14 +243,14 @@ class _SeedModels:
     plan: StudyPlan
     raw: dict[str, Any]
     suffix: str
-    seed: dict[str, Any]
+    seed: int | None
     config: Callable[..., TrainConfig]
     names: set[str] = field(default_factory=set)
 
     def add(self) -> None:
         plan, raw = self.plan, self.raw
         for name, settings in raw["runs"].items():
-            run = self.config(f"run {name}", settings, self.seed)
+            run = self.config(f"run {name}", settings, self._seed(settings))
             plan.runs[self._new_name(name, "runs", run.model.tasks)] = run
         for entry in raw["heads"]:
             self._add_heads(entry)
@@ -262,6 +262,11 @@ class _SeedModels:
             self._add_fusion(entry)
         if raw.get("compare") is not None:
             plan.compare = list(map(self._pair, raw["compare"]))
+
+    def _seed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the seed of a model; those that have different seeds in the study file keep different ones."""
+        own = settings.get("training", {}).get("seed", 0)
+        return {} if self.seed is None else {"training": {"seed": self.seed + 1000 * own}}
 
     def _new_name(self, name: Any, kind: str, tasks: Iterable[str]) -> str:
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
@@ -297,7 +302,7 @@ class _SeedModels:
         is_run = source in self.raw["runs"]
         if not is_run and not Path(source, "config.json").is_file():
             raise InputError(f"{where}: {source!r} is neither a run of this study nor a model folder")
-        config = self.config(where, settings, self.seed)
+        config = self.config(where, settings, self._seed(settings))
         name = self._new_name(entry["name"], "heads", config.model.tasks)
         self.plan.heads[name] = Heads(source + self.suffix * is_run, config, bool(entry.get("joint", False)))
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from tqdm import tqdm
 
 from triaffect.data.image_store import read_batches
 from triaffect.data.index import HAS_CROP
 from triaffect.io import InputError, atomic_path, write_text
 from triaffect.jobs import PerProcess, run_all
+from triaffect.text import progress_bar
 from triaffect.training.model import AffectModel, load_model
 from triaffect.training.run_folder import precision
 
@@ -89,7 +89,7 @@ def extract_features(
     call = partial(_extract, shared, os.fspath(images), batch, workers)
     unreadable: list[tuple[str, str]] = []
     initial = len(names) - sum(len(chunk) for _, chunk in todo)
-    with tqdm(total=len(names), initial=initial, desc="features", unit="image", disable=not progress) as bar:
+    with progress_bar(total=len(names), initial=initial, desc="features", unit="image", disable=not progress) as bar:
         for outcome in run_all(call, todo, jobs, None if device == "cpu" else (), ray=ray):
             if outcome.result is None:
                 raise outcome.error or RuntimeError
