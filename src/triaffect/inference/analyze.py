@@ -197,7 +197,7 @@ def _running_folder(out: str | None, shard: tuple[int, int]) -> Iterator[Path]:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written to ({error.strerror}); name another folder") from None
+        raise InputError(f"{out}: cannot be written to ({error.strerror or error}); name another folder") from None
 
 
 def _finish(work: Work, outcome: Outcome[Input, Finished]) -> Finished:
@@ -212,7 +212,7 @@ def _finish(work: Work, outcome: Outcome[Input, Finished]) -> Finished:
     if isinstance(error, InputError):
         raise error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        raise InputError(f"{work.out}: cannot be written to ({error.strerror}); call again to go on") from None
+        raise InputError(f"{work.out}: cannot be written to ({error.strerror or error}); call again to go on") from None
     kind, reason = (DIED, str(error)) if isinstance(error, ChildProcessError) else (ERROR, repr(error))
     result = FileResult(
         item.name, work.key(item), kind, f"{item.name}: {reason}", backend=work.analyzer.get().backend.name
