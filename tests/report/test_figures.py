@@ -108,8 +108,9 @@ def test_training_curves_mark_the_kept_epoch(tasks):
     assert f"kept: epoch 8, total {np.sin(8):.3f}" in figure.get_supxlabel()
 
 
-def test_training_curves_show_accuracy_ccc_and_the_loss_of_each_task():
-    names = ["train/accuracy", "val/accuracy", "val/valence", "val/arousal"]
+def test_training_curves_show_accuracy_ccc_the_loss_of_each_task_and_conflicts():
+    names = ["train/cosine_va_expr"]
+    names += ["train/accuracy", "val/accuracy", "val/valence", "val/arousal"]
     names += [f"{split}/loss_{task}" for split in ("train", "val") for task in ("va", "expr")]
     table = metrics(4, "va", "expr").with_columns(pl.lit(0.5).alias(name) for name in names)
     panels = {axes.get_ylabel(): len(axes.lines) for axes in figures.training_curves(table).axes if axes.lines}
@@ -120,6 +121,7 @@ def test_training_curves_show_accuracy_ccc_and_the_loss_of_each_task():
         "expression accuracy": 2,
         "CCC": 2,
         "validation score": 2,
+        "cosine of the gradients": 1,
     }
 
 

@@ -170,4 +170,4 @@ def test_runs_learn_log_their_conflict_and_resume(frames, tmp_path, method):
     table = pl.read_csv(run / "metrics.csv")
     assert table["val/total"].is_finite().all()
     assert table["train/cosine_va_expr"].is_between(-1, 1).all()
-    assert (run / "conflict.png").exists()
+    assert (run / "curves.png").exists()

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
 from triaffect.data.image_store import open_images
 from triaffect.data.index import HAS_CROP
 from triaffect.images import read_image
 from triaffect.io import InputError
-from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, LABEL_COLUMNS, TASK_NAMES, TASKS, VA, score_key
+from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, LABEL_COLUMNS, TASKS, VA, score_key
 from triaffect.report.panels import bars, circumplex, draw_run
-from triaffect.report.style import INK, SERIES, SOFT, format_signed, legend, page, save_figure, tidy
+from triaffect.report.style import INK, SOFT, format_signed, legend, page, save_figure, tidy
 
-__all__ = ["conflict_curves", "contact_sheet", "sample_frames", "save_figure", "statistics_figures", "training_curves"]
+__all__ = ["contact_sheet", "sample_frames", "save_figure", "statistics_figures", "training_curves"]
 
 Shares = Mapping[str, Mapping[str, float | None]]
 """Split -> name -> share."""
@@ -222,30 +222,4 @@ def training_curves(metrics: pl.DataFrame, kept_row: int | None = None) -> Figur
     for axes in figure.axes:
         if axes.lines:
             legend(axes, loc="best")
-    return figure
-
-
-def conflict_curves(metrics: pl.DataFrame) -> Figure | None:
-    """Draw the cosine between the gradients of each pair of tasks by epoch; below 0 they conflict.
-
-    Args:
-        metrics: The table of `metrics.csv` with `epoch` and `train/cosine_va_expr` and the like.
-
-    Returns:
-        None if no cosine was logged.
-    """
-    names = [name for name in metrics.columns if name.startswith("train/cosine_")]
-    if not names:
-        return None
-    figure = page(6.4, 3.6, "Gradient conflict", "below 0, a step for one task harms the other")
-    axes = tidy(figure.subplots(), "epoch", "cosine between the tasks' gradients", grid="y")
-    axes.axhline(0, color=INK, linewidth=1)
-    for name, colour in zip(names, SERIES, strict=False):
-        first, second = (TASK_NAMES[task] for task in name.removeprefix("train/cosine_").split("_"))
-        values = metrics[name].cast(pl.Float64).to_numpy()
-        marker = "o" if len(values) < 3 else ""
-        axes.plot(metrics["epoch"], values, color=colour, linewidth=2, marker=marker, label=f"{first}, {second}")
-    axes.margins(y=0.2)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -36,13 +36,18 @@ def legend_key(name: str, number: int, line: str = "solid") -> dict[str, str]:
     return {"name": name, "series": f"s{number % len(panels.SERIES) + 1}", "line": line}
 
 
+def density(table: pl.DataFrame, label: str, caption: str, prefix: str = "") -> dict[str, Any]:
+    """Return the density of valence and arousal of a table, of its predictions with their prefix."""
+    figure = panels.va_density(*table.select(prefix + value for value in VA).drop_nulls())
+    return panel(figure, label, caption)
+
+
 def va_panels(study: StudyFolder, models: Sequence[ModelResult]) -> list[dict[str, Any]]:
     """Valence and arousal of each model against the labels, then the densities of labels and of the first models."""
-    agreement, density = [], []
+    agreement, densities = [], []
     labels = study.labels
     if labels is not None and labels["valence"].len() > labels["valence"].null_count():
-        figure = panels.va_density(*labels.select(VA).drop_nulls())
-        density.append(panel(figure, "Density of valence and arousal of the labels", "Labels, density"))
+        densities.append(density(labels, "Density of valence and arousal of the labels", "Labels, density"))
     for model in models:
         table = study.predictions(model)
         if table is None:
@@ -53,11 +58,10 @@ def va_panels(study: StudyFolder, models: Sequence[ModelResult]) -> list[dict[st
             label = f"{model.name}: {value}, prediction against label, {rows.height:,} frames, CCC {ccc:.3f}"
             figure = panels.va_agreement(rows[PREFIX + value], rows[value], value)
             agreement.append(panel(figure, label, f"{model.name}: {value}"))
-        if len(density) < 3:
-            figure = panels.va_density(*table.select(PREFIX + value for value in VA).drop_nulls())
+        if len(densities) < 3:
             label = f"{model.name}: density of valence and arousal of its predictions"
-            density.append(panel(figure, label, f"{model.name}, density"))
-    return agreement[0::2] + agreement[1::2] + density
+            densities.append(density(table, label, f"{model.name}, density", PREFIX))
+    return agreement[0::2] + agreement[1::2] + densities
 
 
 def confusions(study: StudyFolder, models: Sequence[ModelResult]) -> list[dict[str, Any]]:
@@ -112,14 +116,15 @@ def frames(study: StudyFolder) -> Section:
     table = study.best_predictions()
     if table is None:
         return None
-    worst, best = ([_card(study, row) for row in side.iter_rows(named=True)] for side in extreme_frames(table))
+    sides = (side.iter_rows(named=True) for side in extreme_frames(table))
+    worst, best = ([{**_card(study, row), "lines": _lines(row)} for row in side] for side in sides)
     return {"worst": worst, "best": best, "models": _best_names(study)} if worst else None
 
 
 def _card(study: StudyFolder, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a frame with its picture, a row of `StudyFolder.labels`."""
     image = study.image(row["row"])
-    card = {"image": row["image"], "video": row["video"], "frame": row["frame"], "error": row["error"]}
-    return {**card, "picture": thumbnail(image) if image else None, "lines": _lines(row)}
+    return {**row, "picture": thumbnail(image) if image else None}
 
 
 def _lines(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -148,13 +153,10 @@ def sample(study: StudyFolder) -> list[dict[str, Any]]:
         return []
     rows = study.labels.with_row_index("row").filter(HAS_CROP)
     drawn = rows.sample(min(SAMPLE, rows.height), seed=0, shuffle=True)
-    cards = []
-    for row in drawn.iter_rows(named=True):
-        image = study.image(row["row"])
-        words = [text for task in TASKS for text in label_words(task, row)]
-        card = {"video": row["video"], "frame": row["frame"], "words": words}
-        cards.append(card | {"picture": thumbnail(image) if image else None})
-    return cards
+    return [
+        {**_card(study, row), "words": [text for task in TASKS for text in label_words(task, row)]}
+        for row in drawn.iter_rows(named=True)
+    ]
 
 
 def training(study: StudyFolder) -> Section:

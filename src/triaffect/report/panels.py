@@ -210,12 +210,15 @@ def run_curves(metrics: pl.DataFrame, kept_row: int | None = None) -> Figure:
     return figure
 
 
+COSINE = "train/cosine_"
+"""Begins the columns of the cosine between the gradients of two tasks, such as `train/cosine_va_expr`."""
+
 Curves = dict[str, list[tuple[str, str, str, str]]]
 """Title of a panel -> column, colour, line style and name of each of its lines."""
 
 
 def _curves(metrics: pl.DataFrame) -> Curves:
-    """Return the panels of a run: the loss, each task's loss, accuracy, CCC and scores; without absent columns."""
+    """Return the panels of a run: losses, accuracy, CCC, scores, the gradients' cosines; without absent columns."""
 
     def both(key: Callable[[str], str]) -> list[tuple[str, str, str, str]]:
         return [(key("train"), SOFT, "--", "training"), (key("val"), INK, "-", "validation")]
@@ -227,6 +230,9 @@ def _curves(metrics: pl.DataFrame) -> Curves:
     panels["expression accuracy"] = both(partial(score_key, "accuracy"))
     panels["CCC"] = [(score_key(name), SERIES[i], "-", name) for i, name in enumerate(VA)]
     panels["validation score"] = [(score_key(t), SERIES[TASKS.index(t)], "-", TASK_NAMES[t]) for t in tasks]
+    cosines = [name for name in metrics.columns if name.startswith(COSINE)]  # below 0 the tasks conflict
+    pairs = [", ".join(TASK_NAMES[task] for task in name.removeprefix(COSINE).split("_")) for name in cosines]
+    panels["cosine of the gradients"] = [(name, SERIES[i], "-", pairs[i]) for i, name in enumerate(cosines)]
     present = {title: [line for line in lines if line[0] in metrics.columns] for title, lines in panels.items()}
     return {title: lines for title, lines in present.items() if lines}
 

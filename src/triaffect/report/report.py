@@ -20,7 +20,7 @@ from triaffect.report import image_sections, sections
 from triaffect.report.panels import CLASS_COLOURS
 from triaffect.report.results import ModelResult, StudyResults
 from triaffect.report.study_folder import StudyFolder
-from triaffect.text import INTENDED_USE, text_table
+from triaffect.text import INTENDED_USE, duration, text_table
 
 TITLES = {
     "scores": "Scores",
@@ -84,7 +84,7 @@ def write_report(study: str | os.PathLike[str]) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {name: partial(_number, form=form) for name, form in FORMATS.items()}
-    environment.filters["time"] = _time
+    environment.filters["time"] = duration
     page = environment.get_template("report.html").render(
         results=folder.results,
         study=folder,
@@ -109,15 +109,6 @@ def _number(value: Any, form: str) -> str:
     if not form:  # whole numbers with separators, others with three significant digits
         form = ",.0f" if isinstance(value, int) or abs(value) >= 100 else ".3g"
     return f"{value:{form}}".replace("-", "−").replace("%", " %")
-
-
-def _time(seconds: Any) -> str:
-    if not _is_number(seconds):
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 # The answer -------------------------------------------------------------------------------------------------------

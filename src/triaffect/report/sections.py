@@ -12,7 +12,16 @@ from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, TASK_NAMES, TA
 from triaffect.metrics.fusion import DEFAULT_LAMBDAS
 from triaffect.metrics.measures import COLUMNS
 from triaffect.report import panels
-from triaffect.report.image_sections import Section, confusions, legend_key, panel, sample, task_name, va_panels
+from triaffect.report.image_sections import (
+    Section,
+    confusions,
+    density,
+    legend_key,
+    panel,
+    sample,
+    task_name,
+    va_panels,
+)
 from triaffect.report.results import COST_KEYS, Difference, ModelResult
 from triaffect.report.study_folder import StudyFolder
 
@@ -241,9 +250,7 @@ def data(study: StudyFolder) -> Section:
         if "va" in of:
             rows = study.index.filter(pl.col("split").eq_missing(None if split == "none" else split))
             mean = ", ".join(f"mean {name} {of['va']['mean'][name]:+.2f}" for name in VA).replace("-", "−")
-            figure = panels.va_density(*rows.select(VA).drop_nulls())
-            label = f"Density of valence and arousal labels of {split}: {mean}"
-            drawn.append(panel(figure, label, f"{split}: {mean}"))
+            drawn.append(density(rows, f"Density of valence and arousal labels of {split}: {mean}", f"{split}: {mean}"))
     return {"splits": splits, "panels": drawn, "leaks": leak_lines(study.index), "sample": sample(study)}
 
 

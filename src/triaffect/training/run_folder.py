@@ -20,7 +20,7 @@ import yaml
 
 from triaffect.io import InputError, atomic_path, write_text
 from triaffect.labels import loss_key, score_key
-from triaffect.report.figures import conflict_curves, training_curves
+from triaffect.report.figures import training_curves
 from triaffect.report.style import save_figure
 from triaffect.training.config import TrainConfig, TrainingConfig
 from triaffect.training.model import AffectModel
@@ -207,7 +207,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
 
 
 def draw_curves(run: Path, history: list[dict[str, float]], kept_row: int | None = None) -> None:
-    """Draw the curves so far, and the conflict between the tasks' gradients if it was measured.
+    """Draw the curves so far.
 
     Args:
         run: The run folder.
@@ -216,8 +216,6 @@ def draw_curves(run: Path, history: list[dict[str, float]], kept_row: int | None
     """
     table = pl.DataFrame(history, infer_schema_length=None)
     save_figure(training_curves(table, kept_row), run / "curves.png")
-    if (conflict := conflict_curves(table)) is not None:
-        save_figure(conflict, run / "conflict.png")
 
 
 class CurveDrawer:
