@@ -86,6 +86,21 @@ def test_a_grey_model_sees_brightness_only(tmp_path):
         torch.testing.assert_close(network(colour)["va"], network(grey)["va"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_model_that_brightens_sees_an_eighth_of_the_light_as_all_of_it(grey):
+    model = AffectModel("resnet10t", size=48, grey=grey, brighten=True).eval()
+    bright = torch.rand(4, 3, 48, 48) * 120 + 60
+    for factor in (1.0, 0.2):  # as floats: nothing is rounded
+        gains = 80 / (bright * factor * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1).mean((1, 2))
+        expected = bright * factor * gains.clamp(1, 8).view(-1, 1, 1, 1)
+        plain = AffectModel("resnet10t", size=48, grey=grey).eval()
+        plain.load_state_dict(model.state_dict())
+        torch.testing.assert_close(model(bright * factor)["va"], plain(expected)["va"], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(plain(bright * 0.2)["va"], model(bright * 0.2)["va"], atol=1e-3)
+    black = model(torch.zeros(1, 3, 48, 48))
+    assert all(torch.isfinite(values).all() for values in black.values())
+
+
 def test_predictions_are_in_range():
     raw = {"va": torch.tensor([[3.0, -0.5]]), "expr": torch.randn(1, 8), "au": torch.randn(1, 12) * 9}
     outputs = probabilities(raw)

@@ -98,6 +98,7 @@ class ModelConfig:
         causal: Use earlier frames only, for cameras.
         fps: Frames per second of the index's videos.
         grey: Use brightness only, for training on images of which some have no colour.
+        brighten: Multiply the pixels of an image whose mean brightness is below 80 of 255, to reach it, at most by 8.
         frozen: Train the heads only.
     """
 
@@ -111,6 +112,7 @@ class ModelConfig:
     pretrained: bool | str = True
     frozen: bool = False
     grey: bool = False
+    brighten: bool = False
     temporal: float = 0.0
     causal: bool = False
     fps: float = 30.0

@@ -37,6 +37,9 @@ A triaffect model ({size} px, {parameters:.1f} M parameters). Load it with
 `config.json` has the label order, the preprocessing and how it was trained. Its scores hold for its validation data.
 """
 
+BRIGHT, MAX_GAIN = 80.0, 8.0
+"""Mean brightness (0 to 255) to which darker images are multiplied, and the largest factor."""
+
 
 def _head(kind: str, width: int, outputs: int, hidden: int, dropout: float) -> nn.Module:
     if kind == "linear":
@@ -61,6 +64,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         size: Side of the square input, in pixels.
         pretrained: Load timm's weights from its hub. Loading a saved model never does.
         grey: Use brightness only (ITU-R BT.601), in all three channels.
+        brighten: Multiply the pixels of a dark image, see `ModelConfig`.
         temporal: Seconds of video that a frame sees to either side; 0 for a still model.
         causal: Use earlier frames only.
         fps: Frames per second of an index's videos, which gives its frames their times.
@@ -80,6 +84,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         size: int = 112,
         pretrained: bool = False,
         grey: bool = False,
+        brighten: bool = False,
         temporal: float = 0.0,
         causal: bool = False,
         fps: float = 30.0,
@@ -97,6 +102,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
             "classes": classes,
             "size": size,
             "grey": grey,
+            "brighten": brighten,
             "temporal": temporal,
             "causal": causal,
             "fps": fps,
@@ -139,8 +145,12 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         if images.ndim == 2:
             return images
         pixels = images.to(self.mean.dtype)
+        brightness = (pixels * self.luma).sum(1, keepdim=True)
         if self.settings["grey"]:
-            pixels = (pixels * self.luma).sum(1, keepdim=True)
+            pixels = brightness
+        if self.settings["brighten"]:
+            gain = (BRIGHT / brightness.mean((2, 3), keepdim=True).clamp(min=1)).clamp(1, MAX_GAIN)
+            pixels = (pixels * gain).clamp(max=255)
         return self.backbone((pixels - self.mean) / self.std)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -155,12 +155,13 @@ def _with_source_backbone(config: TrainConfig) -> TrainConfig:
     """With cached features, the backbone's settings are those of the model that made them."""
     if not config.data.features:
         return config
+    names = ("backbone", "size", "grey", "brighten")
     source, default = load_model(str(config.model.pretrained)).settings, ModelConfig()
-    for name in ("backbone", "size", "grey"):
+    for name in names:
         value = getattr(config.model, name)
         if value not in (getattr(default, name), source[name]):
             raise InputError(f"model.{name} is {value}, but data.features are of {source[name]}; leave it out")
-    return replace(config, model=replace(config.model, **{name: source[name] for name in ("backbone", "size", "grey")}))
+    return replace(config, model=replace(config.model, **{name: source[name] for name in names}))
 
 
 def _make_model(config: TrainConfig) -> AffectModel:
