@@ -170,3 +170,25 @@ def test_tiles_cover_a_side_and_share_a_margin():
         assert tiles[-1][1] == pytest.approx(side)
         for (_, end), (start, _) in itertools.pairwise(tiles):
             assert (end - start) * scale >= faces._OVERLAP - 1
+
+
+def test_a_part_of_a_face_and_what_a_close_up_does_not_confirm_are_left_out(yunet, portrait, monkeypatch):
+    """Rows as searches in tiles return: the face, the half of it in the next tile, and a pattern of the uniform."""
+    row = yunet.search(Frame(0, 0.0, portrait))[0]
+    half, uniform, sure = row.copy(), row.copy(), row.copy()
+    half[[0, 2]] += (60, -60)
+    half[14] = 0.7
+    uniform[:14] += np.tile([-40, 330], 7) * np.r_[1, 1, 0, 0, np.ones(10)]
+    uniform[14] = 0.75
+    sure[:14], sure[14] = uniform[:14], 0.85
+    frame = Frame(0, 0.0, portrait)
+    for rows, scores in (([row, half, uniform], [row[14]]), ([row, sure], [row[14], 0.85])):
+        monkeypatch.setattr(yunet, "search", lambda *_, rows=rows: np.array(rows))
+        result = yunet.find(frame)
+        assert len(result) == len(scores)
+        assert np.linalg.norm(result[0].landmarks.mean(0) - row[4:14].reshape(5, 2).mean(0)) < 20
+        assert all(face.score >= score for face, score in zip(result, scores, strict=True))
+    weak = row.copy()
+    weak[14] = 0.5  # a small face scores less in the search than in its close-up
+    monkeypatch.setattr(yunet, "search", lambda *_: np.array([weak]))
+    assert yunet.find(frame)[0].score > 0.9

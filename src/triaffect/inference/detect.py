@@ -42,6 +42,8 @@ _TILE, _OVERLAP = 1280, 192
 
 CLOSE_UP_SIZE = 256
 """Side of the crop in which the landmarks of each face are found again."""
+CONFIRMED, CERTAIN = 0.6, 0.8
+"""A face whose close-up scores less is one only if the search was certain: the close-ups of faces score .8 and more."""
 TURNED_SIZE = 192
 """Side of the close-ups that show which way up a face is."""
 
@@ -58,7 +60,7 @@ class Face:
     Attributes:
         box: Left, top, width and height in pixels; it may extend over the border of the image.
         landmarks: (5, 2) pixels in the order of `LANDMARKS`, or None if the detector has none.
-        score: Score of the detector, 0 to 1.
+        score: Score of the detector, 0 to 1: in the search or in the close-up, the higher one.
     """
 
     box: tuple[float, float, float, float]
@@ -145,13 +147,15 @@ class YuNet:
             size: The longer side at which it is searched, in place of the detector's own.
             earlier: The same faces as they were a moment before: their landmarks are known but for a small movement.
         """
-        faces = []
+        faces: list[Face] = []
         for row in self.search(frame, size):
             face = Face((*map(float, row[:4]),), row[4:14].reshape(5, 2), float(row[14]))  # type: ignore[arg-type]
             before = [other for other in earlier if overlap(other.box, face.box) > 0.3]
-            landmarks = before[0].five if before else self._upright(frame, face)
-            faces.append(replace(face, landmarks=self.refine(frame, landmarks)[0]))
-        return faces
+            landmarks, score = self.refine(frame, before[0].five if before else self._upright(frame, face))
+            is_seen_twice = any(_are_of_one_face(landmarks, other.five) for other in faces)
+            if not is_seen_twice and (score >= CONFIRMED or face.score >= CERTAIN):
+                faces.append(replace(face, landmarks=landmarks, score=max(score, face.score)))
+        return sorted(faces, key=lambda face: -face.score)
 
     def search(self, frame: Frame, size: int | None = None) -> NDArray[np.float32]:
         """(n, 15) left, top, width, height, landmarks as first found, and score of all faces, in pixels, best first."""
@@ -243,6 +247,11 @@ class YuNet:
             landmarks = np.tile(corner, 5) + points[0, cells]
             candidates.append(np.c_[np.c_[left_top, extent, landmarks] * stride, score[cells]])
         return np.concatenate(candidates)
+
+
+def _are_of_one_face(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    """Whether two sets of landmarks (5, 2) are of one face: a part of it, in a tile, leads to the same landmarks."""
+    return bool(np.linalg.norm(a - b, axis=1).mean() < 0.25 * np.linalg.norm(b[0] - b[1]))
 
 
 def overlap(a: Sequence[float], b: Sequence[float]) -> float:
