@@ -123,7 +123,7 @@ def compare_fusions(name: str, data: Data, seeds: int) -> None:
         halves = split_halves(data.val)
         tuned = []
         for part, other in (halves, halves[::-1]):  # the λ of the other half of the people
-            lambdas = tune_fusion(single, multi, other, classes=data.classes).lambdas
+            lambdas, _ = tune_fusion(single, multi, other, classes=data.classes)
             tuned.append(fuse(single, multi, lambdas).filter(pl.col("image").is_in(part["image"].implode())))
         made = {
             "single-task": single,

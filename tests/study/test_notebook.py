@@ -57,6 +57,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     printed = "".join(output.text for output in outputs if output.output_type == "stream")
     assert "Total number of images in train set: 792" in printed
     assert "va: epoch 4/4" in printed
+    assert "Warning" not in printed
     assert (tmp_path / "thesis" / "multi-task" / "curves.png").is_file()
     if keep := os.environ.get("TRIAFFECT_NOTEBOOK"):  # to look at the rendered form
         nbformat.write(notebook, keep)
