@@ -248,3 +248,42 @@ def test_a_camera_that_is_not_there(monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", lambda index: Camera([]))
     with pytest.raises(InputError, match="camera 3: returns no image"):
         next(read_camera(3))
+
+
+def test_a_size_that_changes_on_the_way(tmp_path):
+    """Streams of H.264 after one another, as a call that is turned records them: every frame has its own size."""
+    path, sizes = tmp_path / "both.h264", [(64, 48), (96, 128)]
+    with path.open("wb") as file:
+        for width, height in sizes:
+            with av.open(str(tmp_path / "part.h264"), "w", format="h264") as container:
+                stream = container.add_stream("libx264", rate=25)
+                stream.width, stream.height, stream.pix_fmt, stream.options = width, height, "yuv420p", {"bf": "0"}
+                for level in (40, 120, 200):
+                    image = av.VideoFrame.from_ndarray(plain(level, level, level, (width, height)), format="rgb24")
+                    container.mux(stream.encode(image))
+                container.mux(stream.encode())
+            file.write((tmp_path / "part.h264").read_bytes())
+    frames = list(read_video(path))
+    assert [(frame.width, frame.height) for frame in frames] == [size for size in sizes for _ in range(3)]
+    assert [round(float(frame.pixels.mean()) / 40) for frame in frames] == [1, 3, 5] * 2
+    with VideoWriter(tmp_path / "out.mp4") as writer:
+        for frame in frames:
+            writer.write(frame.with_overlays([]), frame.time)
+    written = [frame.pixels for frame in read_video(tmp_path / "out.mp4")]
+    assert [pixels.shape for pixels in written] == [(48, 64, 3)] * 6
+    assert written[5][:, 28:36].mean() == pytest.approx(200, abs=6)
+
+
+def test_an_edit_list_that_leaves_out_the_beginning(tmp_path):
+    """A phone that trims a video keeps the packets and writes what is shown: from the fifth frame of ten."""
+    data = bytearray(film(tmp_path / "a.mp4", 10, 25).read_bytes())
+    at = data.find(b"elst") + 8
+    assert struct.unpack(">I", data[at : at + 4]) == (1,)
+    duration, start = struct.unpack(">Ii", data[at + 4 : at + 12])
+    scale = struct.unpack(">I", data[(timescale := data.find(b"mdhd") + 16) : timescale + 4])[0]
+    data[at + 4 : at + 12] = struct.pack(">Ii", duration * 6 // 10, start + 4 * scale // 25)
+    (tmp_path / "cut.mp4").write_bytes(data)
+    whole, cut = (list(read_video(tmp_path / name)) for name in ("a.mp4", "cut.mp4"))
+    assert len(cut) == 6
+    assert [frame.time for frame in cut] == pytest.approx([n / 25 for n in range(6)], abs=1e-3)
+    assert np.abs(cut[0].pixels.astype(int) - whole[4].pixels).mean() < 1
