@@ -22,8 +22,8 @@ TURNED = 40.0
 """Degrees of yaw from which it is flagged `turned`."""
 BLURRED = 4.0
 """Blur, in pixels of a 112 px crop, from which it is flagged `blurred`."""
-UNSURE = 0.8
-"""Score of the detector below which it is flagged `unsure`."""
+UNSURE = 0.88
+"""Score of the detector below which it is flagged `unsure`; there the error of the landmarks has doubled."""
 DARK, OVEREXPOSED = 0.07, 0.92
 """Mean brightness of the face, 0 to 1, below and above which it is flagged `dark` and `overexposed`."""
 
