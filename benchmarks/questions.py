@@ -201,7 +201,7 @@ def difference(a: list[Rows], b: list[Rows], val: Rows, classes: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("names", nargs="*", choices=list(BACKBONES), metavar="backbone", help=", ".join(BACKBONES))
+    parser.add_argument("names", nargs="*", metavar="backbone", help=", ".join(BACKBONES))
     parser.add_argument("--imagenet", type=Path, help="convert these weights of torchvision's and stop")
     parser.add_argument("--augmentation", action="store_true", help="compare augmentations of the renders instead")
     options = parser.parse_args()
