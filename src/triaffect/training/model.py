@@ -149,8 +149,8 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         if self.settings["grey"]:
             pixels = brightness
         if self.settings["brighten"]:
-            gain = (BRIGHT / brightness.mean((2, 3), keepdim=True).clamp(min=1)).clamp(1, MAX_GAIN)
-            pixels = (pixels * gain).clamp(max=255)
+            gain = (BRIGHT / brightness.mean((2, 3), keepdim=True).clamp(min=1.0)).clamp(1.0, MAX_GAIN)
+            pixels = (pixels * gain).clamp(max=255.0)
         return self.backbone((pixels - self.mean) / self.std)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
