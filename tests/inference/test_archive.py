@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from triaffect.cli import analysis
-from triaffect.inference import one_input
+from triaffect.inference import one_input, results
 from triaffect.inference.analyze import analyze
 from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.inputs import Input, collect
@@ -297,6 +297,22 @@ def test_a_long_video_is_kept_on_disk(tmp_path):
         FileResult("a").save(rows.scan(), tmp_path / "a.parquet", tmp_path)
     assert pl.read_parquet(tmp_path / "a.parquet").height == 72_000
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_the_rows_of_many_photos_reach_the_table_in_batches(tmp_path, monkeypatch):
+    """Polars keeps 100,000 rows, and a table of one row takes 50 kB: a million photos would not fit into memory."""
+    row, batches = rows_of([0.3]), []
+    row.write_parquet(tmp_path / "row.parquet")
+
+    def collected(tables, schema):
+        batches.extend(tables())
+        return pl.concat(batches).lazy()
+
+    monkeypatch.setattr(results, "register_io_source", collected)
+    every = ((FileResult(f"{n}.jpg"), tmp_path / "row.parquet") for n in range(450))
+    results.write_tables(every, tmp_path / "out", row.schema, {})
+    assert [table.height for table in batches] == [200, 200, 50]
+    assert pl.read_parquet(tmp_path / "out" / "faces.parquet").equals(pl.concat([row] * 450))
 
 
 def test_a_cluster_without_a_shared_folder_is_one_line(tmp_path):

@@ -146,7 +146,7 @@ def write_tables(
         text.write(schema.to_frame().write_csv().encode())
 
         def tables(*_: Any) -> Iterator[pl.DataFrame]:
-            yield schema.to_frame()
+            batch = [schema.to_frame()]
             for result, path in results:
                 file, frames = {"file": result.file}, result.frames
                 counts = {"file_frames": frames, "frames_without_face": result.frames_without_face}
@@ -157,7 +157,12 @@ def write_tables(
                 if path is not None:
                     rows = pl.read_parquet(path, glob=False)
                     rows.write_csv(text, include_header=False, float_precision=5)
-                    yield rows
+                    batch.append(rows)
+                # A table of one row takes as much memory as one of a hundred, and Polars keeps 100,000 rows.
+                if len(batch) > 200 or sum(rows.height for rows in batch) > CHUNK:
+                    yield pl.concat(batch, rechunk=True)
+                    batch = batch[:1]
+            yield pl.concat(batch, rechunk=True)
 
         lazy = register_io_source(tables, schema=schema)
         lazy.sink_parquet(faces, metadata={METADATA: json.dumps({"triaffect": __version__, **source})})
