@@ -37,7 +37,8 @@ from triaffect.metrics.scores import compare, score
 from triaffect.training.augmentation import Augmentation
 from triaffect.training.dataset import FrameDataset
 from triaffect.training.features import extract_features, load_features
-from triaffect.training.model import AffectModel, load_backbone_weights
+from triaffect.training.model import AffectModel
+from triaffect.training.weights import load_backbone_weights
 
 BACKBONES = {
     "mobilenet-random": ("mobilenetv2_100", None),

@@ -6,6 +6,7 @@ import contextlib
 import math
 import multiprocessing
 import os
+import re
 import secrets
 import signal
 import threading
@@ -49,6 +50,18 @@ def prefetch(
                 yield result
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """Return the number of a part and of all parts from words such as `2/10`.
+
+    Raises:
+        InputError: They are something else.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"--shard {text}: give the number of the part and of all parts, such as 2/10")
+    return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)

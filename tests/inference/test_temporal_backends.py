@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import polars as pl
 import pytest
 import torch
@@ -11,9 +12,16 @@ import torch
 from triaffect.data.index import load_index
 from triaffect.data.predictions import load_predictions
 from triaffect.inference.analyzer import Analyzer
-from triaffect.inference.backends import TEMPORAL_SUFFIX, FaceHistory, open_backend
+from triaffect.inference.backends import (
+    TEMPORAL_INPUTS,
+    TEMPORAL_SUFFIX,
+    FaceHistory,
+    TemporalModel,
+    import_onnxruntime,
+    open_backend,
+)
 from triaffect.inference.detect import Face
-from triaffect.inference.export import export
+from triaffect.inference.export import export, temporal_graph
 from triaffect.inference.predict import predict
 from triaffect.inference.video import Frame
 from triaffect.io import InputError
@@ -21,10 +29,12 @@ from triaffect.labels import TASKS
 from triaffect.training.model import AffectModel, probabilities
 
 
-def save(path, causal):
+def save(path, causal, kind="attention", temporal=0.5):
     torch.manual_seed(0)
-    model = AffectModel("test_resnet", size=32, temporal=0.5, causal=causal).eval()
-    torch.nn.init.normal_(model.temporal.outward[1].weight)
+    model = AffectModel("test_resnet", size=32, temporal=temporal, temporal_model=kind, causal=causal).eval()
+    for spans in model.temporal.tasks.values():
+        for span in spans:
+            torch.nn.init.normal_(span.outward[1].weight)
     model.save_pretrained(path)
     return path
 
@@ -69,6 +79,41 @@ def test_piece_by_piece_equals_the_whole(folder, exported, film, backend, step):
     assert len(history.time) < 50  # of 80: what is out of reach is dropped
     alone = network(film[0])
     assert max(abs(alone[task] - predict_at_once(folder, film)[task]).max() for task in TASKS) > 0.05
+
+
+@pytest.mark.parametrize("kind", ["transformer", "tcn", "gru"])
+def test_every_kind_is_the_same_in_onnx_and_piece_by_piece(kind, tmp_path):
+    """As above for the other kinds: the temporal graph alone, which is what differs."""
+    spans = {"va": [0.1, 0.3], "au": 0.3}
+    torch.manual_seed(0)
+    model = AffectModel("test_resnet", size=32, temporal=spans, temporal_model=kind, causal=True, fps=20).eval()
+    for scales in model.temporal.tasks.values():
+        for span in scales:
+            torch.nn.init.normal_(span.outward[1].weight)
+    onnx.save(temporal_graph(model), tmp_path / "t.onnx")
+    session = import_onnxruntime().InferenceSession(tmp_path / "t.onnx", providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(80, model.width)).astype(np.float32)
+    time = 3600 + np.repeat(np.r_[0:20, 40:60] / 30 + rng.uniform(0, 0.005, 40), 2)
+    face = np.tile([1, 2], 40)
+    with torch.inference_mode():
+        inputs = (torch.from_numpy(features), torch.from_numpy(time - 3600).float(), torch.from_numpy(face))
+        expected = probabilities(model.predict_from_features(*inputs))
+        alone = probabilities(model.predict_from_features(inputs[0]))
+    for task in ("va", "au"):
+        assert (expected[task] - alone[task]).abs().max() > 0.05
+    torch.testing.assert_close(expected["expr"], alone["expr"])  # has no span
+
+    def outputs(*x):
+        return session.run(None, dict(zip(TEMPORAL_INPUTS, x, strict=True)))
+
+    temporal = TemporalModel(model.temporal.seconds, True, 20, lambda rows: features[rows], outputs)
+    for step in (80, 7, 1):
+        history = FaceHistory(temporal, model.tasks)
+        rows = [np.arange(i, min(i + step, 80)) for i in range(0, 80, step)]
+        parts = [history(part, time[part], face[part]) for part in rows]
+        for task in TASKS:
+            np.testing.assert_allclose(np.concatenate([p[task] for p in parts]), expected[task], atol=2e-3)
 
 
 def test_auto_chooses_the_backend_that_runs_temporal_models(exported):

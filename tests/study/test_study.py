@@ -31,7 +31,8 @@ from triaffect.study.results import split_halves
 from triaffect.study.study import run_study, same_data
 from triaffect.training import run_folder as runs
 from triaffect.training import trainer as training
-from triaffect.training.model import AffectModel, load_backbone_weights, load_model
+from triaffect.training.model import AffectModel, load_model
+from triaffect.training.weights import load_backbone_weights
 
 TINY = [
     *("base.model.backbone=test_resnet", "base.model.size=32", "base.model.pretrained=false", "base.data.workers=0"),

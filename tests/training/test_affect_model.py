@@ -7,7 +7,8 @@ import torch
 
 from triaffect.io import InputError
 from triaffect.labels import OUTPUTS, TASKS
-from triaffect.training.model import AffectModel, load_backbone_weights, probabilities
+from triaffect.training.model import AffectModel, probabilities
+from triaffect.training.weights import load_backbone_weights
 
 
 def images(n=3, size=48):
@@ -121,7 +122,7 @@ def test_backbone_weights_come_from_folder_or_file(tmp_path, model, kind):
         save_file(state, path)
     else:
         wrapped = {"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}
-        torch.save({**state, "fc.weight": torch.zeros(3)} if kind == "pth" else wrapped, path)
+        torch.save(state if kind == "pth" else wrapped, path)
     other = AffectModel("test_resnet", ("va",), size=48)
     load_backbone_weights(other, path)
     assert all(torch.equal(value, other.backbone.state_dict()[name]) for name, value in state.items())

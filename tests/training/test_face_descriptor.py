@@ -16,7 +16,8 @@ import torch.nn.functional as F  # noqa: E402
 
 from triaffect.io import InputError  # noqa: E402
 from triaffect.training.face_descriptor import WIDTHS  # noqa: E402
-from triaffect.training.model import AffectModel, load_backbone_weights  # noqa: E402
+from triaffect.training.model import AffectModel  # noqa: E402
+from triaffect.training.weights import load_backbone_weights  # noqa: E402
 
 
 def package(path):

@@ -91,6 +91,51 @@ def test_a_stopped_extraction_continues_where_it_was(frames, model, features, tm
     np.testing.assert_allclose(load_features(tmp_path / "f")[1], load_features(features)[1], atol=0.02)
 
 
+def test_shards_together_are_the_whole(frames, model, features, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(features_module, "CHUNK", 16)
+    words = ["features", str(model), str(frames[0]), "--images", str(frames[1]), "--out", str(tmp_path / "f")]
+    words += ["--workers", "0", "--device", "cpu", "--shard"]
+    assert main([*words, "2/2"]) == 0
+    assert "the call that finds all parts joins them" in capsys.readouterr().out
+    assert len(list((tmp_path / "f" / "parts").iterdir())) == 2  # of five
+    assert main([*words, "1/2"]) == 0
+    assert "72 images, " in capsys.readouterr().out
+    names, values = load_features(tmp_path / "f")
+    assert names.to_list() == load_index(frames[0])["image"].to_list()
+    np.testing.assert_allclose(values, load_features(features)[1], atol=0.02)
+    assert not (tmp_path / "f" / "parts").exists()
+    assert main([*words, "3/2"]) == 2
+    assert "--shard 3/2: give the number" in capsys.readouterr().err
+
+
+def test_features_of_several_encoders_are_those_of_one_model_of_both(frames, model, features, tmp_path):
+    torch.manual_seed(3)
+    other = AffectModel("test_convnext", size=32, grey=True)
+    other.normalise_by({"mean": [0.3] * 3, "std": [0.4] * 3})
+    other.save_pretrained(tmp_path / "other")
+    index = load_index(frames[0])
+    extract_features(tmp_path / "other", index, frames[1], tmp_path / "f", **CPU)
+    both = {"data__features": [str(features), str(tmp_path / "f")]}
+    pair = config(frames, model__pretrained=[str(model), str(tmp_path / "other")], model__size=112, **both)
+    run = train(replace(pair, model=replace(pair.model, backbone="resnet50")), tmp_path / "run", **QUIET)
+    joined = load_model(run)
+    assert joined.settings["backbone"] == "test_resnet + test_convnext"
+    batch = FrameDataset(index, frames[1], 32).__getitems__(list(range(10)))["image"]
+    with torch.inference_mode():
+        parts = [load_model(model).features(batch), load_model(tmp_path / "other").features(batch)]
+        torch.testing.assert_close(joined.features(batch), torch.cat(parts, 1))
+    best = json.loads((run / "summary.json").read_text())["best"]
+    rows = load_index(frames[0], "val")
+    for task, value in score(predict(run, rows, frames[1], **CPU), rows, resamples=0).tasks.items():
+        assert value == pytest.approx(best[f"val/{task}"], abs=0.06)
+    with pytest.raises(InputError, match=r"data\.features needs its backbone"):
+        config(frames, model__pretrained=[str(model)], **both)
+    AffectModel("test_resnet", size=64).save_pretrained(tmp_path / "large")
+    other_size = config(frames, model__pretrained=[str(model), str(tmp_path / "large")], **both)
+    with pytest.raises(InputError, match="need one size of input"):
+        train(other_size, tmp_path / "none", **QUIET)
+
+
 def on_features(frames, model, features, **changes):
     nested = {"model__pretrained": str(model), "data__features": str(features), **changes}
     return config(frames, **nested)
@@ -271,7 +316,7 @@ def test_options_that_need_all_heads_are_refused_for_separate_ones(frames, model
 def test_heads_on_a_temporal_model_keep_what_it_learned(frames, model, features, tmp_path):
     settings = on_features(frames, model, features, model__temporal=0.5, training__epochs=3)
     run = train_heads(settings, tmp_path / "run", progress=False)
-    assert load_model(run).temporal.outward[1].weight.abs().sum() > 0  # zero before training
+    assert all(spans[0].outward[1].weight.abs().sum() > 0 for spans in load_model(run).temporal.tasks.values())
 
 
 def test_cached_features_do_not_need_the_images(frames, model, features, tmp_path):

@@ -15,12 +15,15 @@ from triaffect.training.features import extract_features
 from triaffect.training.model import AffectModel, load_model
 from triaffect.training.temporal import in_videos
 
+KINDS = ["attention", "transformer", "tcn", "gru"]
 
-def model(seconds=1.0, causal=False, woken=True):
+
+def model(seconds=1.0, causal=False, woken=True, kind="attention"):
     torch.manual_seed(0)
-    net = AffectModel("test_resnet", size=32, temporal=seconds, causal=causal).eval()
-    if woken:
-        torch.nn.init.normal_(net.temporal.outward[1].weight)
+    net = AffectModel("test_resnet", size=32, temporal=seconds, temporal_model=kind, causal=causal).eval()
+    for spans in net.temporal.tasks.values() if woken else ():
+        for span in spans:
+            torch.nn.init.normal_(span.outward[1].weight)
     return net
 
 
@@ -32,21 +35,23 @@ def made(n=300, videos=3, seed=0):
     return features, torch.from_numpy(frame / 30).float(), torch.from_numpy(video)
 
 
-def test_it_starts_as_the_still_model_and_a_still_is_a_video_of_one():
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_starts_as_the_still_model_and_a_still_is_a_video_of_one(kind):
     features, time, video = made(20)
-    still = model(woken=False)
+    still = model(woken=False, kind=kind)
     plain = {task: head(features) for task, head in still.heads.items()}
     for raw in (still.predict_from_features(features), still.predict_from_features(features, time, video)):
         assert all(torch.equal(raw[task], plain[task]) for task in TASKS)
-    woken = model()
+    woken = model(kind=kind)
     alone = woken.predict_from_features(features)["va"]
     torch.testing.assert_close(woken.predict_from_features(features, time * 1000, video)["va"], alone)
     assert not torch.allclose(woken.predict_from_features(features, time * 0, video)["va"], alone)
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_only_frames_within_reach_matter(causal):
-    net = model(1.0, causal)
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_frames_within_reach_matter(kind, causal):
+    net = model(1.0, causal, kind=kind)
     features, time, video = made()
     before = net.predict_from_features(features, time, video)["va"]
     changed = features.clone()
@@ -55,19 +60,67 @@ def test_only_frames_within_reach_matter(causal):
     away = time - time[150]
     near = (video == video[150]) & (away.abs() <= 1.0) & (away >= 0 if causal else True)
     moved = (before - after).abs().max(1).values > 1e-5
-    assert torch.equal(moved, near)
+    assert moved[150]
+    assert not (moved & ~near).any()
+    if kind == "attention":  # looks at every frame; others read means around certain times
+        assert torch.equal(moved, near)
+    assert moved.sum() > near.sum() / 2
     assert 3 < near.sum() < 60
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_pieces_of_videos_are_equal_to_the_whole(causal, monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_of_videos_are_equal_to_the_whole(kind, causal, monkeypatch):
     monkeypatch.setattr("triaffect.training.temporal.PIECE", 10)
-    net = model(0.7, causal)
+    net = model([0.2, 0.7], causal, kind=kind)
     features, time, video = made()
     expected = net.predict_from_features(features, time, video)
     pieces = in_videos(net, features, time, video)
     for task in TASKS:
         torch.testing.assert_close(pieces[task], expected[task], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gap_is_no_frame(kind):
+    """Frames after a gap longer than the reach are predicted as if the video began there."""
+    net = model(0.5, kind=kind)
+    features, _, video = made(60, videos=1)
+    time = torch.arange(60) / 30 + (torch.arange(60) >= 30) * 1.0
+    whole = net.predict_from_features(features, time, video)["va"]
+    later = net.predict_from_features(features[30:], time[30:], video[30:])["va"]
+    torch.testing.assert_close(whole[30:], later, atol=1e-5, rtol=1e-4)
+
+
+def test_each_task_has_its_span():
+    net = model({"va": [0.3, 1.0], "au": 0.3})
+    assert {task: [span.over_time.seconds for span in spans] for task, spans in net.temporal.tasks.items()} == {
+        "va": [0.3, 1.0],
+        "expr": [],
+        "au": [0.3],
+    }
+    features, time, video = made()
+    before = net.predict_from_features(features, time, video)
+    features[150] *= -1
+    after = net.predict_from_features(features, time, video)
+    away = (time - time[150]).abs() + 99 * (video != video[150])
+    for task, reach in (("va", 1.0), ("expr", 0.0), ("au", 0.3)):
+        assert torch.equal((before[task] - after[task]).abs().max(1).values > 1e-5, away <= reach), task
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temporal": [0.5, -1.0]}, "a span must be between 0 and 3600"),
+        ({"temporal": {"expr": 1.0}}, "names expr, which the model does not have"),
+        ({"temporal": 5.0}, "training.batch is 128, but model.temporal sees 150 frames"),
+        ({"temporal_model": "gru"}, "model.temporal_model has no effect without model.temporal"),
+        ({"temporal": 0.0, "causal": True}, "model.causal has no effect without model.temporal"),
+        ({"weights": "a.pth"}, "model.weights has no effect with a model"),
+    ],
+)
+def test_spans_that_make_no_sense_are_refused(changes, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        settings(tmp_path, **changes)
 
 
 def noisy_videos(tmp_path, net):
@@ -109,14 +162,12 @@ def settings(tmp_path, **changes):
 def test_it_learns_to_look_around_where_one_frame_says_little(tmp_path):
     noisy_videos(tmp_path, AffectModel("test_resnet", size=32))
     scores = {}
-    for name, changes in {
-        "still": {},
-        "around": {"temporal": 0.5},
-        "camera": {"temporal": 0.5, "causal": True},
-    }.items():
+    variants = {"still": {}, **{kind: {"temporal": 0.5, "temporal_model": kind} for kind in KINDS}}
+    variants["camera"] = {"temporal": [0.2, 0.5], "causal": True}
+    for name, changes in variants.items():
         run = training.train(settings(tmp_path, **changes), tmp_path / name, progress=False)
         scores[name] = pl.read_csv(run / "metrics.csv")["val/va"].max()
-    assert scores["around"] > scores["still"] + 0.1
+    assert min(scores[kind] for kind in KINDS) > scores["still"] + 0.1, scores
     assert scores["camera"] > scores["still"] + 0.05
     best = load_model(tmp_path / "camera")
     assert best.temporal.causal

@@ -29,7 +29,8 @@ from triaffect.training import module
 from triaffect.training import trainer as training
 from triaffect.training.config import TrainConfig
 from triaffect.training.losses import TaskLosses
-from triaffect.training.model import AffectModel, load_backbone_weights, load_model
+from triaffect.training.model import AffectModel, load_model
+from triaffect.training.weights import load_backbone_weights
 
 SCORES = {"va": va_score, "expr": expr_score, "au": au_score}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 import time
@@ -80,6 +79,7 @@ def analyze(
     from triaffect.inference.analyze import analyze as run
     from triaffect.inference.analyzer import Analyzer
     from triaffect.inference.one_input import AnalyzeOptions
+    from triaffect.jobs import read_shard
     from triaffect.text import duration, plural, printable
 
     inputs = [*inputs, *(_lines(list) if list else [])]
@@ -98,7 +98,7 @@ def analyze(
         tasks=["au"] if aus_only else None,
     )  # fmt: skip
     result = run(
-        inputs, analyzer, out, options, jobs=jobs, ray=ray, shard=_shard(shard), dry_run=dry_run,
+        inputs, analyzer, out, options, jobs=jobs, ray=ray, shard=read_shard(shard), dry_run=dry_run,
         on_result=print_result, on_progress=progress,
     )  # fmt: skip
     progress.clear()
@@ -139,13 +139,6 @@ def _lines(path: str) -> list[str]:
             return [line for line in file.read().splitlines() if line.strip()]
     except OSError as error:
         raise InputError(f"--list {path}: {error.strerror}; give a text file with a path per line") from None
-
-
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match:
-        raise InputError(f"--shard {text}: give the number of the part and of all parts, such as 2/10")
-    return int(match[1]), int(match[2])
 
 
 class _Progress:

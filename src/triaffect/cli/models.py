@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import Any, Literal
 
@@ -21,6 +22,9 @@ def train(out: str, resume: bool = False, **config: Any) -> None:
     from triaffect.training.trainer import train
 
     run = train(checked, out, resume)
+    model = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
+    if weights := model["provenance"].get("weights"):
+        print(f"backbone from {weights['source']}, licence: {weights['licence']}")
     print(f"{run}: model in {run}/model, scores in {run}/metrics.csv, curves in {run}/curves.png")
 
 
@@ -95,6 +99,7 @@ def features(
     device: str = "auto",
     jobs: int = 1,
     ray: str | None = None,
+    shard: str = "1/1",
 ) -> None:
     """Compute the backbone's features of every image once; a stopped call continues where it was.
 
@@ -109,13 +114,18 @@ def features(
         device: auto, cpu, cuda and the like.
         jobs: Number of processes that share the images.
         ray: Work on a Ray cluster: auto (the one that this machine is part of), its address, or local.
+        shard: Part of the images to work on, such as 2/10, for calls on several machines with the same OUT.
     """
     from triaffect.data.index import image_root, load_index
+    from triaffect.jobs import read_shard
     from triaffect.training.features import extract_features, load_features
 
-    rows = load_index(index, split)
-    options: Any = {"batch": batch, "workers": workers, "device": device, "jobs": jobs, "ray": ray}
-    extract_features(model, rows, image_root(index, images), out, **options)
+    rows, part = load_index(index, split), read_shard(shard)
+    options: Any = {"batch": batch, "workers": workers, "device": device, "jobs": jobs, "ray": ray, "shard": part}
+    folder = extract_features(model, rows, image_root(index, images), out, **options)
+    if not (folder / "features.npy").is_file():
+        print(f"{out}: the parts of shard {shard} are done; the call that finds all parts joins them")
+        return
     shape = load_features(out)[1].shape
     print(f"{out}: {shape[0]:,} images, {shape[1]:,} features each")
 

@@ -154,7 +154,7 @@ class FaceHistory:
         new, start = self.temporal.features(crops), float(np.min(time))
         if self.features is None:
             self.features = new[:0]
-        recent = self.time >= start - self.temporal.seconds * (1 + 1e-6)
+        recent = self.time >= start - self.temporal.seconds - 1e-3  # wider than a temporal model's tolerance
         past = int(recent.sum())
         self.features = np.concatenate([self.features[recent], new])
         self.time = np.concatenate([self.time[recent], np.asarray(time, float)])

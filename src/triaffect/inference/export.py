@@ -132,7 +132,7 @@ def export(
                 "seconds": network.temporal.seconds, "causal": network.temporal.causal, "fps": network.settings["fps"]
             }  # fmt: skip
             files.append(Path(folder, "model" + TEMPORAL_SUFFIX))
-            _save_with_metadata(_temporal_graph(network), files[-1], {**metadata, "temporal": temporal})
+            _save_with_metadata(temporal_graph(network), files[-1], {**metadata, "temporal": temporal})
         backends = open_backend(model, "torch"), open_backend(files[0], format)
         of_torch, of_file = (backend(pixels) for backend in backends)
         parity = {task: float(abs(of_torch[task] - of_file[task]).max()) for task in network.tasks}
@@ -178,7 +178,7 @@ def still_graph(model: AffectModel, fold: bool = True) -> onnx.ModelProto:
     )
 
 
-def _temporal_graph(model: AffectModel) -> onnx.ModelProto:
+def temporal_graph(model: AffectModel) -> onnx.ModelProto:
     """Return the graph from features, times and video numbers to predictions."""
     import torch
 
@@ -190,8 +190,9 @@ def _temporal_graph(model: AffectModel) -> onnx.ModelProto:
             self.temporal, self.heads = model.temporal, model.heads
 
         def forward(self, features: torch.Tensor, time: torch.Tensor, video: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            joined = self.temporal(features[None], time[None], video[None])[0]  # type: ignore[misc]
-            return tuple(probabilities({task: head(joined) for task, head in self.heads.items()}).values())
+            joined = self.temporal(features[None], time[None], video[None])  # type: ignore[misc]
+            raw = {task: head(joined[task][0]) for task, head in self.heads.items()}
+            return tuple(probabilities(raw).values())
 
     inputs = (torch.zeros(2, model.width), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
     return _convert(TemporalGraph(), inputs, list(TEMPORAL_INPUTS), list(model.tasks), True)

@@ -44,7 +44,7 @@ def fuse(single: Table | Sequence[Table], multi: Table, lambdas: Mapping[str, fl
         InputError: Two single-task tables have the same task, the sides have different images, or λ is out of range.
     """
     tables, names = _sides(single, multi)
-    return _blend(tables, names, _weights(tables, lambdas))
+    return blend(tables, names, _weights(tables, lambdas))
 
 
 def mean(predictions: Sequence[Table], weights: Sequence[float] | None = None) -> pl.DataFrame:
@@ -60,15 +60,25 @@ def mean(predictions: Sequence[Table], weights: Sequence[float] | None = None) -
     Raises:
         InputError: The tables or the weights do not fit each other.
     """
-    tables, names = [read_predictions(table) for table in predictions], _names(predictions)
+    tables, names = same_tasks(predictions)
     values = np.ones(len(tables)) if weights is None else np.asarray(weights, float)
     if not len(tables) or values.shape != (len(tables),) or not (values >= 0).all() or not 0 < values.sum() < np.inf:
         raise InputError(f"weights: give {len(tables)} numbers, one per predictions table, none negative, one above 0")
+    return blend(tables, names, {task: list(values / values.sum()) for task in tasks_of(tables[0])})
+
+
+def same_tasks(predictions: Sequence[Table]) -> tuple[list[pl.DataFrame], list[str]]:
+    """Read predictions that are to be averaged; return the tables and their names.
+
+    Raises:
+        InputError: They have different tasks.
+    """
+    tables, names = [read_predictions(table) for table in predictions], _names(predictions)
     for table, name in zip(tables, names, strict=True):
         if tasks_of(table) != tasks_of(tables[0]):
             here, there = ("+".join(tasks_of(side)) for side in (table, tables[0]))
             raise InputError(f"{name}: has the tasks {here}, {names[0]} has {there}; a mean needs the same tasks")
-    return _blend(tables, names, {task: list(values / values.sum()) for task in tasks_of(tables[0])})
+    return tables, names
 
 
 @dataclass
@@ -284,7 +294,7 @@ def fuse_files(
         for task, row in rows.items()
     }
     used = {task: 1.0 - (row[-1] or 0.0) for task, row in rows.items()}
-    return FusedFiles(_blend(tables, names, rows), by_file, used, tuning)
+    return FusedFiles(blend(tables, names, rows), by_file, used, tuning)
 
 
 def _weights(tables: Sequence[pl.DataFrame], lambdas: Mapping[str, float] | None) -> dict[str, list[float | None]]:
@@ -320,7 +330,7 @@ def _sides(single: Table | Sequence[Table], multi: Table) -> tuple[list[pl.DataF
     return tables, names
 
 
-def _blend(
+def blend(
     tables: Sequence[pl.DataFrame], names: Sequence[str], weights: Mapping[str, Sequence[float | None]]
 ) -> pl.DataFrame:
     """Sum up the weighted columns by image, in the order of the last table; None leaves a table out of a task."""

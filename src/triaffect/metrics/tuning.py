@@ -56,6 +56,7 @@ class Tuned:
         calibration: Expected calibration error of the expressions before and after the temperature, cross-fitted.
         coverage: Share of frames of other videos within the interval of valence and of arousal.
         folds: Number of folds.
+        predictions: The predictions that `cross_fitted` scores.
     """
 
     post: PostProcessing
@@ -66,6 +67,7 @@ class Tuned:
     calibration: tuple[float, float] | None
     coverage: tuple[float, ...] | None
     folds: int
+    predictions: pl.DataFrame
 
     def table(self) -> str:
         """Format the scores as text."""
@@ -160,7 +162,8 @@ def tune(
     options: dict[str, Any] = {"tasks": tasks, "seed": seed, "classes": classes}
     raw, honest, optimistic = (score(side, labels, **options) for side in (table, cross_fitted, in_sample))
     gain = compare(cross_fitted, table, labels, **options)
-    return Tuned(PostProcessing(**corrections), raw, honest, optimistic, gain, calibration, coverage, folds)
+    post = PostProcessing(**corrections)
+    return Tuned(post, raw, honest, optimistic, gain, calibration, coverage, folds, cross_fitted)
 
 
 def _with_values(table: pl.DataFrame, columns: tuple[str, ...], values: Floats) -> pl.DataFrame:

@@ -32,13 +32,15 @@ class ModelResult(_Record):
 
     Attributes:
         name: Its name.
-        kind: `single`, `multi`, `heads` (on frozen features), `joined` (models of different tasks) or `fusion`.
+        kind: `single`, `multi`, `heads` (on frozen features), `joined` (models of different tasks), `tuned` (with
+            post-processing), `fusion` or `blend`.
         tasks: The tasks that it predicts.
         scores: Its scores.
         predictions: Its predictions file, relative to the study folder.
-        run: Its run folder, relative to the study folder; None for joined systems and fusions.
-        members: The models that a joined system or a fusion consists of.
+        run: Its run folder, relative to the study folder; None for what consists of other models.
+        members: The models that it consists of.
         lambdas: Task -> λ of a fusion.
+        weights: Task -> member -> weight of a blend.
         parameters: Number of parameters.
         epochs: Epochs trained.
         kept_epoch: The epoch whose model is kept.
@@ -57,6 +59,7 @@ class ModelResult(_Record):
     run: str | None = None
     members: list[str] | None = None
     lambdas: dict[str, float] | None = None
+    weights: dict[str, dict[str, float]] | None = None
     parameters: int | None = None
     epochs: int | None = None
     kept_epoch: int | None = None
@@ -171,6 +174,19 @@ class Failure(_Record):
 
 
 @dataclass
+class SubmissionResult(_Record):
+    """A file for the organisers of a challenge: from which model, by which sample, and counts of its rows."""
+
+    file: str
+    model: str
+    sample: str
+    track: str
+    rows: int
+    videos: int
+    filled: int
+
+
+@dataclass
 class StudyResults(_Record):
     """Everything in `results.json`.
 
@@ -183,6 +199,8 @@ class StudyResults(_Record):
         tuning: λ of every fusion.
         halves: Fusions tuned on one half of the videos and scored on the other.
         search: The hyper-parameter search.
+        submission: What was written for the organisers.
+        notes: Leaks between splits and other findings before the first run.
         failures: What failed.
         paper: The paper's figures: source, dataset, note and rows.
         same_data: Whether the index is the paper's data set.
@@ -206,6 +224,8 @@ class StudyResults(_Record):
     tuning: list[TuningResult] = field(default_factory=list)
     halves: list[HalvesResult] = field(default_factory=list)
     search: SearchResult | None = None
+    submission: SubmissionResult | None = None
+    notes: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     paper: dict[str, Any] | None = None
     same_data: bool = False
@@ -233,6 +253,7 @@ class StudyResults(_Record):
         }  # fmt: skip
         for name, kind in kinds.items():
             setattr(results, name, [kind.from_dict(row) for row in data.get(name) or []])
+        results.submission = SubmissionResult.from_dict(data["submission"]) if data.get("submission") else None
         results.search = SearchResult.from_dict(data["search"]) if data.get("search") else None
         return results
 

@@ -33,7 +33,9 @@ KINDS = {
     "multi": "multi-task",
     "heads": "heads on frozen features",
     "joined": "single-task models combined",
+    "tuned": "with post-processing, cross-fitted over videos",
     "fusion": "fusion",
+    "blend": "weighted mean, cross-fitted over videos",
 }
 
 MAX_STUDY_FILE = 20_000

@@ -12,113 +12,36 @@ from typing import Any
 
 import yaml
 
-from triaffect.io import BASE, InputError, bundled_file
+from triaffect.data.submission import TRACKS
+from triaffect.io import BASE, InputError, bundled_file, model_folder
 from triaffect.labels import TASKS
-from triaffect.training.config import DataConfig, TrainConfig
+from triaffect.study.plan import Fusion, Heads, Search, StudyPlan, Submission
+from triaffect.training.config import CARRIED_OVER, ModelConfig, TrainConfig
 from triaffect.training.run_folder import flat
 
 KEYS = (
-    "title", "question", "base", "runs", "heads", "joined", "fusions", "compare", "seeds", "paper", "search",
+    "title", "question", "base", "encoders", "runs", "heads", "joined", "tuned", "fusions", "blends", "submission",
+    "compare", "seeds", "paper", "search",
 )  # fmt: skip
 GROUPS = ("data", "model", "losses", "balancing", "coupling", "training")
 ENTRY_KEYS = {
     "heads": ("name", "features", "joint", "model", "losses", "training"),
     "joined": ("name", "members"),
+    "tuned": ("name", "model"),
     "fusions": ("name", "single", "multi", "lambdas"),
+    "blends": ("name", "members"),
 }
-REQUIRED_KEYS = {"heads": ("name", "features"), "joined": ("name", "members"), "fusions": ("name", "single", "multi")}
+REQUIRED_KEYS = {**ENTRY_KEYS, "heads": ("name", "features"), "fusions": ("name", "single", "multi")}
+SUBMISSION_KEYS = ("model", "sample", "images", "track")
 PAPER_KEYS = ("source", "dataset", "frames", "note", "rows", "others")
 EVALUATED = ("data.val", "data.val_fraction", "data.val_stride", "model.classes")
 """Config keys that all runs of a study must share."""
 
 HEAD_KEYS = re.compile(
-    r"losses\..*|model\.(head|hidden|dropout|tasks)"
+    r"losses\..*|model\.(head|hidden|dropout|tasks|classes|temporal|temporal_model|causal|fps)"
     r"|training\.(epochs|batch|optimizer|lr|weight_decay|momentum|early_stop|seed)"
 )
 """Config keys that have an effect on heads trained on frozen features."""
-
-
-@dataclass
-class Heads:
-    """Heads to train on the frozen features of a run or a model folder."""
-
-    features: str
-    config: TrainConfig
-    joint: bool = False
-
-
-@dataclass
-class Fusion:
-    """Late fusion; `lambdas` is `paper`, `tuned`, or λ by task."""
-
-    single: list[str]
-    multi: str
-    lambdas: str | dict[str, float] = "paper"
-
-
-@dataclass
-class Search:
-    """A hyper-parameter search: the run to vary (with several seeds, that of the first), and values to try per key."""
-
-    run: str
-    keys: dict[str, Any]
-
-
-@dataclass
-class StudyPlan:
-    """A study, resolved.
-
-    Attributes:
-        title: Title of the report.
-        question: What the study asks, in one sentence.
-        runs: Name -> config of each run.
-        heads: Name -> heads on frozen features.
-        joined: Name -> models of different tasks that count as one system.
-        fusions: Name -> late fusion.
-        compare: Pairs of models to test against each other; None for all pairs with the same tasks.
-        seeds: Name in the study file -> names of its models, one per seed.
-        paper: The paper's figures, as the study file has them.
-        search: The hyper-parameter search.
-        raw: The study as plain data, for `study.yaml`.
-        tasks: Name -> tasks of every model, in an order in which the models can be made.
-    """
-
-    title: str
-    question: str
-    runs: dict[str, TrainConfig] = field(default_factory=dict)
-    heads: dict[str, Heads] = field(default_factory=dict)
-    joined: dict[str, list[str]] = field(default_factory=dict)
-    fusions: dict[str, Fusion] = field(default_factory=dict)
-    compare: list[tuple[str, str]] | None = None
-    seeds: dict[str, list[str]] = field(default_factory=dict)
-    paper: dict[str, Any] | None = None
-    search: Search | None = None
-    raw: dict[str, Any] = field(default_factory=dict)
-    tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def members(self, name: str) -> list[str]:
-        """Return the models that a joined system or a fusion consists of; none for a trained model."""
-        fusion = self.fusions.get(name)
-        return [*fusion.single, fusion.multi] if fusion else self.joined.get(name, [])
-
-    @property
-    def data(self) -> DataConfig:
-        """The data of the first run; the keys `EVALUATED` are the same in all runs."""
-        return next(iter(self.runs.values())).data
-
-    @property
-    def split(self) -> str:
-        """The split that all models are evaluated on."""
-        return self.data.val
-
-    def evaluated(self) -> str | None:
-        """The name of the file in the study folder that holds the evaluated frames, if they are a part of the split."""
-        return "evaluated.parquet" if self.data.val_fraction < 1 or self.data.val_stride > 1 else None
-
-    @property
-    def classes(self) -> int:
-        """The number of expressions that all models are evaluated on."""
-        return next(iter(self.runs.values())).model.classes
 
 
 def read_study(
@@ -153,11 +76,13 @@ def read_study(
 def _with_changes(raw: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     """Nest dotted keys and apply `key=value` pairs."""
     _check_keys("study", raw, KEYS)
-    for key, kind in (("base", dict), ("runs", dict), *((key, list) for key in ENTRY_KEYS)):
+    kinds: dict[str, type] = dict.fromkeys(("base", "encoders", "runs"), dict) | dict.fromkeys(ENTRY_KEYS, list)
+    for key, kind in kinds.items():
         if not isinstance(raw.setdefault(key, kind()), kind):
             raise InputError(f"{key} is not a {'mapping' if kind is dict else 'list'}")
     raw = {**raw, "base": nested(raw["base"]), "runs": {name: nested(run or {}) for name, run in raw["runs"].items()}}
     raw["heads"] = [nested(entry) for entry in raw["heads"]]
+    raw["encoders"] = {k: nested(v) if isinstance(v, dict) else v for k, v in raw["encoders"].items()}
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
@@ -198,8 +123,8 @@ def merged(a: Any, b: Any) -> Any:
 
 
 def _resolve(raw: dict[str, Any], index: str, images: str | None, check_files: bool) -> StudyPlan:
-    if not raw["runs"]:
-        raise InputError("runs is empty; name at least one, such as {va: {model.tasks: [va]}}")
+    if not raw["runs"] and not raw["heads"]:
+        raise InputError("runs is empty; name at least one, such as {va: {model.tasks: [va]}}, or heads")
     for where, groups in {"base": raw["base"], **{f"run {name}": run for name, run in raw["runs"].items()}}.items():
         _check_keys(where, groups, GROUPS)
     for kind, keys in ENTRY_KEYS.items():
@@ -209,31 +134,65 @@ def _resolve(raw: dict[str, Any], index: str, images: str | None, check_files: b
                 raise InputError(f"{kind}: an entry lacks {missing[0]}: {entry}")
     data = {"data": {"index": str(index), **({"images": str(images)} if images else {})}}
 
-    def config(where: str, *parts: Mapping[str, Any]) -> TrainConfig:
-        values = raw["base"]
+    def config(where: str, *parts: Mapping[str, Any], base: Mapping[str, Any] = raw["base"]) -> TrainConfig:
+        values = base
         for part in (*parts, data):
             values = merged(values, part)
         try:
-            return TrainConfig.load(values)
+            return TrainConfig.load(dict(values))
         except InputError as error:
             raise InputError(f"{where}: {str(error).removeprefix('config: ')}") from None
 
     plan = StudyPlan(raw.get("title") or "Study", raw.get("question") or "", paper=raw.get("paper"), raw=raw)
+    for name, encoder in raw["encoders"].items():
+        plan.encoders[name] = _read_encoder(name, encoder, config)
     seeds = raw.get("seeds") or [None]
     suffixes = [f"-seed{seed}" if len(seeds) > 1 else "" for seed in seeds]
     for seed, suffix in zip(seeds, suffixes, strict=True):
         _SeedModels(plan, raw, suffix, seed, config).add()
     for key in EVALUATED:
-        if len({flat(run.to_dict())[key] for run in plan.runs.values()}) > 1:
+        if len({flat(run.to_dict())[key] for run in plan.configs.values()}) > 1:
             raise InputError(f"the runs have different {key}; a study evaluates all models alike")
+    if raw.get("submission"):
+        plan.submission = _read_submission(plan, raw["submission"], suffixes[0])
     if raw.get("search"):
         plan.search = _read_search(raw, suffixes[0], config)
     if plan.paper:
         _check_keys("paper", plan.paper, PAPER_KEYS)
     if check_files:
         for name, run in plan.runs.items():
-            _check_files(name, run)
+            _check_files(f"run {name}", run.model, f"drop the run with --set runs.{name}=null")
+        for name, encoder in plan.encoders.items():
+            if isinstance(encoder, ModelConfig):
+                _check_files(f"encoder {name}", encoder, f"name another with --set encoders.{name}=FOLDER")
+            else:
+                model_folder(encoder)
     return plan
+
+
+def _read_encoder(name: str, encoder: Any, config: Callable[..., TrainConfig]) -> str | ModelConfig:
+    """Return a model folder, or the model that is made of the keys."""
+    if isinstance(encoder, dict):
+        return config(f"encoder {name}", base={"model": encoder}).model
+    if not isinstance(encoder, str):
+        raise InputError(f"encoder {name}: {encoder!r} is neither a model folder nor keys of a model, such as backbone")
+    return encoder
+
+
+def _read_submission(plan: StudyPlan, entry: Any, suffix: str) -> Submission | None:
+    _check_keys("submission", entry, SUBMISSION_KEYS)
+    model, track = f"{entry.get('model')}{suffix}", entry.get("track", "mtl")
+    if model not in plan.tasks:
+        raise InputError(f"submission: no model {entry.get('model')!r}; name one of {', '.join(plan.tasks)}")
+    if track not in TRACKS:
+        raise InputError(f"submission: no track {track!r}; there are {', '.join(TRACKS)}")
+    if missing := [task for task in TRACKS[track] if task not in plan.tasks[model]]:
+        raise InputError(f"submission: {model} does not predict {missing[0]}, which track {track} needs")
+    sample, images = entry.get("sample"), entry.get("images")
+    for key, path in (("sample", sample), ("images", images)):
+        if path and not Path(path).exists():
+            raise InputError(f"submission.{key}: {path} does not exist; --set submission.{key}=PATH names another")
+    return Submission(model, sample, images, track) if sample else None
 
 
 @dataclass
@@ -258,8 +217,17 @@ class _SeedModels:
             where = f"joined {entry['name']}"
             names = self._members(where, entry["members"])
             plan.joined[self._new_name(entry["name"], "joined", self._distinct_tasks(where, names))] = names
+        for entry in raw["tuned"]:
+            [model] = self._members(f"tuned {entry['name']}", [entry["model"]])
+            plan.tuned[self._new_name(entry["name"], "tuned", plan.tasks[model])] = model
         for entry in raw["fusions"]:
             self._add_fusion(entry)
+        for entry in raw["blends"]:
+            where = f"blend {entry['name']}"
+            names = self._members(where, entry["members"])
+            if len(names) < 2 or len({plan.tasks[name] for name in names}) > 1:
+                raise InputError(f"{where}: name at least two systems with the same tasks")
+            plan.blends[self._new_name(entry["name"], "blends", plan.tasks[names[0]])] = names
         if raw.get("compare") is not None:
             plan.compare = list(map(self._pair, raw["compare"]))
 
@@ -295,16 +263,29 @@ class _SeedModels:
         return tasks
 
     def _add_heads(self, entry: Mapping[str, Any]) -> None:
-        where, source = f"heads {entry['name']}", entry["features"]
+        where, sources = f"heads {entry['name']}", entry["features"]
+        sources = sources if isinstance(sources, list) else [sources]
         settings = {key: value for key, value in entry.items() if key in ("model", "losses", "training")}
         if unused := [key for key in flat(settings) if not HEAD_KEYS.fullmatch(key)]:
             raise InputError(f"{where}: {unused[0]} has no effect on heads on frozen features")
-        is_run = source in self.raw["runs"]
-        if not is_run and not Path(source, "config.json").is_file():
-            raise InputError(f"{where}: {source!r} is neither a run of this study nor a model folder")
-        config = self.config(where, settings, self._seed(settings))
+        features = []
+        for source in sources:
+            is_run = source in self.raw["runs"]
+            if not is_run and source not in self.plan.encoders and not Path(str(source), "config.json").is_file():
+                raise InputError(f"{where}: {source!r} is no run or encoder of this study and no model folder")
+            features.append(source + self.suffix * is_run)
+        # What the base says of images and backbones is for the runs.
+        base = {**self.raw["base"], "data": {}, "model": {}}
+        of_video = () if "temporal" in settings.get("model", {}) else ("temporal_model", "causal", "fps")
+        for key, value in flat({name: self.raw["base"].get(name, {}) for name in ("data", "model")}).items():
+            group, name = key.split(".", 1)
+            if name in CARRIED_OVER if group == "data" else HEAD_KEYS.fullmatch(key) and name not in of_video:
+                base[group][name] = value
+        placeholder: Any = features if len(features) > 1 else features[0]
+        on_features = {"data": {"features": placeholder}, "model": {"pretrained": placeholder}}
+        config = self.config(where, settings, self._seed(settings), on_features, base=base)
         name = self._new_name(entry["name"], "heads", config.model.tasks)
-        self.plan.heads[name] = Heads(source + self.suffix * is_run, config, bool(entry.get("joint", False)))
+        self.plan.heads[name] = Heads(features, config, bool(entry.get("joint", False)))
 
     def _add_fusion(self, entry: Mapping[str, Any]) -> None:
         where, lambdas = f"fusion {entry['name']}", entry.get("lambdas", "paper")
@@ -350,18 +331,16 @@ def _read_search(raw: dict[str, Any], suffix: str, config: Callable[..., TrainCo
     return Search(run + suffix, keys)
 
 
-def _check_files(name: str, run: TrainConfig) -> None:
+def _check_files(where: str, model: ModelConfig, advice: str) -> None:
     import timm
 
-    backbone, weights = run.model.backbone, run.model.pretrained
+    backbone, weights = model.backbone, model.weights or model.pretrained
     if ":" not in backbone and not timm.is_model(backbone):
         near = difflib.get_close_matches(backbone, timm.list_models(), 3)
-        raise InputError(f"run {name}: timm has no backbone {backbone!r}; near it: {', '.join(near) or 'none'}")
+        raise InputError(f"{where}: timm has no backbone {backbone!r}; near it: {', '.join(near) or 'none'}")
     if isinstance(weights, str) and weights != BASE and not Path(weights).exists():
-        raise InputError(
-            f"run {name}: no weights {weights!r}; give model.pretrained another path, or drop the run with "
-            f"--set runs.{name}=null"
-        )
+        key = "model.weights" if model.weights else "model.pretrained"
+        raise InputError(f"{where}: no weights {weights!r}; give {key} another path, or {advice}")
 
 
 def _check_keys(where: str, mapping: Any, allowed: Sequence[str]) -> None:

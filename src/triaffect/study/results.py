@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -17,8 +17,10 @@ from triaffect.data.index import source_video
 from triaffect.data.predictions import load_predictions, save_predictions
 from triaffect.io import InputError, atomic_path, write_text
 from triaffect.labels import TASKS
+from triaffect.metrics.blending import tune_blend
 from triaffect.metrics.fusion import DEFAULT_LAMBDAS, fuse, tune_fusion
 from triaffect.metrics.scores import Comparison, Scores, compare, score
+from triaffect.metrics.tuning import tune
 from triaffect.report.results import (
     COST_KEYS,
     ComparisonResult,
@@ -29,7 +31,7 @@ from triaffect.report.results import (
     TuningResult,
 )
 from triaffect.report.study_folder import epochs_to
-from triaffect.study.recipe import Fusion, StudyPlan
+from triaffect.study.plan import Fusion, StudyPlan
 
 Attempt = Callable[..., Any]
 """`attempt(name, function, *arguments)` calls a function; on failure it notes the reason and returns None."""
@@ -42,15 +44,26 @@ HALVES = ("first half", "second half")
 
 @dataclass
 class Combined:
-    """What `combine` returns: tuned λ, halves, and λ per task of each fusion."""
+    """What `combine` returns.
+
+    Attributes:
+        tuning: Tuned λ.
+        halves: Fusions by halves of the videos.
+        lambdas: Fusion -> task -> λ.
+        weights: Blend -> task -> weight of each member, in their order.
+    """
 
     tuning: list[TuningResult] = field(default_factory=list)
     halves: list[HalvesResult] = field(default_factory=list)
     lambdas: dict[str, dict[str, float]] = field(default_factory=dict)
+    weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
 def combine(plan: StudyPlan, folder: Path, index: pl.DataFrame, attempt: Attempt) -> Combined:
-    """Make the predictions of joined systems and fusions, in `folder`/predictions.
+    """Make the predictions of joined, post-processed, fused and blended systems, in `folder`/predictions.
+
+    Those of post-processed systems and blends are cross-fitted: each fold of source videos with what was fitted on the
+    others. What was fitted on all videos is for other videos; post-processing is written to `folder`/post.
 
     Args:
         plan: The study.
@@ -92,10 +105,24 @@ def combine(plan: StudyPlan, folder: Path, index: pl.DataFrame, attempt: Attempt
         combined.lambdas[name] = lambdas
         save(name, fused, {"fusion": [*pair], "lambdas": lambdas})
 
+    def post_process(name: str, model: str) -> None:
+        tuned = tune(table(model), index, classes=plan.classes)
+        replace(tuned.post, source={"study": plan.title, "model": model}).save(folder / "post" / f"{name}.json")
+        save(name, tuned.predictions, {"tuned": model, "folds": tuned.folds})
+
+    def average(name: str, members: list[str]) -> None:
+        blend = tune_blend([table(member) for member in members], index, classes=plan.classes)
+        combined.weights[name] = blend.weights
+        save(name, blend.cross_fitted, {"blend": members, "weights": blend.weights})
+
     for name, members in plan.joined.items():
         attempt(name, join, name, members)
+    for name, model in plan.tuned.items():
+        attempt(name, post_process, name, model)
     for name, fusion in plan.fusions.items():
         attempt(name, late, name, fusion)
+    for name, members in plan.blends.items():
+        attempt(name, average, name, members)
     combined.tuning = [*tunings.values()]
     return combined
 
@@ -149,7 +176,7 @@ def _fuse_by_halves(
 
 
 def evaluate(
-    plan: StudyPlan, folder: Path, index: str | Path, attempt: Attempt, lambdas: Mapping[str, dict[str, float]]
+    plan: StudyPlan, folder: Path, index: str | Path, attempt: Attempt, combined: Combined
 ) -> tuple[list[ModelResult], list[ComparisonResult]]:
     """Score every model of a study and test the models against each other, by their mean over the seeds.
 
@@ -158,7 +185,7 @@ def evaluate(
         folder: The study folder, with the predictions of all models.
         index: The index file whose frames of the plan's split the models are evaluated on.
         attempt: Calls a function and notes its failure.
-        lambdas: λ per task of each fusion.
+        combined: What the systems were combined with.
 
     Returns:
         Models with their scores, and comparisons; the tables of scores are written to `scores.txt`.
@@ -175,7 +202,12 @@ def evaluate(
         tables[name] = load_predictions(path)
         texts.append(f"{name}\n\n{scores.table()}\n")
         about = _describe(plan, folder, name)
-        models.append(ModelResult(name, tasks=list(scores.tasks), scores=scores, lambdas=lambdas.get(name), **about))
+        weights = {
+            task: dict(zip(plan.members(name), shares, strict=True))
+            for task, shares in combined.weights.get(name, {}).items()
+        }
+        about |= {"lambdas": combined.lambdas.get(name), "weights": weights or None}
+        models.append(ModelResult(name, tasks=list(scores.tasks), scores=scores, **about))
     write_text(folder / "scores.txt", "\n\n".join(texts))
     scored = {model.name: model.tasks for model in models}
     by_seed = {name: [tables[seed] for seed in seeds if seed in tables] for name, seeds in plan.seeds.items()}
@@ -203,24 +235,14 @@ def _pairs(plan: StudyPlan, scored: Mapping[str, list[str]]) -> list[tuple[str, 
 
 def _describe(plan: StudyPlan, folder: Path, name: str) -> dict[str, Any]:
     members, run = plan.members(name), folder / "runs" / name
-    if members:
-        kind = "joined" if name in plan.joined else "fusion"
-    else:
-        kind = "heads" if name in plan.heads else "multi" if len(plan.tasks[name]) > 1 else "single"
     return {
-        "kind": kind,
+        "kind": plan.kind(name),
         "predictions": f"predictions/{name}.parquet",
         "run": None if members else f"runs/{name}",
         **({} if members else _cost(run)),
-        "parameters": sum(_parameters(folder, part) for part in _trained_parts(plan, name)),
+        "parameters": sum(_parameters(folder, part) for part in plan.trained_parts(name)),
         "members": members or None,
     }
-
-
-def _trained_parts(plan: StudyPlan, name: str) -> set[str]:
-    """The trained models that a system consists of, each once."""
-    members = plan.members(name)
-    return set().union(*(_trained_parts(plan, member) for member in members)) if members else {name}
 
 
 def _parameters(folder: Path, run: str) -> int:

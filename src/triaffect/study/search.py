@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from triaffect.io import InputError
 from triaffect.report.results import SearchResult, Trial
-from triaffect.study.recipe import StudyPlan, merged, nested
+from triaffect.study.plan import StudyPlan
+from triaffect.study.recipe import merged, nested
 from triaffect.training import run_folder as runs
 from triaffect.training.config import TrainConfig
 

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,18 @@ import yaml
 import triaffect
 from triaffect.data.index import image_root, load_index, provenance, save_subset
 from triaffect.data.predictions import save_predictions
-from triaffect.io import InputError, exclusive, write_text
+from triaffect.io import InputError, atomic_path, exclusive, model_folder, write_text
 from triaffect.jobs import run_all
 from triaffect.report.report import answer
 from triaffect.report.results import Failure, StudyResults
-from triaffect.study import results
-from triaffect.study.recipe import StudyPlan, read_study
+from triaffect.study import results, submission
+from triaffect.study.plan import StudyPlan
+from triaffect.study.recipe import read_study
 from triaffect.text import duration, text_table
 from triaffect.training import run_folder as runs
-from triaffect.training.config import TrainConfig
+from triaffect.training.config import ModelConfig, TrainConfig
 from triaffect.training.dataset import training_rows
-from triaffect.training.model import check_pretrained
+from triaffect.training.weights import check_pretrained
 
 LOCK = ".lock"
 """In every study folder from its first moment."""
@@ -72,18 +74,23 @@ def run_study(
     if search and plan.search is None:
         raise InputError(f"{study}: has no key search; add one, or do not pass --search")
     root = str(image_root(index, images))
-    sizes = {name: (len(train), len(val)) for name, run in plan.runs.items() for train, val, _ in [training_rows(run)]}
+    rows = {name: training_rows(config) for name, config in plan.configs.items()}
+    sizes = {name: (len(rows[name][0]), len(rows[name][1])) for name in plan.runs}
+    notes = submission.leak_notes(plan, index)
     if folder.exists() and not (folder / LOCK).exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and holds no study; name a new folder")
-    for config in {run.model.backbone: run for run in plan.runs.values() if run.model.pretrained is True}.values():
-        check_pretrained(config)
+    models = [*(run.model for run in plan.runs.values()), *plan.encoders.values()]
+    for model in {m.backbone: m for m in models if isinstance(m, ModelConfig) and m.pretrained is True}.values():
+        check_pretrained(model)
     with exclusive(folder / LOCK, f"{folder}: another study is running in it; wait for it or stop it"):
         for name, run in plan.runs.items():
             runs.begin(folder / "runs" / name, run)
         write_text(folder / "study.yaml", yaml.safe_dump(plan.raw, sort_keys=False, allow_unicode=True))
+        for note in notes:
+            progress(f"note: {note}")
         progress(plan_text(plan, sizes, folder, jobs, search))
         command = _command(folder, index, images, jobs, ray, search)
-        seconds = sum(map(_training_seconds, (folder / "runs").iterdir()))
+        seconds = sum(map(_training_seconds, (folder / "runs").glob("*")))
         try:
             failures = train_runs(plan.runs, folder / "runs", jobs, progress, ray)
             content = _after_training(plan, folder, index, root, failures, search, progress)
@@ -91,7 +98,7 @@ def run_study(
             progress(f"stopped; continue with: {command}")
             raise
         content.study, content.index, content.images = str(folder / "study.yaml"), index, root
-        content.seconds = seconds + time.time() - start
+        content.notes, content.seconds = notes, seconds + time.time() - start
         content.commands = _commands(plan, folder, content, command)
         results.write_results(folder, content)
         from triaffect.report.report import write_report
@@ -136,16 +143,19 @@ def plan_text(plan: StudyPlan, sizes: Mapping[str, tuple[int, int]], folder: Pat
         rows.append([name, "+".join(run.model.tasks), run.model.backbone, f"{run.model.size} px", epochs, time_left])
     if search and plan.search:
         remaining += search * seconds[plan.search.run]
-    others: dict[str, Mapping[str, Any]] = {"heads": plan.heads, "joined": plan.joined, "fusions": plan.fusions}
+    kinds = ("encoders", "heads", "joined", "tuned", "fusions", "blends")
+    others: dict[str, Mapping[str, Any]] = {kind: getattr(plan, kind) for kind in kinds}
     parallel = max(1, min(jobs, torch.cuda.device_count(), len(plan.runs)))
     return "\n".join(
         [
             f"{plan.title}: {len(plan.runs)} runs" + (f", a search of {search} trials" if search else ""),
-            text_table(["run", "tasks", "backbone", "size", "epochs × images", "about"], rows),
+            *([text_table(["run", "tasks", "backbone", "size", "epochs × images", "about"], rows)] if rows else []),
             *(f"{kind}: {', '.join(names)}" for kind, names in others.items() if names),
             f"time: about {duration(remaining / parallel)} here, an estimate from the number of parameters"
             if remaining
-            else "nothing left to train",
+            else "nothing left to train"
+            if all(runs.finished(folder / "runs" / name) for name in plan.heads)
+            else "time: minutes, since heads train on features; these are computed once",
             "",
         ]
     )
@@ -261,11 +271,12 @@ def _after_training(
         options: dict[str, Any] = {"fraction": data.val_fraction, "by": data.fraction_by, "stride": data.val_stride}
         save_subset(index, labels, plan.split, **options)
     rows = load_index(labels, plan.split)
-    for name, config in [*plan.runs.items(), *((name, heads.config) for name, heads in plan.heads.items())]:
+    for name, config in plan.configs.items():
         if runs.finished(folder / "runs" / name):
             attempt(name, _predict, folder, name, config, rows, images)
     combined = results.combine(plan, folder, rows, attempt)
-    models, comparisons = results.evaluate(plan, folder, labels, attempt, combined.lambdas)
+    models, comparisons = results.evaluate(plan, folder, labels, attempt, combined)
+    sent = attempt("submission", submission.write, plan, folder, images, combined) if plan.submission else None
     content = StudyResults(
         title=plan.title,
         question=plan.question,
@@ -274,6 +285,7 @@ def _after_training(
         tuning=combined.tuning,
         halves=combined.halves,
         search=trials,
+        submission=sent,
         failures=[Failure(name, reason) for name, reason in failures.items()],
         paper=plan.paper,
         same_data=same_data(plan.paper, index),
@@ -290,16 +302,39 @@ def _train_heads(plan: StudyPlan, folder: Path, name: str, index: str, images: s
     from triaffect.training.features import extract_features
     from triaffect.training.trainer import train_heads
 
-    heads, of_run = plan.heads[name], plan.heads[name].features in plan.runs
-    data = heads.config.data
-    source = folder / "runs" / heads.features if of_run else Path(heads.features)
-    if of_run and not runs.finished(source):
-        raise InputError(f"needs {heads.features}, which is missing")
+    heads = plan.heads[name]
+    data, model = heads.config.data, heads.config.model
     rows = load_index(index).filter(pl.col("split").is_in([data.train, data.val]))
-    features = folder / "features" / (heads.features if of_run else name)
     device = "cpu" if heads.config.training.accelerator == "cpu" else "auto"
-    extract_features(source, rows, images, features, workers=data.workers, device=device, progress=sys.stderr.isatty())
-    train_heads(heads.config.on_features(features, source), folder / "runs" / name, heads.joint)
+    options: dict[str, Any] = {"workers": data.workers, "device": device, "progress": sys.stderr.isatty()}
+    sources = [_encoder(plan, folder, source) for source in heads.features]
+    folders = []
+    for number, (source, path) in enumerate(zip(heads.features, sources, strict=True)):
+        own = source if source in {**plan.runs, **plan.encoders} else f"{name}-{number}" if number else name
+        folders.append(str(extract_features(path, rows, images, folder / "features" / own, **options)))
+    encoders = list(map(str, sources))
+    on_features = replace(data, features=folders if len(folders) > 1 else folders[0])
+    model = replace(model, pretrained=encoders if len(encoders) > 1 else encoders[0])
+    config = replace(heads.config, data=on_features, model=model)
+    train_heads(config, folder / "runs" / name, heads.joint)
+
+
+def _encoder(plan: StudyPlan, folder: Path, name: str) -> Path:
+    """The model folder of a run, of an encoder (made if it is not there yet), or of a path."""
+    if name in plan.runs:
+        if not runs.finished(folder / "runs" / name):
+            raise InputError(f"needs {name}, which is missing")
+        return folder / "runs" / name
+    encoder = plan.encoders.get(name, name)
+    if isinstance(encoder, str):
+        return model_folder(encoder)
+    path = folder / "encoders" / name
+    if not path.is_dir():
+        from triaffect.training.model import make_model
+
+        with atomic_path(path) as tmp_path:
+            make_model(TrainConfig(model=encoder)).save_pretrained(tmp_path)
+    return path
 
 
 def _predict(folder: Path, name: str, config: TrainConfig, rows: pl.DataFrame, images: str) -> None:

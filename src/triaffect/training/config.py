@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 Task = Literal["va", "expr", "au"]
+
+CARRIED_OVER = (
+    "index", "images", "train", "val", "soft", "labelled", "workers",
+    "fraction", "fraction_by", "val_fraction", "val_stride",
+)  # fmt: skip
+"""Keys of `data` that mean the same for images and for cached features."""
 
 
 @dataclass
@@ -39,7 +45,8 @@ class DataConfig:
         degrade: Probability of a worse camera: lower resolution, blur, noise, another gamma, coarse JPEG, each drawn.
         erase: Probability of a covered patch (Zhong et al. 2020), up to a quarter of the image.
         features: A folder from `triaffect features`, with both splits: trains heads (and `model.temporal`) on them, on
-            the frozen backbone of the model folder or run that `model.pretrained` names.
+            the frozen backbone of the model folder or run that `model.pretrained` names. A list joins the features of
+            several encoders, whose folders `model.pretrained` lists in the same order.
         soft: Predictions files, of a teacher or with the votes of a crowd. Their values are the targets where the index
             has no label; each fills in the tasks it has.
         mixup: Parameter of the Beta distribution by which a second, mixed batch is made of each, as in MixAugment
@@ -69,7 +76,7 @@ class DataConfig:
     jitter: float = 0.0
     degrade: float = 0.0
     erase: float = 0.0
-    features: str | None = None
+    features: str | list[str] | None = None
     soft: list[str] = field(default_factory=list)
     mixup: float = 0.0
     balance: Literal["none", "class", "video"] = "none"
@@ -92,9 +99,15 @@ class ModelConfig:
         dropout: Dropout before each head's last layer.
         classes: Number of expressions: 8, or 7 for data without Other, whose frames then have no expression.
         size: Side of the square input, in pixels.
-        pretrained: `false`, `true` (timm's weights, from its hub), triaffect-base, a model folder of ours, or a local
-            weights file (.safetensors, or a .pth without code in it).
+        pretrained: `false`, `true` (timm's weights, from its hub), triaffect-base, or a model folder of ours; several
+            folders with several `data.features`.
+        weights: A file of weights to start from instead (.safetensors, or a .pth without code in it), also of another
+            program, such as a ViT that was pretrained on faces.
+        mean: Mean of the input, red, green, blue in 0..1, with which `weights` were trained; timm's by default.
+        std: Its standard deviation.
         temporal: Seconds of video that each frame sees to either side, learned on `data.features`; 0 for a still model.
+            A list for several scales, or task: seconds (or a list) for a span of each task.
+        temporal_model: `attention` (one layer), `transformer` (two), `tcn` (dilated convolutions) or `gru`.
         causal: Use earlier frames only, for cameras.
         fps: Frames per second of the index's videos.
         grey: Use brightness only, for training on images of which some have no colour.
@@ -109,13 +122,31 @@ class ModelConfig:
     dropout: float = 0.0
     classes: Literal[7, 8] = 8
     size: int = 112
-    pretrained: bool | str = True
+    pretrained: bool | str | list[str] = True
+    weights: str | None = None
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
     frozen: bool = False
     grey: bool = False
     brighten: bool = False
-    temporal: float = 0.0
+    temporal: float | list[float] | dict[Task, float | list[float]] = 0.0
+    temporal_model: Literal["attention", "transformer", "tcn", "gru"] = "attention"
     causal: bool = False
     fps: float = 30.0
+
+    @property
+    def reach(self) -> float:
+        """Seconds that a frame sees to either side, the widest of all tasks; 0 for a still model."""
+        spans = spans_of(self.temporal, self.tasks)
+        return max((seconds for scales in spans.values() for seconds in scales), default=0.0)
+
+
+def spans_of(temporal: Any, tasks: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Return task -> its spans in seconds, from any form of `ModelConfig.temporal`; none for a still task."""
+    by_task = temporal if isinstance(temporal, dict) else dict.fromkeys(tasks, temporal)
+    scales = {task: by_task.get(task, 0.0) for task in tasks}
+    lists = {task: scale if isinstance(scale, (list, tuple)) else [scale] for task, scale in scales.items()}
+    return {task: tuple(float(seconds) for seconds in scale if seconds) for task, scale in lists.items()}
 
 
 @dataclass
@@ -292,105 +323,18 @@ class TrainConfig:
         Raises:
             InputError: A value is out of its range, or an option has no effect with the others given.
         """
-        for key, (low, high) in RANGES.items():
-            group, name = key.split(".")
-            value = getattr(getattr(self, group), name)
-            if not low <= value <= high:
-                raise InputError(f"{key} is {value}; it must be between {low:g} and {high:g}")
-        data, model, training = self.data, self.model, self.training
-        if not model.tasks or len(set(model.tasks)) != len(model.tasks):
-            raise InputError(f"model.tasks is {model.tasks}; name at least one of va, expr, au, each once")
-        if training.select in TASKS and training.select not in model.tasks:
-            raise InputError(f"training.select is {training.select}, which the model does not have; use total")
-        if data.features and not isinstance(model.pretrained, str):
-            raise InputError("data.features needs its backbone; set model.pretrained to the run or model it is from")
-        if model.temporal and not data.features:
-            raise InputError("model.temporal learns from data.features; set it to a folder from triaffect features")
-        coupled = self.coupling.co_annotation or self.coupling.matching
-        if coupled and not {"expr"} < set(model.tasks):
-            raise InputError(f"coupling goes from expr to the other tasks, but model.tasks is {model.tasks}")
-        if coupled and model.classes != 8:
-            raise InputError("coupling has tables of eight expressions; set model.classes to 8, or leave coupling out")
-        for key, reason in self._without_effect():
-            raise InputError(f"{key} has no effect {reason}; leave it out")
+        from triaffect.training.config_checks import check
+
+        check(self)
         return self
-
-    def _without_effect(self) -> Iterator[tuple[str, str]]:
-        """Options that are set, but change nothing with the others given, and why."""
-        defaults = TrainConfig()
-
-        def is_set(key: str) -> bool:
-            group, name = key.split(".")
-            return getattr(getattr(self, group), name) != getattr(getattr(defaults, group), name)
-
-        gradient = self.balancing.method not in ("fixed", "uncertainty", "dwa")
-        focal = "focal" in (self.losses.expr, self.losses.au)
-        coupled = self.coupling.co_annotation or self.coupling.matching
-        watching = self.training.schedule == "plateau" or self.training.early_stop
-        rules = [
-            (self.training.optimizer in ("adam", "adamw"), ["training.momentum"], "with adam and adamw"),
-            (self.training.schedule != "plateau", ["training.patience"], "without training.schedule plateau"),
-            (self.model.head == "linear", ["model.hidden"], "with model.head linear"),
-            (self.losses.expr == "focal", ["losses.label_smoothing"], "with losses.expr focal"),
-            (not focal, ["losses.gamma"], "without a focal loss"),
-            (not gradient and not self.balancing.conflict, ["balancing.at"], "without comparing gradients"),
-            (not self.model.temporal, ["model.causal", "model.fps"], "without model.temporal"),
-            (self.data.fraction == self.data.val_fraction == 1, ["data.fraction_by"], "with data.fraction 1"),
-            (not watching, ["training.watch"], "without training.schedule plateau or training.early_stop"),
-            (len(self.model.tasks) == 1 and self.balancing.method != "uncertainty", BALANCING, "with a single task"),
-            (not coupled, ["coupling.table"], "without coupling.co_annotation or coupling.matching"),
-            (bool(self.model.temporal), TEMPORAL_REFUSES, "on windows of neighbouring frames (model.temporal)"),
-            (bool(self.data.features), FEATURES_REFUSE, "on data.features, which are fixed"),
-        ]
-        for applies, keys, reason in rules:
-            yield from ((key, reason) for key in keys if applies and is_set(key))
-        if (self.model.frozen or self.data.features) and (gradient or self.balancing.conflict):
-            key = "balancing.method" if gradient else "balancing.conflict"
-            yield key, "on a frozen backbone, in which gradients are combined"
-        if self.data.cache == "device" and (self.data.degrade or self.data.erase):
-            yield "data.degrade and data.erase", "with data.cache device"
-
-    def on_features(self, folder: str | Path, model: str | Path) -> TrainConfig:
-        """The same run on cached features of a model's backbone, without augmentation of images."""
-        data, carried_over = self.data, ("index", "images", "train", "val", "soft", "labelled", "workers", *SUBSETS)
-        data = DataConfig(**{name: getattr(data, name) for name in carried_over}, features=str(folder))
-        return replace(self, data=data, model=replace(self.model, pretrained=str(model), frozen=False))
 
     def for_task(self, task: str) -> TrainConfig:
         """The same run for one of its tasks."""
         training = replace(self.training, select="total" if self.training.select in TASKS else self.training.select)
-        model = replace(self.model, tasks=[task])  # type: ignore[list-item]
+        temporal = self.model.temporal
+        own = temporal.get(task, 0.0) if isinstance(temporal, dict) else temporal  # type: ignore[call-overload]
+        model = replace(self.model, tasks=[task], temporal=own)  # type: ignore[list-item]
         return replace(self, model=model, training=training, coupling=CouplingConfig())
-
-
-RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("data.fraction", "data.val_fraction"), (1e-9, 1.0)),
-    **{f"data.{name}": (0.0, 1.0) for name in ("flip", "scale", "shift", "jitter", "degrade", "erase")},
-    "data.rotation": (0.0, 180.0),
-    **dict.fromkeys(("data.workers", "training.threads"), (0, 4096)),
-    "data.mixup": (0.0, 100.0),
-    **dict.fromkeys(("data.stride", "data.val_stride"), (1, 1_000_000)),
-    **dict.fromkeys(("coupling.co_annotation", "coupling.matching"), (0.0, 1e6)),
-    "model.size": (16, 2048),
-    "model.temporal": (0.0, 3600.0),
-    "model.fps": (0.01, 1000.0),
-    "model.dropout": (0.0, 0.99),
-    "losses.label_smoothing": (0.0, 1.0),
-    **{f"training.{name}": (1, 1_000_000) for name in ("epochs", "batch", "accumulate")},
-    "training.lr": (1e-12, 1e3),
-    "training.weight_decay": (0.0, 1e3),
-    **{f"training.{name}": (0, 1_000_000) for name in ("patience", "early_stop")},
-    "training.clip": (0.0, 1e9),
-    "training.warmup": (0.0, 1.0),
-    "training.ema": (0.0, 0.9999999),
-}
-"""Config key -> smallest and largest value."""
-
-SUBSETS = ("fraction", "fraction_by", "val_fraction", "val_stride")
-BALANCING = ["balancing.method", "balancing.conflict"]
-IMAGE_OPTIONS = ("flip", "rotation", "scale", "shift", "jitter", "degrade", "erase", "cache", "on_bad_image")
-FEATURES_REFUSE = [*(f"data.{name}" for name in IMAGE_OPTIONS), "model.frozen"]
-TEMPORAL_REFUSES = ["data.mixup", "data.balance", "data.stride"]
 
 
 def config_parser(**options: Any) -> ArgumentParser:

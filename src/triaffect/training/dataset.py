@@ -156,35 +156,39 @@ class FeatureDataset(FrameDataset):
 
     Args:
         index: Rows to read; those without a crop, and those whose image could not be read, are left out.
-        folder: The folder that `triaffect features` wrote.
+        folders: The folder that `triaffect features` wrote, or several whose features are joined.
         fps: Frames per second of the videos, which give frames their times.
 
     Raises:
         InputError: The features do not cover the rows.
     """
 
-    def __init__(self, index: pl.DataFrame, folder: str | Path, fps: float = 30.0) -> None:
+    def __init__(self, index: pl.DataFrame, folders: str | list[str], fps: float = 30.0) -> None:
         from triaffect.training.features import load_features
 
         rows = index.filter(HAS_CROP).sort("video", "frame", maintain_order=True)
-        names, self.values = load_features(folder)
-        places = pl.DataFrame({"image": names}).with_row_index("place")
-        place = rows.select("image").join(places, on="image", how="left", maintain_order="left")["place"]
-        if place.null_count():
-            raise InputError(
-                f"{folder}: lacks {place.null_count():,} of {len(place):,} images of {rows['split'][0]} "
-                f"(first {rows['image'].filter(place.is_null())[0]}); extract the features of both splits"
-            )
-        readable = np.isfinite(self.values[place.to_numpy(), 0])
-        self.index, self.place = rows.filter(readable), place.to_numpy()[readable]
-        self.images, self.targets = Path(folder), targets_of(self.index)
+        parts, readable = [], np.ones(len(rows), bool)
+        for folder in [folders] if isinstance(folders, str) else folders:
+            names, values = load_features(folder)
+            places = pl.DataFrame({"image": names}).with_row_index("place")
+            place = rows.select("image").join(places, on="image", how="left", maintain_order="left")["place"]
+            if place.null_count():
+                raise InputError(
+                    f"{folder}: lacks {place.null_count():,} of {len(place):,} images of {rows['split'][0]} "
+                    f"(first {rows['image'].filter(place.is_null())[0]}); extract the features of both splits"
+                )
+            parts.append((values, place.to_numpy()))
+            readable &= np.isfinite(values[parts[-1][1], 0])
+        self.parts = [(values, place[readable]) for values, place in parts]
+        self.index = rows.filter(readable)
+        self.images, self.targets = Path(), targets_of(self.index)
         self.video = self.index["video"].fill_null("").rank("dense").to_numpy().astype(np.int64)
         self.time = (self.index["frame"].fill_null(0).to_numpy() / fps).astype(np.float32)
 
     def __getitems__(self, keys: list[int]) -> Batch:
         """Read a batch, with `time` in seconds and the number of the `video`."""
         rows = [key % len(self) for key in keys]
-        features = torch.from_numpy(self.values[self.place[rows]].astype(np.float32))
+        features = torch.from_numpy(np.concatenate([values[place[rows]] for values, place in self.parts], 1)).float()
         frames = {"time": torch.from_numpy(self.time[rows]), "video": torch.from_numpy(self.video[rows])}
         return {"image": features, **frames, **self._labels(rows, [])}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,7 @@ from triaffect.training.model import AffectModel, load_model
 from triaffect.training.run_folder import precision
 
 CHUNK = 4096
-"""Images between two records of the progress."""
+"""Images in a part, which is what a process computes at a time."""
 
 
 def extract_features(
@@ -38,8 +39,12 @@ def extract_features(
     progress: bool = True,
     jobs: int = 1,
     ray: str | None = None,
+    shard: tuple[int, int] = (1, 1),
 ) -> Path:
     """Compute the backbone's features of every image of an index; a stopped call continues where it was.
+
+    Parts of the images are written one by one to `parts/`, by any number of calls with the same folder; the call that
+    finds them all joins them.
 
     Args:
         model: A model, or the folder of a run or a model.
@@ -53,6 +58,7 @@ def extract_features(
         progress: Show a progress bar.
         jobs: Number of processes that share the images.
         ray: Address of a Ray cluster to use instead, see `jobs.run_all`.
+        shard: `(i, n)` leaves all parts but the i-th of every n to other calls.
 
     Returns:
         The folder.
@@ -68,45 +74,50 @@ def extract_features(
         backbone_hash.update(name.encode() + tensor.cpu().numpy().tobytes())
     # The order of the images is part of it: rows and features must not be mixed up.
     identity = {"model": backbone_hash.hexdigest(), "images": hashlib.sha256("\n".join(names).encode()).hexdigest()}
-    state_file, incomplete = folder / "state.json", folder / "features.partial.npy"
-    state: dict[str, Any] = {"done": [], **identity}
-    if state_file.is_file():
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-    foreign = not state_file.is_file() and folder.is_dir() and any(folder.iterdir())
-    if foreign or {key: state[key] for key in identity} != identity:
+    state_file, parts = folder / "state.json", folder / "parts"
+    state = json.loads(state_file.read_text(encoding="utf-8")) if state_file.is_file() else None
+    foreign = state is None and folder.is_dir() and any(folder.iterdir())
+    if foreign or (state is not None and {key: state.get(key) for key in identity} != identity):
         raise InputError(f"{folder}: holds features of another model or index, or something else; name a new folder")
-    starts = range(0, len(names), CHUNK)
-    if (folder / "features.npy").is_file() and len(state["done"]) == len(starts):
+    if (folder / "features.npy").is_file() and (folder / "images.parquet").is_file():
         return folder
-    write_text(state_file, json.dumps(state))
-    if not incomplete.is_file():
-        state["done"] = []
-        with atomic_path(incomplete) as tmp_path:
-            np.lib.format.open_memmap(tmp_path, "w+", np.float16, (len(names), network.width)).flush()
-    table = np.lib.format.open_memmap(incomplete, "r+")
+    write_text(state_file, json.dumps(identity))
+    files = {start: parts / f"{start:09d}.npy" for start in range(0, len(names), CHUNK)}
     shared = PerProcess(partial(_open, model, device), _on_device(network, device))
-    todo = [(start, names[start : start + CHUNK]) for start in starts if start not in state["done"]]
+    own = list(files)[shard[0] - 1 :: shard[1]]
+    todo = [(start, names[start : start + CHUNK]) for start in own if not files[start].is_file()]
     call = partial(_extract, shared, os.fspath(images), batch, workers)
     unreadable: list[tuple[str, str]] = []
-    initial = len(names) - sum(len(chunk) for _, chunk in todo)
-    with progress_bar(total=len(names), initial=initial, desc="features", unit="image", disable=not progress) as bar:
+    total = sum(len(names[start : start + CHUNK]) for start in own)
+    initial = total - sum(len(chunk) for _, chunk in todo)
+    with progress_bar(total=total, initial=initial, desc="features", unit="image", disable=not progress) as bar:
         for outcome in run_all(call, todo, jobs, None if device == "cpu" else (), ray=ray):
             if outcome.result is None:
                 raise outcome.error or RuntimeError
             start, chunk = outcome.item
-            table[start : start + len(chunk)] = outcome.result[0]
+            with atomic_path(files[start]) as tmp_path, tmp_path.open("wb") as file:
+                np.save(file, outcome.result[0])
             unreadable += outcome.result[1]
             bar.update(len(chunk))
-            table.flush()
-            state["done"].append(start)
-            write_text(state_file, json.dumps(state))
     if unreadable:
         examples = "; ".join(f"{name}: {reason}" for name, reason in unreadable[:3])
         warnings.warn(f"skipped {len(unreadable)} images that cannot be read ({examples})", stacklevel=2)
+    if all(file.is_file() for file in files.values()):
+        _join(folder, rows, files, network.width)
+    return folder
+
+
+def _join(folder: Path, rows: pl.DataFrame, files: Mapping[int, Path], width: int) -> None:
+    """Write `features.npy` and `images.parquet` from the parts, then remove these."""
+    with atomic_path(folder / "features.npy") as tmp_path:
+        table = np.lib.format.open_memmap(tmp_path, "w+", np.float16, (len(rows), width))
+        for start, file in files.items():
+            part = np.load(file, allow_pickle=False)
+            table[start : start + len(part)] = part
+        table.flush()
     with atomic_path(folder / "images.parquet") as tmp_path:
         rows.select("image").write_parquet(tmp_path)
-    incomplete.replace(folder / "features.npy")
-    return folder
+    shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
 def _open(model: AffectModel | str | Path, device: str) -> AffectModel:

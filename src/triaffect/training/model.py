@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import timm
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import triaffect
-from triaffect.io import BASE, InputError, model_folder, write_text
+from triaffect.io import InputError, model_folder, write_text
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, OUTPUTS, TASKS, VA
-from triaffect.training import face_descriptor  # noqa: F401 - registers itself with timm
-from triaffect.training.config import TrainConfig
-from triaffect.training.temporal import TemporalAttention
+from triaffect.training.config import TrainConfig, spans_of
+from triaffect.training.temporal import TemporalModel
+from triaffect.training.weights import licence_of, load_backbone_weights, make_backbone, note_licence
 
 CARD = """---
 library_name: triaffect
@@ -65,9 +63,11 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         pretrained: Load timm's weights from its hub. Loading a saved model never does.
         grey: Use brightness only (ITU-R BT.601), in all three channels.
         brighten: Multiply the pixels of a dark image, see `ModelConfig`.
-        temporal: Seconds of video that a frame sees to either side; 0 for a still model.
+        temporal: Seconds of video that a frame sees to either side, in any form of `ModelConfig.temporal`.
+        temporal_model: `attention`, `transformer`, `tcn` or `gru`.
         causal: Use earlier frames only.
         fps: Frames per second of an index's videos, which gives its frames their times.
+        encoders: Several backbones side by side, see `SideBySide`; `backbone` is then their description.
 
     Raises:
         InputError: An unknown backbone, task or head; weights that cannot be fetched.
@@ -85,9 +85,11 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         pretrained: bool = False,
         grey: bool = False,
         brighten: bool = False,
-        temporal: float = 0.0,
+        temporal: Any = 0.0,
+        temporal_model: str = "attention",
         causal: bool = False,
         fps: float = 30.0,
+        encoders: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__()
         if unknown := set(tasks) - set(TASKS):
@@ -104,22 +106,29 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
             "grey": grey,
             "brighten": brighten,
             "temporal": temporal,
+            "temporal_model": temporal_model,
             "causal": causal,
             "fps": fps,
+            "encoders": [dict(encoder) for encoder in encoders],
         }
         self.provenance: dict[str, Any] = {}
-        self.backbone = _backbone(backbone, size, pretrained)
         self.mean: Tensor
         self.std: Tensor
-        self.normalise_by(timm.data.resolve_model_data_config(self.backbone))
-        self.luma: Tensor
-        self.register_buffer("luma", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1), persistent=False)
+        if encoders:
+            self.backbone: nn.Module = SideBySide(encoders, size)
+            self.normalise_by({"mean": [0.0] * 3, "std": [1 / 255] * 3})
+        else:
+            self.backbone = make_backbone(backbone, size, pretrained)
+            self.normalise_by(timm.data.resolve_model_data_config(self.backbone))
         self.width = self._width(size)
         outputs = OUTPUTS | {"expr": classes}
         self.heads = nn.ModuleDict(
             {task: _head(head, self.width, outputs[task], hidden, dropout) for task in self.tasks}
         )
-        self.temporal = TemporalAttention(self.width, temporal, causal) if temporal else None
+        spans = spans_of(temporal, self.tasks)
+        self.temporal = (
+            TemporalModel(self.width, temporal_model, spans, causal, fps, dropout) if any(spans.values()) else None
+        )
 
     def normalise_by(self, config: dict[str, Any]) -> None:
         """Set the mean and standard deviation of the input, in units of 0..1."""
@@ -145,12 +154,7 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         if images.ndim == 2:
             return images
         pixels = images.to(self.mean.dtype)
-        brightness = (pixels * self.luma).sum(1, keepdim=True)
-        if self.settings["grey"]:
-            pixels = brightness
-        if self.settings["brighten"]:
-            gain = (BRIGHT / brightness.mean((2, 3), keepdim=True).clamp(min=1.0)).clamp(1.0, MAX_GAIN)
-            pixels = (pixels * gain).clamp(max=255.0)
+        pixels = prepare(pixels, self.settings["grey"], self.settings["brighten"])
         return self.backbone((pixels - self.mean) / self.std)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -165,11 +169,14 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         A temporal model sees the frames of a video together if `time` (N,), in seconds, and `video` (N,), a number, say
         which they are; otherwise each frame is seen alone.
         """
-        if self.temporal is not None and (time is None or video is None):
-            features = self.temporal.alone(features)
-        elif self.temporal is not None:
-            features = self.temporal(features[None], time[None], video[None])[0]  # type: ignore[index]
-        return {task: head(features) for task, head in self.heads.items()}
+        if self.temporal is None:
+            return {task: head(features) for task, head in self.heads.items()}
+        if time is None or video is None:  # each is a video of one frame
+            nothing = torch.zeros_like(features[:, :1])
+            joined = {task: value[:, 0] for task, value in self.temporal(features[:, None], nothing, nothing).items()}
+        else:
+            joined = {task: value[0] for task, value in self.temporal(features[None], time[None], video[None]).items()}
+        return {task: head(joined[task]) for task, head in self.heads.items()}
 
     @property
     def size(self) -> int:
@@ -220,90 +227,43 @@ def _label_order(settings: dict[str, Any]) -> dict[str, list[str]]:
     return {"va": list(VA), "expr": list(EXPRESSIONS[: settings.get("classes", 8)]), "au": list(ACTION_UNITS)}
 
 
-def _backbone(name: str, size: int, pretrained: bool) -> nn.Module:
-    try:
-        options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
-        try:
-            return timm.create_model(name, img_size=size, **options)  # vision transformers need it
-        except TypeError:
-            return timm.create_model(name, **options)
-    except (RuntimeError, ValueError, KeyError) as error:
-        if "unknown model" not in str(error).lower() and "invalid" not in str(error).lower():
-            raise
-        import difflib
-
-        near = difflib.get_close_matches(name, timm.list_models(), 3)
-        raise InputError(f"backbone {name!r}: timm has no such model; similar: {', '.join(near) or 'none'}") from None
-    except OSError as error:  # of hub clients without a network
-        raise _cannot_fetch(name, error) from None
-
-
-def _cannot_fetch(name: str, error: Exception) -> InputError:
-    reason = str(error).splitlines()[0][:120]
-    return InputError(
-        f"pretrained weights of {name} cannot be fetched ({reason}); set HF_ENDPOINT to a mirror, name a "
-        f"downloaded folder with --model.backbone local-dir:PATH, or use --model.pretrained false"
-    )
-
-
-def check_pretrained(config: TrainConfig) -> None:
-    """Check in one request that timm's weights can be fetched; the hub's own client tries for most of a minute.
-
-    Raises:
-        InputError: They are neither in the hub's cache nor can the hub be reached.
-    """
-    name = config.model.backbone
-    if config.model.pretrained is not True or ":" in name:  # a local folder, or a name that timm resolves itself
-        return
-    pretrained = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    repository = pretrained.hf_hub_id if pretrained else None
-    if not repository or any(
-        isinstance(try_to_load_from_cache(repository, file), str) for file in ("model.safetensors", "pytorch_model.bin")
-    ):
-        return
-    try:
-        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5):
-            return
-    except HTTPError:  # it answers
-        return
-    except (OSError, ValueError) as error:
-        raise _cannot_fetch(name, error) from None
-
-
-def load_backbone_weights(model: AffectModel, path: str | Path) -> None:
-    """Load the backbone weights of a model folder or a weights file into a model; heads stay as they are.
+class SideBySide(nn.Module):
+    """Several backbones whose features are joined, each with its own normalisation.
 
     Args:
-        model: The model to change.
-        path: A model folder of ours, a .safetensors file, or a .pth/.pt file that holds only tensors.
-
-    Raises:
-        InputError: The file is missing, holds code, or does not fit the backbone.
+        encoders: `backbone`, `mean`, `std` (of 0..1), `grey` and `brighten` of each.
+        size: Side of the square input of all.
     """
-    folder = model_folder(path) if str(path) == BASE else Path(path)
-    file = folder / "model.safetensors" if folder.is_dir() else folder
-    if not file.is_file():
-        raise InputError(f"{file}: no such weights; model.pretrained is true, false, a model folder or a weights file")
-    if file.suffix == ".safetensors":
-        state: dict[str, Any] = load_file(file)
-    else:
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception:
-            raise InputError(f"{file}: not a plain file of tensors; convert it to .safetensors") from None
-    state = state.get("state_dict", state)
-    tensors = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
-    expected = model.backbone.state_dict()
-    fitting = {
-        name: tensors[name] for name in expected if name in tensors and tensors[name].shape == expected[name].shape
-    }
-    # torchvision's older files lack batch norm's counters, which nothing uses.
-    if missing := [name for name in expected if name not in fitting and not name.endswith("num_batches_tracked")]:
-        raise InputError(
-            f"{file}: {len(missing)} of {len(expected)} tensors of {model.settings['backbone']} are missing or of "
-            f"another shape (first: {missing[0]}); use weights of this backbone"
-        )
-    model.backbone.load_state_dict(expected | fitting)
+
+    def __init__(self, encoders: Sequence[Mapping[str, Any]], size: int) -> None:
+        super().__init__()
+        self.backbones = nn.ModuleList(make_backbone(encoder["backbone"], size, False) for encoder in encoders)
+        for name in ("mean", "std"):
+            values = 255 * torch.tensor([encoder[name] for encoder in encoders]).view(-1, 1, 3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+        self.preparations = [(bool(encoder["grey"]), bool(encoder["brighten"])) for encoder in encoders]
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """From pixels (N, 3, size, size), 0..255, to features (N, sum of the widths)."""
+        parts = []
+        for i, backbone in enumerate(self.backbones):
+            parts.append(backbone((prepare(pixels, *self.preparations[i]) - self.mean[i]) / self.std[i]))
+        return torch.cat(parts, 1)
+
+
+def prepare(pixels: Tensor, grey: bool, brighten: bool) -> Tensor:
+    """Apply what comes before the normalisation to pixels (N, 3, H, W), 0..255; grey ones are (N, 1, H, W)."""
+    if not grey and not brighten:
+        return pixels
+    luma = pixels.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601
+    brightness = (pixels * luma).sum(1, keepdim=True)
+    pixels = brightness if grey else pixels
+    if brighten:
+        gain = (BRIGHT / brightness.mean((2, 3), keepdim=True).clamp(min=1.0)).clamp(1.0, MAX_GAIN)
+        pixels = (pixels * gain).clamp(max=255.0)
+    return pixels
 
 
 def probabilities(raw: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -332,6 +292,50 @@ def load_model(path: str | Path) -> AffectModel:
     return AffectModel.from_pretrained(model_folder(path))
 
 
+def make_model(config: TrainConfig) -> AffectModel:
+    """Make the model of a config, with the backbone that it is to start from.
+
+    Raises:
+        InputError: Its weights cannot be fetched or do not fit.
+    """
+    start, not_settings = config.model, ("pretrained", "weights", "mean", "std", "frozen")
+    settings = {key: value for key, value in vars(start).items() if key not in not_settings}
+    if config.data.features:
+        sources = source_models(config)
+        parts = [part for source in sources for part in _encoders(source)]
+        model = AffectModel(**settings, encoders=[about for about, _ in parts] if len(parts) > 1 else ())
+        for (_, backbone), (about, source) in zip(_encoders(model), parts, strict=True):
+            backbone.load_state_dict(source.state_dict())
+            if len(parts) == 1:
+                model.normalise_by(about)
+        licences = [licence_of(source.provenance) for source in sources]
+        model.provenance["weights"] = {"source": start.pretrained, "licence": "; ".join(licences), "not_loaded": []}
+        return model
+    model = AffectModel(**settings, pretrained=start.pretrained is True and not start.weights)
+    if start.weights or isinstance(start.pretrained, str):
+        load_backbone_weights(model, start.weights or str(start.pretrained))
+    elif start.pretrained:
+        note_licence(model, start.backbone)
+    if start.mean:
+        model.normalise_by({"mean": start.mean, "std": start.std})
+    model.to(memory_format=torch.channels_last)
+    return model
+
+
+def source_models(config: TrainConfig) -> list[AffectModel]:
+    """Load the models whose backbones made the features of a config."""
+    folders = config.model.pretrained
+    return [load_model(folder) for folder in (folders if isinstance(folders, list) else [str(folders)])]
+
+
+def _encoders(model: AffectModel) -> list[tuple[dict[str, Any], nn.Module]]:
+    """The backbones of a model, each with its description for `SideBySide`."""
+    if isinstance(model.backbone, SideBySide):
+        return list(zip(model.settings["encoders"], model.backbone.backbones, strict=True))
+    about = {name: model.settings[name] for name in ("backbone", "grey", "brighten")}
+    return [({**about, **model.normalisation}, model.backbone)]
+
+
 def join_heads(models: Sequence[AffectModel]) -> AffectModel:
     """Make one model of single-task models with the same backbone.
 
@@ -341,10 +345,15 @@ def join_heads(models: Sequence[AffectModel]) -> AffectModel:
     first, tasks = models[0], [task for model in models for task in model.tasks]
     if len(set(tasks)) < len(tasks) or any(m.settings["backbone"] != first.settings["backbone"] for m in models):
         raise InputError("heads can be joined if their backbone is the same and each task occurs once")
-    joined = AffectModel(**{**first.settings, "tasks": tasks})
+    spans = {task: model.settings["temporal"] for model in models for task in model.tasks}
+    temporal = spans if any(spans.values()) else 0.0
+    joined = AffectModel(**{**first.settings, "tasks": tasks, "temporal": temporal})
     joined.backbone.load_state_dict(first.backbone.state_dict())
     joined.normalise_by(first.normalisation)
+    joined.provenance = first.provenance
     for model in models:
         for task, head in model.heads.items():
             joined.heads[task].load_state_dict(head.state_dict())
+            if joined.temporal is not None and model.temporal is not None:
+                joined.temporal.tasks[task].load_state_dict(model.temporal.tasks[task].state_dict())
     return joined.eval()

@@ -29,7 +29,7 @@ from triaffect.training.loader import BatchLoader, DeviceImages
 from triaffect.training.losses import TaskLosses
 from triaffect.training.model import AffectModel, probabilities
 from triaffect.training.run_folder import energy_joules, epoch_line, make_optimizer
-from triaffect.training.sampling import Draw, EpochSampler
+from triaffect.training.sampling import WINDOW, Draw, EpochSampler
 from triaffect.training.temporal import in_videos
 
 CHECK_INTERVAL = 50
@@ -57,16 +57,17 @@ class FrameDataModule(lightning.LightningDataModule):
         data, training, trainer = self.config.data, self.config.training, self.trainer
         assert trainer is not None
         draw = Draw.from_config(data, self.train.index, training.seed)
-        temporal = self.config.model.temporal > 0
+        reach = self.config.model.reach * self.config.model.fps
+        windows = max(WINDOW, round(4 * reach)) if reach else 0
         ranks = (trainer.global_rank, trainer.world_size)
-        sampler = EpochSampler(len(self.train), True, training.seed, *ranks, draw, temporal)
+        sampler = EpochSampler(len(self.train), True, training.seed, *ranks, draw, windows)
         # Batches are full if there is a full one at all: a last batch of one image would break batch norm.
         full = len(sampler) >= training.batch
         return BatchLoader(self.train, training.batch, data.workers, sampler, drop_last=full)
 
     def val_dataloader(self) -> BatchLoader:
         """Batches of this process's share, in order; all frames at once for a temporal model, which sees videos."""
-        if self.config.model.temporal:
+        if self.config.model.reach:
             return BatchLoader(self.val, len(self.val), 0)
         assert self.trainer is not None
         sampler = EpochSampler(len(self.val), False, 0, self.trainer.global_rank, self.trainer.world_size)

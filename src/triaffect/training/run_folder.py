@@ -190,7 +190,8 @@ def keep_model(
 ) -> None:
     """Write the best model, with the config and the scores that it was kept for."""
     scores = {k: v for k, v in metrics.items() if k.startswith("val/") or k == "epoch"}
-    model.provenance = {"config": config.to_dict(), "validation": scores, "skipped_images": len(bad)}
+    weights = {name: value for name, value in model.provenance.items() if name == "weights"}
+    model.provenance = {**weights, "config": config.to_dict(), "validation": scores, "skipped_images": len(bad)}
     with atomic_path(run / "model") as tmp_path:
         model.save_pretrained(tmp_path)
 

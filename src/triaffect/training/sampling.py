@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 from triaffect.training.config import DataConfig
 
 WINDOW = 128
-"""Neighbouring frames that stay together in the batches of a temporal model."""
+"""Least number of neighbouring frames that stay together in the batches of a temporal model."""
 
 
 class Draw:
@@ -82,7 +82,7 @@ class EpochSampler(Sampler[int]):
         rank: Number of this process.
         world: Number of processes.
         draw: Rows of each epoch, if not each once.
-        windows: Shuffle windows of neighbouring rows instead of single rows.
+        windows: Shuffle windows of this many neighbouring rows instead of single rows; 0 for single rows.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class EpochSampler(Sampler[int]):
         rank: int = 0,
         world: int = 1,
         draw: Draw | None = None,
-        windows: bool = False,
+        windows: int = 0,
     ) -> None:
         self.length, self.shuffle, self.seed, self.rank, self.world = length, shuffle, seed, rank, world
         self.draw, self.windows, self.epoch = draw, windows, 0
@@ -123,5 +123,5 @@ class EpochSampler(Sampler[int]):
     def _shuffled_windows(self, rng: np.random.Generator) -> np.ndarray:
         """Windows start at another row in each epoch, and come in random order."""
         rows = np.roll(np.arange(self.length), int(rng.integers(self.length)))
-        parts = np.array_split(rows, max(1, self.length // WINDOW))
+        parts = np.array_split(rows, max(1, self.length // self.windows))
         return np.concatenate([parts[i] for i in rng.permutation(len(parts))])

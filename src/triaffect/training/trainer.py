@@ -33,8 +33,9 @@ from triaffect.training import run_folder
 from triaffect.training.augmentation import Augmentation
 from triaffect.training.config import BalancingConfig, CouplingConfig, ModelConfig, TrainConfig
 from triaffect.training.dataset import FeatureDataset, FrameDataset, training_rows
-from triaffect.training.model import AffectModel, check_pretrained, join_heads, load_backbone_weights, load_model
+from triaffect.training.model import join_heads, load_model, make_model, source_models
 from triaffect.training.module import CHECK_INTERVAL, AffectTraining, FrameDataModule
+from triaffect.training.weights import check_pretrained
 
 LINE_INTERVAL = 60.0
 """Seconds between two lines of a run that shows no bar."""
@@ -73,12 +74,12 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
     # What may be wrong is found before the folder is made.
-    check_pretrained(config)
+    check_pretrained(config.model)
     if config.training.batch == 1 and config.model.head == "mlp":
         raise InputError("training.batch is 1, but the batch norm of head mlp needs two images; set it to 2 or more")
     run_folder.make_optimizer(config.training, [nn.Parameter(torch.zeros(1))])
     train_data, val_data = _datasets(config, *training_rows(config))
-    model = _make_model(config)
+    model = make_model(config)
     parameters, backbone = sum(p.numel() for p in model.parameters()), model.backbone
     if config.data.features:
         model.backbone = nn.Identity()  # its outputs are the data
@@ -116,8 +117,7 @@ def train_heads(config: TrainConfig, out: str | Path, joint: bool = False, progr
     Args:
         config: With `data.features`.
         out: The run folder to make or to resume; a finished one is left as it is.
-        joint: Train and choose one epoch for all heads together, by the total; so it is with `model.temporal`, which
-            they share.
+        joint: Train and choose one epoch for all heads together, by the total.
         progress: As in `train`.
 
     Returns:
@@ -127,7 +127,7 @@ def train_heads(config: TrainConfig, out: str | Path, joint: bool = False, progr
         InputError: As `train`.
     """
     run, tasks, config = Path(out), config.model.tasks, _with_source_backbone(config)
-    if joint or len(tasks) == 1 or config.model.temporal:
+    if joint or len(tasks) == 1:
         return train(config, run, resume=True, progress=progress)
     for key, group, default in (
         ("balancing", config.balancing, BalancingConfig()),
@@ -152,32 +152,23 @@ def train_heads(config: TrainConfig, out: str | Path, joint: bool = False, progr
 
 
 def _with_source_backbone(config: TrainConfig) -> TrainConfig:
-    """With cached features, the backbone's settings are those of the model that made them."""
+    """With cached features, the backbone's settings are those of the models that made them."""
     if not config.data.features:
         return config
-    names = ("backbone", "size", "grey", "brighten")
-    source, default = load_model(str(config.model.pretrained)).settings, ModelConfig()
-    for name in names:
-        value = getattr(config.model, name)
-        if value not in (getattr(default, name), source[name]):
-            raise InputError(f"model.{name} is {value}, but data.features are of {source[name]}; leave it out")
-    return replace(config, model=replace(config.model, **{name: source[name] for name in names}))
-
-
-def _make_model(config: TrainConfig) -> AffectModel:
-    settings = {k: v for k, v in vars(config.model).items() if k not in ("pretrained", "frozen")}
-    weights = config.model.pretrained
-    if config.data.features:
-        source = load_model(str(weights))
-        model = AffectModel(**settings)
-        model.backbone.load_state_dict(source.backbone.state_dict())
-        model.normalise_by(source.normalisation)
-        return model
-    model = AffectModel(**settings, pretrained=weights is True)
-    if isinstance(weights, str):
-        load_backbone_weights(model, weights)
-    model.to(memory_format=torch.channels_last)
-    return model
+    sources, default = source_models(config), ModelConfig()
+    if len({source.size for source in sources}) > 1:
+        sizes = ", ".join(f"{source.settings['backbone']} {source.size}" for source in sources)
+        raise InputError(f"encoders side by side need one size of input, but these have {sizes}; set model.size alike")
+    made_with: dict[str, Any] = {
+        "backbone": " + ".join(source.settings["backbone"] for source in sources),
+        "size": sources[0].size,
+        **{name: len(sources) == 1 and sources[0].settings[name] for name in ("grey", "brighten")},
+    }
+    for name, value in made_with.items():
+        if getattr(config.model, name) not in (getattr(default, name), value):
+            given = getattr(config.model, name)
+            raise InputError(f"model.{name} is {given}, but data.features are of {value}; leave it out")
+    return replace(config, model=replace(config.model, **made_with))
 
 
 def _datasets(

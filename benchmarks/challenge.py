@@ -1,0 +1,166 @@
+"""What a temporal model, post-processing and filled gaps are worth on rendered videos of unseen people.
+
+    triaffect render --model ict.npz --out faces --videos 80 --frames 100 --seed 190 --size 64 --seconds 0.1 --val 0.4 \
+        --ranges examples/base_render_val.yaml
+    python benchmarks/challenge.py faces work/challenge
+
+Heads with and without a temporal model are trained on the frozen features of an encoder, all for the same number of
+epochs, and the last epoch is kept: nothing is chosen on the scored videos. Post-processing is cross-fitted over
+them. Gains are paired, with 95 % intervals over videos.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from triaffect.data.index import save_index
+from triaffect.data.predictions import fill_gaps
+from triaffect.inference.predict import predict
+from triaffect.labels import ACTION_UNITS, INDEX_COLUMNS, PREDICTION_COLUMNS, TASKS
+from triaffect.metrics.bootstrap import number_sources
+from triaffect.metrics.postprocess import frame_numbers, smooth
+from triaffect.metrics.scores import compare, score
+from triaffect.metrics.tuning import SIGMAS, tune
+from triaffect.training.config import TrainConfig
+from triaffect.training.features import extract_features, load_features
+from triaffect.training.trainer import train_heads
+
+FPS = 10.0
+VARIANTS = {
+    "still": {},
+    "attention .3 s": {"temporal": 0.3},
+    "attention 1 s": {"temporal": 1.0},
+    "attention 3 s": {"temporal": 3.0},
+    "transformer 1 s": {"temporal": 1.0, "temporal_model": "transformer"},
+    "tcn 1 s": {"temporal": 1.0, "temporal_model": "tcn"},
+    "gru 1 s": {"temporal": 1.0, "temporal_model": "gru"},
+    "attention .3, 1 and 3 s": {"temporal": [0.3, 1.0, 3.0]},
+    "attention by task": {"temporal": {"va": 3.0, "expr": 1.0, "au": 0.3}},
+    "attention 1 s, causal": {"temporal": 1.0, "causal": True},
+}
+
+
+def make_index(faces: Path, out: Path) -> Path:
+    """Index of the videos that are rendered; labels that the renderer leaves open are missing."""
+    truth = pl.concat([pl.read_parquet(file) for file in sorted((faces / ".parts").glob("*.parquet"))])
+    missing = [pl.when(pl.col(c) >= 0).then(pl.col(c)).alias(c) for c in ("expression", *ACTION_UNITS)]
+    index = truth.with_columns(missing).select(INDEX_COLUMNS)
+    save_index(index, out, root=faces, images=faces / "cropped_aligned", format="table")
+    return out
+
+
+def smoothed(table: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Smoothing alone: each half of the videos with the width that scores best on the other half."""
+    unit = number_sources(rows["video"])[0]
+    second = rows.select("image", half=pl.Series(np.asarray(unit) % 2))
+    half = table.select("image").join(second, on="image", how="left", maintain_order="left")["half"].to_numpy()
+    video, frame = frame_numbers(table)
+    for task in TASKS:
+        columns = PREDICTION_COLUMNS[task]
+        values = table.select(columns).to_numpy().astype(float)
+        options = {sigma: smooth(values, video, frame, sigma) for sigma in SIGMAS}
+        chosen = values.copy()
+        for side in (0, 1):
+            on = second.filter(pl.col("half") != side)["image"]
+            part = rows.filter(pl.col("image").is_in(on.implode()))
+
+            def value(sigma: int, table=table, part=part, columns=columns, options=options, task=task) -> float:
+                replaced = table.with_columns(pl.Series(c, options[sigma][:, i]) for i, c in enumerate(columns))
+                return score(replaced, part, resamples=0).tasks[task]
+
+            best = max(SIGMAS[:6], key=value)
+            chosen[half == side] = options[best][half == side]
+        table = table.with_columns(pl.Series(c, chosen[:, i]) for i, c in enumerate(columns))
+    return table
+
+
+def line(name: str, table: pl.DataFrame, rows: pl.DataFrame, against: pl.DataFrame | None = None) -> str:
+    """Scores, and the gains over another table."""
+    scores = score(table, rows, resamples=0).tasks
+    text = f"{name:32} " + "  ".join(f"{task} {scores[task]:.3f}" for task in TASKS)
+    if against is not None:
+        gain = compare(table, against, rows)
+        spans = (f"{gain.difference[t]:+.3f} [{gain.intervals[t][0]:+.3f}, {gain.intervals[t][1]:+.3f}]" for t in TASKS)
+        text += "   gain " + "  ".join(spans)
+    return text
+
+
+def gaps(table: pl.DataFrame, rows: pl.DataFrame, name: str) -> list[str]:
+    """Drop runs of crops, and fill them from what is left."""
+    rng = np.random.default_rng(0)
+    dropped = np.zeros(len(rows), bool)
+    for start in np.flatnonzero(rng.random(len(rows)) < 0.03):
+        dropped[start : start + int(rng.integers(2, 15))] = True
+    dropped &= (rows["frame"] > 1).to_numpy()
+    left = table.join(rows.filter(~dropped).select("image"), on="image", how="semi", maintain_order="left")
+    filled = {way: fill_gaps(left, rows, way).drop("filled") for way in ("nearest", "linear")}
+    missing = rows.filter(dropped)
+    share = f"{len(missing):,} of {len(rows):,} crops dropped, in runs of 2 to 14 frames"
+    lines = [f"{name}: {share}; scored on the dropped frames"]
+    lines.append(line("  with their crops", table, missing))
+    lines.append(line("  nearest", filled["nearest"], missing))
+    lines.append(line("  linear against nearest", filled["linear"], missing, filled["nearest"]))
+    return lines
+
+
+def main() -> None:
+    """Print the tables and write the predictions."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faces", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", default="triaffect-base")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    index = make_index(options.faces, options.out / "index.parquet")
+    table = pl.read_parquet(index)
+    images, rows = options.faces / "cropped_aligned", table.filter(pl.col("split") == "val")
+    videos = {split: table.filter(pl.col("split") == split)["video"].n_unique() for split in ("train", "val")}
+    start = time.perf_counter()
+    features = extract_features(
+        options.model, table, images, options.out / "features", workers=0, device="cpu", progress=False
+    )
+    print(f"{len(table):,} frames; videos {videos}; features {load_features(features)[1].shape[1]}, "
+          f"{len(table) / (time.perf_counter() - start):,.0f} images/s", flush=True)  # fmt: skip
+    made, predicted = {}, options.out / "predictions"
+    predicted.mkdir(exist_ok=True)
+    for name in options.variants:
+        config = TrainConfig.load(
+            {
+                "data": {"index": str(index), "features": str(features), "workers": 0},
+                "model": {"pretrained": options.model, "head": "mlp", "hidden": 128, "dropout": 0.3, **VARIANTS[name]}
+                | ({"fps": FPS} if VARIANTS[name] else {}),
+                "losses": {"va": "ccc", "expr": "weighted_ce", "au": "weighted_bce", "weights": {"expr": 0.2}},
+                "training": {"epochs": options.epochs, "batch": 200, "optimizer": "adamw", "lr": 1e-3,
+                             "weight_decay": 0.05, "schedule": "cosine", "warmup": 0.1, "select": "last",
+                             "accelerator": "cpu", "threads": 1, "loggers": ["CSVLogger"]},
+            }
+        )  # fmt: skip
+        run = train_heads(config, options.out / "runs" / name.replace(" ", "_"), joint=True, progress=False)
+        file = predicted / f"{name.replace(' ', '_')}.parquet"
+        if not file.exists():
+            predict(run, rows, images, workers=0, device="cpu", progress=False).write_parquet(file)
+        made[name] = pl.read_parquet(file)
+        print(line(name, made[name], rows, made["still"] if name != "still" else None), flush=True)
+    still = smoothed(made["still"], rows)
+    print("\nagainst still heads with smoothing (width chosen on the other half of the videos)")
+    print(line("still, smoothed", still, rows, made["still"]), flush=True)
+    for name in options.variants[1:]:
+        print(line(name, made[name], rows, still), flush=True)
+    tuned = {name: tune(made[name], rows) for name in ("still", "attention by task")}
+    for name, result in tuned.items():
+        print(f"\n{name}, post-processing\n{result.table()}", flush=True)
+    after, before = (result.predictions for result in reversed(tuned.values()))
+    print("\n" + line("by task against still, both tuned", after, rows, before) + "\n")
+    for name in ("still", "attention by task"):
+        print("\n".join(gaps(made[name], rows, name)), flush=True)
+    (options.out / "done.json").write_text(json.dumps({"frames": len(table), **videos}))
+
+
+if __name__ == "__main__":
+    main()
