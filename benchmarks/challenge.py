@@ -117,7 +117,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    index = make_index(options.faces, options.out / "index.parquet")
+    index = options.out / "index.parquet"
+    if not index.is_file():
+        make_index(options.faces, index)
     table = pl.read_parquet(index)
     images, rows = options.faces / "cropped_aligned", table.filter(pl.col("split") == "val")
     videos = {split: table.filter(pl.col("split") == split)["video"].n_unique() for split in ("train", "val")}

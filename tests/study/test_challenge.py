@@ -107,7 +107,7 @@ def test_killed_and_resumed_it_ends_with_the_same_file(desk, finished, tmp_path)
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not (out / "runs" / "short" / "last.ckpt").exists():
         assert process.poll() is None, "the study ended before it could be killed"
         assert time.monotonic() < deadline

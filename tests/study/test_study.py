@@ -387,7 +387,7 @@ def test_a_killed_worker_continues_its_run(frames, tmp_path):
             "runs: {a: {}, b: {}}\nfusions: [{name: f, single: [a], multi: b, lambdas: {va: 2}}]",
             "not all between 0 and 1",
         ),
-        ("runs: {a: {}}\nheads: [{name: h, features: b}]", "neither a run of this study nor a model folder"),
+        ("runs: {a: {}}\nheads: [{name: h, features: b}]", "is no run or encoder of this study and no model folder"),
         ("runs: {a: {}}\nheads: [{name: h, features: a, training.schedule: cosine}]", "has no effect on heads"),
         ("runs: {a: {}}\ncompare: [[a, c]]", "no model 'c'"),
         ("runs: {a: {}}\nsearch: {run: b, keys: {training.lr: [1]}}", "needs a run of this study"),

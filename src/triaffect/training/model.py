@@ -239,8 +239,7 @@ class SideBySide(nn.Module):
         super().__init__()
         self.backbones = nn.ModuleList(make_backbone(encoder["backbone"], size, False) for encoder in encoders)
         for name in ("mean", "std"):
-            values = 255 * torch.tensor([encoder[name] for encoder in encoders]).view(-1, 1, 3, 1, 1)
-            self.register_buffer(name, values, persistent=False)
+            self.register_buffer(name, 255 * torch.tensor([encoder[name] for encoder in encoders]), persistent=False)
         self.preparations = [(bool(encoder["grey"]), bool(encoder["brighten"])) for encoder in encoders]
         self.mean: Tensor
         self.std: Tensor
@@ -249,7 +248,8 @@ class SideBySide(nn.Module):
         """From pixels (N, 3, size, size), 0..255, to features (N, sum of the widths)."""
         parts = []
         for i, backbone in enumerate(self.backbones):
-            parts.append(backbone((prepare(pixels, *self.preparations[i]) - self.mean[i]) / self.std[i]))
+            mean, std = self.mean[i].view(1, 3, 1, 1), self.std[i].view(1, 3, 1, 1)
+            parts.append(backbone((prepare(pixels, *self.preparations[i]) - mean) / std))
         return torch.cat(parts, 1)
 
 
