@@ -166,8 +166,8 @@ def _with_source_backbone(config: TrainConfig) -> TrainConfig:
     }
     for name, value in made_with.items():
         if getattr(config.model, name) not in (getattr(default, name), value):
-            given = getattr(config.model, name)
-            raise InputError(f"model.{name} is {given}, but data.features are of {value}; leave it out")
+            setting = getattr(config.model, name)
+            raise InputError(f"model.{name} is {setting}, but data.features are of {value}; leave it out")
     return replace(config, model=replace(config.model, **made_with))
 
 
