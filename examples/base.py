@@ -15,7 +15,7 @@ work/base/first (`git show 216540d:src/triaffect/inference/base/model.safetensor
     python examples/base.py teach ferplus_trainval.npz work/base/teacher.npz --task face_landmarker.task --every 8
     python examples/base.py write ferplus_trainval.npz work/base
     python examples/calibrate.py work/base/first work/base --out work/base/calibrated
-    python examples/bundle.py work/base/calibrated src/triaffect/inference/base --licence MIT
+    python examples/bundle.py work/base/calibrated src/triaffect/inference/base --brighten
     triaffect predict triaffect-base work/base/ferplus.csv --images work/base/images --out work/base/ours.parquet
     python examples/base.py check ferplus_trainval.npz work/base work/base/ours.parquet
 

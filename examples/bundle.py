@@ -20,15 +20,17 @@ from triaffect.io import BASE, atomic_path, model_folder
 from triaffect.training.model import load_model
 
 
-def bundle(model: str | Path, out: str | Path, licence: str | None = None) -> Path:
+def bundle(model: str | Path, out: str | Path, licence: str | None = None, brighten: bool = False) -> Path:
     """Write the folder; an older one is replaced.
 
     Args:
         model: A run folder or a model folder; its README.md (the model card) is kept.
         out: The folder to make.
         licence: Licence of the model; by default the one in its provenance.
+        brighten: The model brightens dark faces from now on, though it was trained without.
     """
     network, card = load_model(model), model_folder(model) / "README.md"
+    network.settings["brighten"] |= brighten
     if licence:
         network.provenance["licence"] = licence
     card_text = card.read_bytes() if card.is_file() else None
@@ -79,4 +81,5 @@ if __name__ == "__main__":
     parser.add_argument("model")
     parser.add_argument("out")
     parser.add_argument("--licence")
+    parser.add_argument("--brighten", action="store_true")
     print(bundle(**vars(parser.parse_args())))
