@@ -11,7 +11,6 @@ them. Gains are paired, with 95 % intervals over videos.
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -123,12 +122,10 @@ def main() -> None:
     table = pl.read_parquet(index)
     images, rows = options.faces / "cropped_aligned", table.filter(pl.col("split") == "val")
     videos = {split: table.filter(pl.col("split") == split)["video"].n_unique() for split in ("train", "val")}
-    start = time.perf_counter()
     features = extract_features(
         options.model, table, images, options.out / "features", workers=0, device="cpu", progress=False
     )
-    print(f"{len(table):,} frames; videos {videos}; features {load_features(features)[1].shape[1]}, "
-          f"{len(table) / (time.perf_counter() - start):,.0f} images/s", flush=True)  # fmt: skip
+    print(f"{len(table):,} frames; videos {videos}; features {load_features(features)[1].shape[1]}", flush=True)
     made, predicted = {}, options.out / "predictions"
     predicted.mkdir(exist_ok=True)
     for name in options.variants:
@@ -154,12 +151,14 @@ def main() -> None:
     print(line("still, smoothed", still, rows, made["still"]), flush=True)
     for name in options.variants[1:]:
         print(line(name, made[name], rows, still), flush=True)
-    tuned = {name: tune(made[name], rows) for name in ("still", "attention by task")}
+    chosen = [name for name in ("still", "attention by task") if name in made]
+    tuned = {name: tune(made[name], rows) for name in chosen}
     for name, result in tuned.items():
         print(f"\n{name}, post-processing\n{result.table()}", flush=True)
-    after, before = (result.predictions for result in reversed(tuned.values()))
-    print("\n" + line("by task against still, both tuned", after, rows, before) + "\n")
-    for name in ("still", "attention by task"):
+    if len(tuned) == 2:
+        before, after = (result.predictions for result in tuned.values())
+        print("\n" + line("by task against still, both tuned", after, rows, before) + "\n")
+    for name in chosen:
         print("\n".join(gaps(made[name], rows, name)), flush=True)
     (options.out / "done.json").write_text(json.dumps({"frames": len(table), **videos}))
 
