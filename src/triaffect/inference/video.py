@@ -13,6 +13,7 @@ from typing import IO, Any, TypeVar
 
 import av
 import av.error
+import av.logging
 import cv2
 import numpy as np
 from av.stream import Disposition
@@ -27,6 +28,10 @@ Item = TypeVar("Item")
 
 MP4_SOUND = ("aac", "mp3", "mp3float", "ac3", "eac3", "opus", "libopus", "flac", "alac")
 """Decoders of the sound that an MP4 file may hold."""
+
+# A decoder that is closed waits for its threads, which would wait for Python to log a message.
+av.logging.restore_default_callback()
+av.logging.set_libav_level(av.logging.PANIC)
 
 _TICKS = 90_000  # per second; the clock of MPEG, fine enough for every frame rate
 
