@@ -184,7 +184,9 @@ def training(study: StudyFolder) -> Section:
         places = metrics["epoch"].index_of(model.kept_epoch) if model.kept_epoch else None
         single.append(panel(panels.run_curves(metrics, places), label, model.name, wide=True))
     names = [task_name(name) for name in names]
-    return {"together": together, "names": names, "rows": rows, "runs": single, "optimistic": optimistic}
+    conflict = any(name.startswith(panels.COSINE) for _, metrics in runs for name in metrics.columns)
+    shown = {"together": together, "runs": single, "conflict": conflict}
+    return {**shown, "names": names, "rows": rows, "optimistic": optimistic}
 
 
 REASONS = {"last": "the last epoch", "loss": "lowest validation loss", "total": "best total"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -230,9 +231,8 @@ def _curves(metrics: pl.DataFrame) -> Curves:
     panels["expression accuracy"] = both(partial(score_key, "accuracy"))
     panels["CCC"] = [(score_key(name), SERIES[i], "-", name) for i, name in enumerate(VA)]
     panels["validation score"] = [(score_key(t), SERIES[TASKS.index(t)], "-", TASK_NAMES[t]) for t in tasks]
-    cosines = [name for name in metrics.columns if name.startswith(COSINE)]  # below 0 the tasks conflict
-    pairs = [", ".join(TASK_NAMES[task] for task in name.removeprefix(COSINE).split("_")) for name in cosines]
-    panels["cosine of the gradients"] = [(name, SERIES[i], "-", pairs[i]) for i, name in enumerate(cosines)]
+    pairs = [(COSINE + f"{a}_{b}", f"{a}, {b}") for a, b in combinations(TASKS, 2)]  # below 0 the tasks conflict
+    panels["cosine of the gradients"] = [(column, SERIES[i], "-", pair) for i, (column, pair) in enumerate(pairs)]
     present = {title: [line for line in lines if line[0] in metrics.columns] for title, lines in panels.items()}
     return {title: lines for title, lines in present.items() if lines}
 
