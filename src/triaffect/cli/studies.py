@@ -76,6 +76,6 @@ def _print_results(results: StudyResults, folder: str) -> int:
     for failure in results.failures:
         print(f"failed: {failure.name}: {failure.reason}", file=sys.stderr)
     if sent := results.submission:
-        print(f"\n{folder}/{sent.file}: {sent.rows:,} rows as in {sent.sample}, {sent.filled:,} of frames without a crop")
+        print(f"\n{folder}/{sent.file}: {sent.rows:,} rows as in {sent.sample}, {sent.filled:,} without a crop")
     print(f"\n{folder}/report.html")
     return 1 if results.failures else 0
