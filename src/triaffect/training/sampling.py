@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 from triaffect.training.config import DataConfig
 
-WINDOW = 128
+WINDOW = 32
 """Least number of neighbouring frames that stay together in the batches of a temporal model."""
 
 
