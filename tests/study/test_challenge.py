@@ -108,7 +108,7 @@ def test_killed_and_resumed_it_ends_with_the_same_file(desk, finished, tmp_path)
         stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 600
-    while not (out / "runs" / "short" / "last.ckpt").exists():
+    while not (out / "runs" / "short" / "heads" / "expr" / "last.ckpt").exists():
         assert process.poll() is None, "the study ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
