@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from triaffect.io import InputError
 from triaffect.labels import TASKS, loss_key, score_key
+from triaffect.training.config_checks import check, spans_of
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -139,14 +140,6 @@ class ModelConfig:
         """Seconds that a frame sees to either side, the widest of all tasks; 0 for a still model."""
         spans = spans_of(self.temporal, self.tasks)
         return max((seconds for scales in spans.values() for seconds in scales), default=0.0)
-
-
-def spans_of(temporal: Any, tasks: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Return task -> its spans in seconds, from any form of `ModelConfig.temporal`; none for a still task."""
-    by_task = temporal if isinstance(temporal, dict) else dict.fromkeys(tasks, temporal)
-    scales = {task: by_task.get(task, 0.0) for task in tasks}
-    lists = {task: scale if isinstance(scale, (list, tuple)) else [scale] for task, scale in scales.items()}
-    return {task: tuple(float(seconds) for seconds in scale if seconds) for task, scale in lists.items()}
 
 
 @dataclass
@@ -323,8 +316,6 @@ class TrainConfig:
         Raises:
             InputError: A value is out of its range, or an option has no effect with the others given.
         """
-        from triaffect.training.config_checks import check
-
         check(self)
         return self
 

@@ -1,13 +1,12 @@
-"""Which values of a config are out of range, contradict each other, or have no effect. Imports no torch."""
+"""Which values of a config are out of range, contradict each other, or have no effect; its spans. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from triaffect.io import InputError
 from triaffect.labels import TASKS
-from triaffect.training.config import spans_of
 
 if TYPE_CHECKING:
     from triaffect.training.config import TrainConfig
@@ -38,6 +37,14 @@ BALANCING = ["balancing.method", "balancing.conflict"]
 IMAGE_OPTIONS = ("flip", "rotation", "scale", "shift", "jitter", "degrade", "erase", "cache", "on_bad_image")
 FEATURES_REFUSE = [*(f"data.{name}" for name in IMAGE_OPTIONS), "model.frozen"]
 TEMPORAL_REFUSES = ["data.mixup", "data.balance", "data.stride"]
+
+
+def spans_of(temporal: Any, tasks: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Return task -> its spans in seconds, from any form of `ModelConfig.temporal`; none for a still task."""
+    by_task = temporal if isinstance(temporal, dict) else dict.fromkeys(tasks, temporal)
+    scales = {task: by_task.get(task, 0.0) for task in tasks}
+    lists = {task: scale if isinstance(scale, (list, tuple)) else [scale] for task, scale in scales.items()}
+    return {task: tuple(float(seconds) for seconds in scale if seconds) for task, scale in lists.items()}
 
 
 def check(config: TrainConfig) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import triaffect
 from triaffect.io import InputError, model_folder, write_text
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, OUTPUTS, TASKS, VA
-from triaffect.training.config import TrainConfig, spans_of
+from triaffect.training.config import TrainConfig
+from triaffect.training.config_checks import spans_of
 from triaffect.training.temporal import TemporalModel
 from triaffect.training.weights import licence_of, load_backbone_weights, make_backbone, note_licence
 
