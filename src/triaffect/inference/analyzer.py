@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.images import read_image, require_regular_file, resize
+from triaffect.images import resize
 from triaffect.inference.backends import Backend, FaceHistory, open_backend
 from triaffect.inference.detect import (
     LANDMARKS,
@@ -30,7 +30,7 @@ from triaffect.inference.detect import (
 from triaffect.inference.follow import Follower
 from triaffect.inference.frame import Frame
 from triaffect.inference.intensity import au_intensity
-from triaffect.inference.pictures import Picture, to_pixels
+from triaffect.inference.pictures import Picture, read_photo, to_pixels
 from triaffect.inference.quality import quality
 from triaffect.inference.track import Tracker
 from triaffect.inference.video import read_ahead, read_video
@@ -379,31 +379,3 @@ def _name_and_pixels(image: Any, bgr: bool) -> tuple[str, NDArray[np.uint8]]:
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image), read_photo(image)
     return to_pixels(image, bgr)
-
-
-def read_photo(
-    path: str | os.PathLike[str], *, strict: bool = False, notices: list[str] | None = None
-) -> NDArray[np.uint8]:
-    """Read a photo as RGB uint8 (height, width, 3).
-
-    Args:
-        path: A file.
-        strict: Refuse a damaged photo that could be read in part.
-        notices: Receives what a user should know, with the file's name; a warning by default.
-
-    Raises:
-        InputError: It cannot be read; the message names the file and the reason.
-    """
-    require_regular_file(path)
-    reasons: list[str] = []
-    try:
-        pixels = read_image(path, strict=strict, notices=reasons)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    lines = [f"{path}: {reason}" for reason in reasons]
-    if notices is None:
-        for line in lines:
-            warnings.warn(line, stacklevel=2)
-    else:
-        notices += lines
-    return pixels

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triaffect.images import is_image
-from triaffect.inference.analyzer import read_photo
+from triaffect.inference.pictures import read_photo
 from triaffect.inference.stores import find_stored, is_address
 from triaffect.inference.video import Frame, is_video, read_ahead, read_camera, read_video, select_frames
 from triaffect.io import InputError

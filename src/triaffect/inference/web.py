@@ -19,8 +19,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.images import read_image
-from triaffect.inference.analyzer import Analyzer, read_photo
+from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.draw import annotate, write_annotated
+from triaffect.inference.pictures import read_photo
 from triaffect.inference.timeline import draw_timeline
 from triaffect.inference.video import VideoWriter, read_ahead, read_video, video_seconds
 from triaffect.io import InputError
