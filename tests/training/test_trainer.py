@@ -504,7 +504,8 @@ def test_torchvision_weights_load_with_or_without_counters(tmp_path, counters):
     file = tmp_path / "resnet18.pth"
     torch.save({k: v for k, v in state.items() if counters or "num_batches_tracked" not in k}, file)
     model = AffectModel("resnet18", size=32)
-    load_backbone_weights(model, file)
+    with pytest.warns(UserWarning, match=r"2 tensors not loaded: fc\.weight, fc\.bias"):
+        load_backbone_weights(model, file)
     ours = model.backbone.state_dict()
     assert torch.equal(ours["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
     assert torch.equal(ours["bn1.running_var"], state["bn1.running_var"])
