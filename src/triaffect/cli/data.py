@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from triaffect.io import InputError
-from triaffect.text import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +91,7 @@ def index(
     from triaffect.data.index import read_annotations, save_index
     from triaffect.data.known import holds_pictures, write_pictures
     from triaffect.data.statistics import contradiction_lines, leak_lines, statistics, summary
+    from triaffect.text import plural
 
     if format in ("auto", "fer2013") and holds_pictures(root):
         images = images or str(Path(out).with_suffix(""))
