@@ -108,6 +108,7 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
     if trainer.is_global_zero:
         (run / "best.ckpt").unlink(missing_ok=True)
         run_folder.close_run(run, module.history, config.training, parameters, module.bad, best)
+    trainer.strategy.barrier()  # every process finds the whole run folder
     return run
 
 
