@@ -50,7 +50,7 @@ class Data:
         self.train, self.val, self.classes = rows.filter(is_train), rows.filter(~is_train), classes
         scale = StandardScaler().fit(values[is_train])
         parts = (values[is_train], values[~is_train])
-        self.inputs, self.judged = (torch.from_numpy(scale.transform(part)).float() for part in parts)
+        self.inputs, self.validation = (torch.from_numpy(scale.transform(part)).float() for part in parts)
         self.targets = {task: torch.from_numpy(target) for task, target in targets_of(self.train).items()}
 
     def fit(self, losses: Mapping[str, str], seed: int, hidden: int = 128) -> Rows:
@@ -80,7 +80,7 @@ class Data:
                 schedule.step()
         network.eval()
         with torch.inference_mode():
-            values = probabilities(raw(self.judged))
+            values = probabilities(raw(self.validation))
         columns = {
             c: v for task in tasks for c, v in zip(PREDICTION_COLUMNS[task], values[task].numpy().T, strict=True)
         }

@@ -154,7 +154,7 @@ def exclusive(lock: Path, busy: str) -> Iterator[None]:
 
     Args:
         lock: The file to lock; it is created if missing.
-        busy: What to tell the second process.
+        busy: The message for the second process.
 
     Raises:
         InputError: Another process has the lock.

@@ -1,4 +1,4 @@
-"""Tables as people save them, and data sets as they are handed out, written from their public descriptions."""
+"""Tables as people save them, and data sets as their makers distribute them, written from their public descriptions."""
 
 from __future__ import annotations
 
