@@ -2,7 +2,7 @@
 
 import ast
 import os
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 # Before torch is imported: two workers on two threads must not fight over them.
@@ -83,6 +83,20 @@ def picture(code, rng, size=48):
     pixels[:, :, code % 3] = 230
     pixels[:: 2 + code // 3] //= 2
     return np.clip(pixels + rng.integers(-12, 13, pixels.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def load_example():
+    """A function that imports a script of examples/ by its name."""
+
+    def load(name):
+        path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+        specification = spec_from_file_location(name, path)
+        module = module_from_spec(specification)
+        specification.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from triaffect.data.columns import COLUMNS, columns_page, describe_column
 from triaffect.data.convert import FORMATS, convert, read_faces
 from triaffect.data.intervals import intervals
 from triaffect.inference.analyzer import FACE_COLUMNS
-from triaffect.io import InputError
+from triaffect.io import InputError, Notices
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INTENSITY_COLUMNS, PREDICTION_COLUMNS
 
 STEP = 0.1
@@ -206,7 +206,12 @@ def test_every_column_has_a_meaning_and_the_page_is_up_to_date():
 def test_a_table_that_a_spreadsheet_saved_is_the_same(faces, tmp_path):
     path, words = tmp_path / "faces.csv", faces[1].write_csv(separator=";")
     path.write_text(re.sub(r"(?<=\d)\.(?=\d)", ",", words), encoding="utf-16")
-    assert_frame_equal(read_faces(path), read_faces(faces[0]), check_dtypes=False, abs_tol=1e-12)
+    notices = Notices()
+    assert_frame_equal(read_faces(path, notices), read_faces(faces[0]), check_dtypes=False, abs_tol=1e-12)
+    assert [line for line in notices.lines() if "separated by ';'" in line]
+    own = tmp_path / "own.csv"  # with a column of the user's own
+    faces[1].with_columns(condition=pl.lit("A")).write_csv(own)
+    assert set(read_faces(own)["condition"]) == {"A"}
     path.write_text(words.replace("0.9;", "high;", 1))
     with pytest.raises(InputError, match=r"faces.csv:2: score is 'high'.*write a number"):
         read_faces(path)

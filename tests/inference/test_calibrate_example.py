@@ -1,8 +1,5 @@
 """The functions of examples/calibrate.py on data whose calibration is known."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
@@ -12,12 +9,8 @@ pytest.importorskip("scipy", reason="needs scipy")
 
 
 @pytest.fixture(scope="module")
-def example():
-    path = Path(__file__).parents[2] / "examples" / "calibrate.py"
-    specification = importlib.util.spec_from_file_location("calibrate", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+def example(load_example):
+    return load_example("calibrate")
 
 
 def test_the_temperature_of_sharpened_outputs_is_found(example):

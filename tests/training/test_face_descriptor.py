@@ -1,11 +1,9 @@
 """The face descriptor as a backbone, and the script that makes its weights, against a plain forward pass."""
 
 import hashlib
-import importlib.util
 import json
 import tarfile
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,12 +85,8 @@ def plain_features(layers, images):
 
 
 @pytest.fixture(scope="module")
-def example():
-    path = Path(__file__).parents[2] / "examples" / "face_weights.py"
-    specification = importlib.util.spec_from_file_location("face_weights", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+def example(load_example):
+    return load_example("face_weights")
 
 
 @pytest.mark.parametrize("size", [80, 96, 112])

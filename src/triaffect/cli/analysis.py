@@ -247,12 +247,14 @@ def convert(
         threshold: Probability from which an action unit is active.
     """
     from triaffect.data.convert import convert
+    from triaffect.io import Notices
     from triaffect.text import plural
 
-    files = convert(faces, to, out, threshold)
+    notices = Notices()
+    files = convert(faces, to, out, threshold, notices)
+    for line in notices.lines():
+        print(f"note: {line}", file=sys.stderr)
     print(f"{out}: {plural(len(files), 'file')}, {files[0].name}" + (" ..." if len(files) > 1 else ""))
-    if to == "openface":
-        print("AUxx_r is 5 x the probability: the model has no intensities")
 
 
 def agree(
@@ -277,13 +279,16 @@ def agree(
         json: Print JSON.
     """
     from triaffect.data.convert import read_faces
+    from triaffect.io import Notices
     from triaffect.metrics.agreement import agreement
     from triaffect.text import format_number, text_table
 
+    assumed = Notices()
+    rows_of_faces = read_faces(faces, assumed)
     table, notices = agreement(
-        read_faces(faces), codes, threshold=threshold, present=present, resamples=resamples, seed=seed
+        rows_of_faces, codes, threshold=threshold, present=present, resamples=resamples, seed=seed
     )
-    for notice in notices:
+    for notice in assumed.lines() + notices:
         print(f"note: {notice}", file=sys.stderr)
     if json:
         print(table.write_json())

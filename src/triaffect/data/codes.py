@@ -24,13 +24,14 @@ NAMES = {
 NUMBERS = ("start", "stop", "duration", "time", "frame", *VA, *ACTION_UNITS)
 
 
-def read_codes(path: StrPath) -> pl.DataFrame:
+def read_codes(path: StrPath, notices: Notices | None = None) -> pl.DataFrame:
     """Read the codes of one file.
 
     Args:
         path: An ELAN file (.eaf); a table of intervals (`start`, `stop` in seconds and `label`, also as BORIS, ELAN and
             BIDS name them); or a table of frames (`frame`, from 0, or `time` in seconds, and columns of `TARGETS`).
             A label is an action unit (AU12) or an expression. Any kind of table that `cells.read_cells` reads.
+        notices: Receives what was assumed.
 
     Returns:
         `file` (null if the table has none), `face` (null likewise), and `start`, `stop`, `label`, or the columns of
@@ -40,7 +41,8 @@ def read_codes(path: StrPath) -> pl.DataFrame:
         InputError: It cannot be read, or has neither intervals nor frames.
     """
     is_elan = Path(path).suffix.lower() == ".eaf"
-    cells = Cells(path, _read_elan(Path(path))) if is_elan else read_cells(path, Notices())
+    notices = Notices() if notices is None else notices
+    cells = Cells(path, _read_elan(Path(path))) if is_elan else read_cells(path, notices)
     columns = {column: NAMES.get(column.strip().lower(), _spelling(column)) for column in cells.table.columns}
     if len(set(columns.values())) < len(columns):
         raise InputError(f"{path}: two columns mean the same; keep one of {', '.join(columns)}")
@@ -118,8 +120,8 @@ def codes_of_frames(rows: pl.DataFrame, paths: list[str]) -> tuple[pl.DataFrame,
     stems: dict[str, list[str]] = {}
     for file in rows["file"].unique().sort():
         stems.setdefault(PurePath(file.replace("\\", "/")).stem, []).append(file)
-    parts, notices = [], []
-    tables = [read_codes(path) for path in paths]
+    parts, notices, assumed = [], [], Notices()
+    tables = [read_codes(path, assumed) for path in paths]
     labels = {label for table in tables if "label" in table.columns for label in table["label"]}
     units = [unit for unit in ACTION_UNITS if unit in labels]
     for path, codes in zip(paths, tables, strict=True):
@@ -143,7 +145,7 @@ def codes_of_frames(rows: pl.DataFrame, paths: list[str]) -> tuple[pl.DataFrame,
     table = table.group_by(keys, maintain_order=True).agg(pl.exclude(*keys, *coded).first(), pl.col(coded).max())
     if not table.select(pl.any_horizontal(pl.col(coded).is_not_null().any())).item():
         raise InputError(f"{paths[0]}: no coded frame is a frame of the table; compare the times or frame numbers")
-    return table, notices
+    return table, notices + assumed.lines()
 
 
 def _join_intervals(frames: pl.DataFrame, spans: pl.DataFrame, units: list[str]) -> pl.DataFrame:

@@ -28,26 +28,30 @@ TEXT_COLUMNS = ("file", "expression", "quality_flags")
 """Columns of `analyze` that hold no numbers."""
 
 
-def read_faces(path: StrPath) -> pl.DataFrame:
+def read_faces(path: StrPath, notices: Notices | None = None) -> pl.DataFrame:
     """Read a table of `analyze`.
 
     Args:
-        path: `faces.parquet` or `faces.csv`, also as a spreadsheet saved it.
+        path: `faces.parquet` or `faces.csv`, also as a spreadsheet saved it; columns that are not of `analyze` are kept
+            as they are.
+        notices: Receives what was assumed.
 
     Raises:
         InputError: It cannot be read, lacks `file`, `frame`, `time` or `face`, or holds something that is no number.
     """
-    cells = read_cells(path, Notices())
+    cells = read_cells(path, Notices() if notices is None else notices)
     if missing := [name for name in ("file", "frame", "time", "face") if name not in cells.table.columns]:
         raise InputError(f"{path}: has no column {', '.join(missing)}; give faces.parquet or faces.csv of analyze")
     for name in cells.table.columns:
-        if name not in TEXT_COLUMNS:
+        if name not in TEXT_COLUMNS and describe_column(name).meaning:
             cells.to_number(name)
     integers = pl.col("frame", "face").cast(pl.Int64)
     return cells.table.with_columns(integers).filter(pl.col("face").is_not_null())
 
 
-def convert(source: StrPath, to: str, out: StrPath, threshold: float = ACTIVE) -> list[Path]:
+def convert(
+    source: StrPath, to: str, out: StrPath, threshold: float = ACTIVE, notices: Notices | None = None
+) -> list[Path]:
     """Write a table of `analyze` in the format of another tool.
 
     Args:
@@ -55,6 +59,7 @@ def convert(source: StrPath, to: str, out: StrPath, threshold: float = ACTIVE) -
         to: A key of `FORMATS`: openface, elan, boris, bids or csv-wide.
         out: The folder to write into.
         threshold: Probability from which an action unit is active.
+        notices: As for `read_faces`.
 
     Returns:
         The files that were written.
@@ -64,9 +69,12 @@ def convert(source: StrPath, to: str, out: StrPath, threshold: float = ACTIVE) -
     """
     if to not in FORMATS:
         raise InputError(f"--to {to}: choose from {', '.join(FORMATS)}")
-    rows = read_faces(source)
+    notices = Notices() if notices is None else notices
+    rows = read_faces(source, notices)
     if not rows.height:
         raise InputError(f"{source}: holds no face, so there is nothing to convert")
+    if to == "openface" and not any(name.endswith("_intensity") for name in rows.columns):
+        notices["AUxx_r is five times the probability: the model has no scale of intensity"].append(str(source))
     origin = {"Name": "triaffect", "Version": __version__, "Source": str(source), "Threshold": threshold}
     return FORMATS[to](rows, Path(out), threshold, origin | {"Analysis": provenance(source)})
 
