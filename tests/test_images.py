@@ -148,6 +148,23 @@ def test_numbers_with_a_fraction_are_from_0_to_1_or_to_255(tmp_path):
         assert np.abs(read_image(tmp_path / name)[:, :, 0].astype(int) - expected).max() <= 1
 
 
+def test_numbers_with_a_fraction_in_colours_below_zero_or_missing(tmp_path):
+    expected = photo()
+    cv2.imwrite(str(tmp_path / "colour.tif"), expected[:, :, ::-1].astype(np.float32) / 255)
+    assert np.abs(read_image(tmp_path / "colour.tif", strict=True).astype(int) - expected).max() <= 1
+    grey = expected[:, :, 0].astype(np.float32)
+    grey[0, 0], grey[0, 1] = 0, 255
+    for name, values in (("below.tif", grey / 127.5 - 1), ("range.tif", grey - 300)):
+        Image.fromarray(values).save(tmp_path / name)
+        assert np.abs(read_image(tmp_path / name)[:, :, 0] - grey).max() <= 1
+    values = grey / 255
+    values[5, 5] = np.nan
+    Image.fromarray(values).save(tmp_path / "gap.tif")
+    pixels = read_image(tmp_path / "gap.tif")[:, :, 0]
+    assert pixels[5, 5] == 0
+    assert np.abs(pixels[6:] - grey[6:]).max() <= 1
+
+
 def box(kind, *parts, full=None):
     """A box of an ISO base media file; `full` is its version and flags."""
     data = b"".join([b"" if full is None else full.to_bytes(4), *parts])
@@ -228,6 +245,25 @@ def test_an_animation_is_a_sequence_over_white(tmp_path, kind):
     assert is_image(path)
 
 
+def test_an_animation_without_its_end_is_still_one(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (4, 48, 64, 3), dtype=np.uint8)
+    frames = [Image.fromarray(pixels) for pixels in noise]
+    path = tmp_path / "a.webp"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=200, lossless=True)
+    path.write_bytes(path.read_bytes()[:-500])
+    assert is_animation(path)
+    sequence, times = read_animation(path), []
+    with pytest.raises(ValueError, match="damaged"):
+        times.extend(seconds for seconds, _ in sequence)
+    assert times[:3] == [0, 0.2, 0.4]
+
+
+def test_a_picture_for_programs_without_animations_is_no_frame(tmp_path):
+    frames = [Image.new("RGB", (24, 16), (shade, shade, shade)) for shade in (250, 40, 90)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:], duration=200, default_image=True)
+    assert [(seconds, int(p.mean())) for seconds, p in read_animation(tmp_path / "a.png")] == [(0, 40), (0.2, 90)]
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_without_its_end_is_read_with_a_notice(tmp_path, progressive):
     path, stream = tmp_path / "a.jpg", io.BytesIO()
@@ -250,6 +286,77 @@ def test_a_jpeg_without_its_end_is_read_with_a_notice(tmp_path, progressive):
         path.write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match=r"the last 5.% are missing"):
             read_image(path)
+
+
+LACKS = {"PNG": {}, "TIFF": {}, "BMP": {}, "PPM": {}, "WEBP": {}, "HEIF": {"quality": -1}}
+
+
+@pytest.mark.parametrize("kind", LACKS)
+def test_other_images_without_their_end_are_read_with_a_notice(tmp_path, kind):
+    path, stream = tmp_path / "a", io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (160, 128, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(stream, kind, **LACKS[kind])
+    content = stream.getvalue()
+    whole = read_image(content).astype(int)
+    path.write_bytes(content[: len(content) * 9 // 10])
+    notices = []
+    pixels = read_image(path, notices=notices)
+    rows = slice(40, None) if kind == "BMP" else slice(0, 112)  # stored from below; HEIC has blocks of 64
+    assert np.abs(pixels[rows] - whole[rows]).mean() < 1
+    assert re.fullmatch(r"damaged, read without (9|1\d|2\d)% of it", notices[0])
+    with pytest.raises(ValueError, match="damaged image"):
+        read_image(path, strict=True)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="% of it are missing"):
+        read_image(path)
+
+
+def test_what_follows_a_wrong_check_sum_in_a_png_is_missing():
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (400, 256, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(stream, "PNG")
+    content = bytearray(stream.getvalue())
+    content[len(content) * 9 // 10] ^= 1
+    notices = []
+    pixels = read_image(bytes(content), notices=notices)
+    last = int((pixels == noise).all((1, 2)).argmin())
+    assert last > 300
+    assert (pixels[last:] == 128).all()
+    assert len(notices) == 1
+
+
+def test_a_jpeg_for_print_is_read_as_others_are():
+    y, x = np.mgrid[0:96, 0:128]
+    ink = np.stack([y * 2, x, 200 - y, y], -1).astype(np.uint8)
+    expected = np.asarray(Image.fromarray(ink, "CMYK").convert("RGB")).astype(int)
+    stream = io.BytesIO()
+    Image.fromarray(ink, "CMYK").save(stream, "JPEG", quality=95)
+    assert np.abs(read_image(stream.getvalue()) - expected).max() <= 8
+    # The same as brightness, two colours and black: the last byte of Adobe's marker is then 2.
+    stream, brightness = io.BytesIO(), np.asarray(Image.fromarray(ink[:, :, :3]).convert("YCbCr"))
+    Image.fromarray(np.dstack([255 - brightness, ink[:, :, 3]]), "CMYK").save(stream, "JPEG", quality=95)
+    content = bytearray(stream.getvalue())
+    content[content.index(b"Adobe") + 11] = 2
+    assert np.abs(read_image(bytes(content)) - expected).max() <= 12
+    notices = []
+    assert read_image(bytes(content[:-300]), notices=notices).shape == (96, 128, 3)
+    assert len(notices) == 1
+
+
+def test_the_brand_of_a_container_may_be_a_general_one():
+    for kind, brand in (("AVIF", b"mif1"), ("HEIF", b"mif1")):
+        stream = io.BytesIO()
+        gradient().save(stream, kind, quality=90)
+        content = bytearray(stream.getvalue())
+        content[8:12] = brand
+        assert read_image(bytes(content)).shape == (20, 32, 3)
+
+
+def test_an_orientation_in_xmp_counts_where_exif_has_none(tmp_path):
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    for name in ("a.jpg", "a.webp"):
+        gradient().save(tmp_path / name, xmp=xmp)
+        assert read_image(tmp_path / name).shape == (32, 20, 3)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])
@@ -279,5 +386,6 @@ def test_metadata_after_a_long_profile_turns_the_photo(tmp_path):
 
 def test_a_cameras_raw_file_is_not_its_preview(tmp_path):
     Image.fromarray(photo()).save(tmp_path / "a.dng", "TIFF", tiffinfo={254: 1})
-    with pytest.raises(ValueError, match="raw file, which cannot be developed"):
-        read_image(tmp_path / "a.dng")
+    for content in ((tmp_path / "a.dng").read_bytes(), b"FUJIFILMCCD-RAW 0201", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom"):
+        with pytest.raises(ValueError, match="raw file, which cannot be developed"):
+            read_image(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -15,12 +16,10 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
+from triaffect.formats import FORMATS, MAX_PIXELS, fill_up, is_heif, is_raw, starts_as_image
 from triaffect.io import InputError
-
-MAX_PIXELS = 64_000_000
-"""Larger images are refused before they are decoded. A JPEG of up to four times as many is decoded at half its size."""
 
 TEMPLATE: NDArray[np.float32] = np.array(
     [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)], np.float32
@@ -28,41 +27,16 @@ TEMPLATE: NDArray[np.float32] = np.array(
 """Position of the eyes, the nose and the mouth corners in an aligned crop of 112 px (x, y; the five points of ArcFace,
 from left to right in the image)."""
 
-FORMATS: tuple[str, ...] = (
-    "PNG",
-    "JPEG",
-    "WEBP",
-    "BMP",
-    "GIF",
-    "TIFF",
-    "AVIF",
-    "JPEG2000",
-    "PPM",
-    "ICO",
-    "QOI",
-    "PSD",
-    "TGA",
-)
-"""What Pillow may open here; JPEG goes through libjpeg-turbo where it can."""
-
-_SIGNATURES = (
-    b"\xff\xd8",
-    b"\x89PNG",
-    b"GIF8",
-    b"BM",
-    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    b"\0\0\0\x0cjP  ",
-    b"\xff\x4f\xff\x51",
-    b"\0\0\1\0",
-    b"qoif",
-    b"8BPS",
-    *(b"P%b%c" % (kind, space) for kind in (b"1", b"2", b"3", b"4", b"5", b"6", b"F", b"f") for space in b" \n\t\r"),
-)
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2")
-_BRANDS = (b"avif", b"avis", *_HEIF_BRANDS)
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
-_ORIENTATION, _BITS, _SUBFILE, _DNG = 0x0112, 258, 254, 50706  # tags of EXIF and TIFF
+_ORIENTATION, _WIDTH, _BITS, _SUBFILE, _DNG = 0x0112, 256, 258, 254, 50706  # tags of EXIF and TIFF
+_RAW = "a camera's raw file, which cannot be developed; save it as JPEG or TIFF"
 _DEPTHS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16, 32))
+_UNKNOWN = "damaged image, or one of a rare kind; save it as JPEG"
+_MOST_MISSING = 0.25  # of an image that is read although it is damaged
+
+
+class _DamagedError(ValueError):
+    """What a decoder says of a file that it cannot read."""
 
 
 def read_image(
@@ -82,7 +56,7 @@ def read_image(
         source: A path, or the content of a file.
         into: Contiguous uint8 array (height, width, 3). A JPEG of this size is decoded there without a copy, and
             `into` itself is returned.
-        strict: Refuse a JPEG that is damaged. By default it is read if at most its last quarter is missing.
+        strict: Refuse an image that is damaged. By default it is read if at most its last quarter is missing.
         notices: Receives what a user should know: damage, a reduced size, further pages.
 
     Returns:
@@ -97,6 +71,8 @@ def read_image(
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
+    if is_raw(data[:64]):
+        raise InputError(_RAW)
     if data[:2] == b"\xff\xd8":
         orientation = _jpeg_orientation(data)
         if into is not None and orientation == 1:
@@ -104,10 +80,23 @@ def read_image(
                 pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=into)
                 return into if pixels.shape == into.shape else pixels.copy()
         return upright(_decode_jpeg(data, strict, notices), orientation)
+    try:
+        return _decode_other(data, notices)
+    except _DamagedError as error:
+        if str(error) == _UNKNOWN and (pixels := _decode_tiff(data)) is not None:
+            return pixels
+        if strict:
+            raise
+        return _decode_rest(data, error, notices)
+
+
+def _decode_other(data: bytes, notices: list[str]) -> NDArray[np.uint8]:
+    """Decode anything but a JPEG, upright."""
     with _open_image(data) as image:
         _check_size(*image.size)
-        if image.format in (*_ANIMATED, "TIFF") and (count := getattr(image, "n_frames", 1)) > 1:
-            notices.append(f"the first of its {count} {'pages' if image.format == 'TIFF' else 'frames'} is read")
+        if image.format in (*_ANIMATED, "TIFF", "HEIF") and (count := getattr(image, "n_frames", 1)) > 1:
+            kind = {"TIFF": "pages", "HEIF": "pictures"}.get(image.format or "", "frames")
+            notices.append(f"the first of its {count} {kind} is read")
         pixels = _eight_bits(image, data)
         # After loading: Pillow itself turns a TIFF then, and drops the tag.
         orientation = image.getexif().get(_ORIENTATION, 1)
@@ -127,22 +116,30 @@ def read_animation(path: str | os.PathLike[str]) -> Iterator[tuple[float, NDArra
     """
     milliseconds = 0.0
     data = Path(path).read_bytes()
+    try:
+        with _open_image(data):
+            is_damaged = False
+    except _DamagedError:
+        data, is_damaged = fill_up(data, b"\0"), True
     with _open_image(data) as image:
         _check_size(*image.size)
-        for number in range(getattr(image, "n_frames", 1)):
+        # The default image of a PNG may be one for programs that show no animations.
+        for number in range(getattr(image, "default_image", False), getattr(image, "n_frames", 1)):
             image.seek(number)
             pixels = _eight_bits(image, data)
             yield milliseconds / 1000, upright(pixels, image.getexif().get(_ORIENTATION, 1))
             # Browsers take 0.1 s in place of a duration of at most 10 ms, which many files state.
             duration = image.info.get("duration", 0)
             milliseconds += duration if duration > 10 else 100
+    if is_damaged:
+        raise ValueError(f"damaged, ends before {milliseconds / 1000:.1f} s")
 
 
 @contextlib.contextmanager
 def _open_image(data: bytes) -> Iterator[Image.Image]:
     """Open bytes with Pillow; whatever its decoders raise becomes a ValueError."""
     formats = FORMATS
-    if _brand(data) in _HEIF_BRANDS:
+    if is_heif(data[:64]):
         import pillow_heif  # takes a tenth of a second
 
         pillow_heif.register_heif_opener(thumbnails=False)
@@ -153,19 +150,60 @@ def _open_image(data: bytes) -> Iterator[Image.Image]:
             with Image.open(io.BytesIO(data), formats=formats) as image:
                 yield image
         except Image.UnidentifiedImageError:
-            damage = "damaged image, or one of a rare kind; save it as JPEG"
-            raise ValueError(damage if _starts_as_image(data) else "not an image that can be read") from None
+            if not starts_as_image(data[:64]):
+                raise ValueError("not an image that can be read; save it as JPEG" if data else "empty") from None
+            raise _DamagedError(_UNKNOWN) from None
         except Image.DecompressionBombError:
-            raise ValueError(f"more than {MAX_PIXELS:,} pixels") from None
-        except ValueError:
+            raise ValueError(f"more than {MAX_PIXELS:,} pixels; shrink it") from None
+        except InputError:
             raise
         except Exception as error:  # decoders raise anything on damaged files
-            raise ValueError(f"damaged image ({error})") from None
+            raise _DamagedError(f"damaged image ({' '.join(str(error).split())}); copy or save it again") from None
+
+
+def _decode_rest(data: bytes, error: ValueError, notices: list[str]) -> NDArray[np.uint8]:
+    """Decode a damaged file whose end is filled up in two ways; where the two differ, the file lacks the image."""
+    versions: list[NDArray[np.uint8]] = []
+    for filler in b"\0\1\x55\xe4":  # some decoders refuse some of them
+        with contextlib.suppress(ValueError):
+            versions.append(_decode_other(fill_up(data, bytes([filler])), []))
+        if len(versions) == 2:
+            break
+    else:
+        raise error from None
+    pixels, other = versions
+    differs = (pixels != other).any(2)
+    rows, columns = differs.any(1), differs.any(0)
+    missing = float(min(rows.mean(), columns.mean()))
+    if missing > _MOST_MISSING:
+        raise ValueError(f"{str(error).partition(';')[0]}, {missing:.0%} of it are missing; copy it again") from None
+    pixels = pixels.copy()
+    pixels[np.ix_(rows, columns)] = 128  # as the decoder of JPEG does
+    notices.append("damaged, read" + (f" without {max(0.01, missing):.0%} of it" if missing else ""))
+    return pixels
+
+
+def _decode_tiff(data: bytes) -> NDArray[np.uint8] | None:
+    """Decode a TIFF of numbers that Pillow does not know, such as colours with a fraction; None if that fails."""
+    if not data.startswith((b"II*\0", b"MM\0*")):
+        return None
+    with contextlib.suppress(Exception), warnings.catch_warnings():  # Pillow raises anything on damaged metadata
+        warnings.simplefilter("ignore")
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        if tags[_WIDTH] * tags[_WIDTH + 1] > MAX_PIXELS or tags.get(_SUBFILE, 0) & 1 or _DNG in tags:
+            return None
+        deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if deep is not None and deep.ndim == 3 and deep.shape[2] == 3:
+            return upright(_scale(deep[:, :, ::-1]), tags.get(_ORIENTATION, 1))
+    return None
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    """The EXIF orientation of a JPEG; 1 where it has none, or a damaged one."""
-    position = 2
+    """The orientation of a JPEG in its EXIF, or else XMP; 1 where it has none, or a damaged one."""
+    position, from_xmp = 2, 1
     while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] not in (b"\xda", b"\xd9", b""):
         end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
         if data[position + 1] == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
@@ -174,8 +212,12 @@ def _jpeg_orientation(data: bytes) -> int:
                 exif.load(data[position + 4 : end])
                 return int(exif.get(_ORIENTATION, 1))
             return 1
+        if data[position + 1] == 0xE1 and (
+            match := re.search(rb"""tiff:Orientation(?:=['"]|>)([1-8])""", data[position:end])
+        ):
+            from_xmp = int(match[1])
         position = end
-    return 1
+    return from_xmp
 
 
 def _decode_jpeg(data: bytes, strict: bool, notices: list[str]) -> NDArray[np.uint8]:
@@ -185,22 +227,22 @@ def _decode_jpeg(data: bytes, strict: bool, notices: list[str]) -> NDArray[np.ui
         _check_size(width, height, 4)
         factor = 1 if width * height <= MAX_PIXELS else 2
         smaller = {"min_height": height // 2, "min_width": width // 2, "min_factor": 2} if factor == 2 else {}
-        if colours in ("CMYK", "YCCK"):
-            with _open_image(data) as image:
-                image.draft(None, (width // factor, height // factor))
-                pixels = _eight_bits(image, data)
-        else:
-            try:
-                pixels = simplejpeg.decode_jpeg(data, "RGB", **smaller)
-            except ValueError as error:
-                if strict:
-                    raise
-                pixels = simplejpeg.decode_jpeg(data, "RGB", **smaller, strict=False)
-                # The decoder fills what is missing with grey.
-                missing = int((pixels[::-1] != 128).any((1, 2)).argmax()) / len(pixels)
-                if missing > 0.25 or (pixels == 128).all():
-                    raise ValueError(f"{error}, the last {missing:.0%} are missing") from None
-                notices.append(f"damaged ({error}), read" + (f" without its last {missing:.0%}" if missing else ""))
+        space = "CMYK" if colours in ("CMYK", "YCCK") else "RGB"
+        try:
+            pixels = simplejpeg.decode_jpeg(data, space, **smaller)
+        except ValueError as error:
+            if strict:
+                raise
+            pixels = simplejpeg.decode_jpeg(data, space, **smaller, strict=False)
+            # The decoder fills what is missing with grey.
+            is_decoded = (pixels[::-1] + np.uint8(1) > 129) | (pixels[::-1] < 127)
+            missing = int(is_decoded.any((1, 2)).argmax()) / len(pixels)
+            if missing > _MOST_MISSING or not is_decoded.any():
+                raise ValueError(f"{error}, the last {missing:.0%} are missing") from None
+            notices.append(f"damaged ({error}), read" + (f" without its last {missing:.0%}" if missing else ""))
+        if space == "CMYK":  # stored as shares of light, as all programs do
+            ink = pixels.astype(np.uint16)
+            pixels = ((ink[:, :, :3] * ink[:, :, 3:] + 127) // 255).astype(np.uint8)
     except ValueError as error:
         raise ValueError(str(error) if "pixels, more" in str(error) else f"damaged JPEG ({error})") from None
     if factor > 1:
@@ -212,7 +254,7 @@ def _decode_jpeg(data: bytes, strict: bool, notices: list[str]) -> NDArray[np.ui
 def _check_size(width: int, height: int, times: int = 1) -> None:
     if width * height > times * MAX_PIXELS:
         advice = "shrink it" if times > 1 else "shrink it, or save it as JPEG, which is shrunk on load"
-        raise ValueError(f"{width}x{height} pixels, more than {times * MAX_PIXELS:,}; {advice}")
+        raise InputError(f"{width}x{height} pixels, more than {times * MAX_PIXELS:,}; {advice}")
 
 
 def _eight_bits(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
@@ -220,7 +262,7 @@ def _eight_bits(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
     image.load()
     tags: Any = getattr(image, "tag_v2", {})
     if tags.get(_SUBFILE, 0) & 1 or _DNG in tags:
-        raise ValueError("a camera's raw file, which cannot be developed; save it as JPEG or TIFF")
+        raise InputError(_RAW)
     bits = data[24] if image.format == "PNG" else max(np.atleast_1d(tags.get(_BITS, 8)))
     if bits == 16 and image.mode in ("RGB", "RGBA", "LA"):  # Pillow keeps the upper eight
         deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -240,8 +282,16 @@ def _eight_bits(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
 
 
 def _scale(deep: NDArray[Any], top: float | None = None) -> NDArray[np.uint8]:
-    """Scale to 8 bits by the smallest depth that holds the values; numbers with a fraction may be 0 to 1."""
-    highest = float(deep.max())
+    """Scale to 8 bits by the smallest depth that holds the values; numbers with a fraction may be 0 to 1.
+
+    Where some are negative, the lowest becomes 0, or -1 if all are from -1 to 1; what is no number becomes 0.
+    """
+    if deep.dtype.kind == "f":
+        deep = np.nan_to_num(deep, posinf=0.0, neginf=0.0)
+    lowest, highest = float(deep.min()), float(deep.max())
+    if lowest < 0:
+        lowest = -1.0 if lowest >= -1 and highest <= 1 else lowest
+        deep, top = deep - np.float32(lowest), 2.0 if lowest == -1 else highest - lowest
     depths = (1.0, *_DEPTHS) if deep.dtype.kind == "f" else _DEPTHS
     top = top or next((depth for depth in depths if highest <= depth * 1.001), highest)
     return (deep.clip(0, top) * np.float32(255 / top) + 0.5).astype(np.uint8)
@@ -280,9 +330,9 @@ def is_image(path: str | os.PathLike[str]) -> bool:
     require_regular_file(path)
     try:
         with open(path, "rb") as file:
-            start = file.read(16)
+            start = file.read(64)
             file.seek(max(0, os.path.getsize(path) - 18))
-            return (_starts_as_image(start) or file.read(16) == b"TRUEVISION-XFILE") and not is_animation(path)
+            return (starts_as_image(start) or file.read(16) == b"TRUEVISION-XFILE") and not is_animation(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
 
@@ -290,22 +340,14 @@ def is_image(path: str | os.PathLike[str]) -> bool:
 def is_animation(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a GIF, PNG, WebP or AVIF of several frames."""
     with open(path, "rb") as file:
-        start = file.read(16)
+        start = file.read(64)
     if not start.startswith((b"GIF8", b"\x89PNG")) and start[8:12] not in (b"WEBP", b"avis"):
         return False
     try:
         with Image.open(path, formats=_ANIMATED) as image:
             return getattr(image, "is_animated", False)
-    except Exception:
-        return False  # `read_image` says what is wrong
-
-
-def _starts_as_image(start: bytes) -> bool:
-    return start.startswith(_SIGNATURES) or start[8:12] == b"WEBP" or _brand(start) in _BRANDS
-
-
-def _brand(start: bytes) -> bytes:
-    return start[8:12] if start[4:8] == b"ftyp" else b""
+    except Exception:  # damaged: `read_animation` or `read_image` says so
+        return start[8:12] == b"avis" or (start[12:16] == b"VP8X" and bool(start[20] & 2))
 
 
 def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -59,7 +59,7 @@ def analyze(
         fps: Process at most this number of frames per second of a video.
         sequence: The photos of each folder are the frames of one video, in natural order (frame2 before frame10).
         sequence_fps: Photos of such a video per second.
-        strict: Refuse damaged photos; by default a JPEG that lacks at most its last quarter is read, with a note.
+        strict: Refuse damaged photos; by default one that lacks at most its last quarter is read, with a note.
         max_faces: Keep only this number of faces per image, the largest.
         min_face: Height in pixels, brow to chin, from which faces are searched for; by default 24 in a photo and 1/40
             of the longer side in a video. Smaller takes longer.

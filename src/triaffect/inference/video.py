@@ -33,6 +33,7 @@ MP4_SOUND = ("aac", "mp3", "mp3float", "ac3", "eac3", "opus", "libopus", "flac",
 av.logging.restore_default_callback()
 av.logging.set_libav_level(av.logging.PANIC)
 
+_NO_MEDIA = "not a photo or video that can be read; save it as JPEG or MP4"
 _TICKS = 90_000  # per second; the clock of MPEG, fine enough for every frame rate
 
 
@@ -52,31 +53,34 @@ def read_video(path: Path, every: int = 1, fps: float | None = None) -> Generato
     """
     require_regular_file(path)
     if is_animation(path):
+        count = 0
         try:
             timed = ((seconds, partial(np.asarray, pixels)) for seconds, pixels in read_animation(path))
-            yield from select_frames(timed, every, fps)
+            for count, still in enumerate(select_frames(timed, every, fps), 1):  # noqa: B007
+                yield still
         except ValueError as error:
-            raise InputError(f"{path}: {error}") from None
+            rest = f"; the {count:,} frames that decode are in the result" if count else ""
+            raise InputError(f"{path}: {error}{rest}") from None
         return
     with contextlib.ExitStack() as stack:
         try:
             container = _open(path, stack)
         except OSError as error:  # FFmpeg's errors are OSErrors too
             system = error.strerror if error.filename and not isinstance(error, av.error.FFmpegError) else None
-            raise InputError(f"{path}: {system or 'not a photo or video that can be read'}") from None
+            raise InputError(f"{path}: {system or _NO_MEDIA}") from None
         except (av.error.FFmpegError, ValueError, UnicodeError):
-            raise InputError(f"{path}: not a photo or video that can be read") from None
+            raise InputError(f"{path}: {_NO_MEDIA}") from None
         # The cover picture of a song is not a video.
         moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if container.streams and not moving:
             raise InputError(f"{path}: holds no moving images; give a video")
         if not moving or not moving[0].codec_context:
-            raise InputError(f"{path}: not a photo or video that can be read")
+            raise InputError(f"{path}: {_NO_MEDIA}")
         stream = moving[0]
         stream.thread_type = "AUTO"
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAX_PIXELS:
-            raise InputError(f"{path}: {width}x{height}, more than {MAX_PIXELS:,} pixels")
+            raise InputError(f"{path}: {width}x{height}, more than {MAX_PIXELS:,} pixels; shrink it")
         # Also for a size that changes on the way.
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         number, seconds, lasts, start, due, damage = -1, 0.0, 0.0, 0.0, 0.0, ""
@@ -99,7 +103,7 @@ def read_video(path: Path, every: int = 1, fps: float | None = None) -> Generato
                 upright = orientation(frame.side_data.get("DISPLAYMATRIX"))
             yield DecodedFrame(number, seconds, frame, upright, aspect, lasts)
         if number < 0:
-            raise InputError(f"{path}: no frame can be decoded")
+            raise InputError(f"{path}: no frame can be decoded; save it as MP4 (H.264)")
         # Sound may be longer than the images, so the duration of the file counts only if they are alone.
         duration = container.duration if len(container.streams) == 1 else None
         length = float(stream.duration * stream.time_base) if stream.duration else (duration or 0) / av.time_base
@@ -148,6 +152,9 @@ def is_video(path: Path) -> bool:
 def _open(path: Path, stack: contextlib.ExitStack) -> Any:
     """Open the container; other files or addresses that it names (a playlist) are refused."""
     opened: list[IO[bytes]] = []
+    with path.open("rb") as file:
+        if file.read(4) == b"%PDF":  # FFmpeg would find a picture in it
+            raise ValueError("not a video")
 
     def open_once(url: str, flags: int, options: dict[str, str]) -> IO[bytes]:
         if opened:
