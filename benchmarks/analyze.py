@@ -113,7 +113,8 @@ def analyze(path: str, annotated: str = "", backend: str = "auto") -> dict[str, 
     """Describe a video in this process; frames per second without the time to open the model."""
     from triaffect.inference.analyzer import Analyzer
     from triaffect.inference.draw import write_annotated
-    from triaffect.inference.video import VideoWriter, read_ahead, read_video
+    from triaffect.inference.video import read_ahead, read_video
+    from triaffect.inference.video_writer import VideoWriter
 
     analyzer = Analyzer(backend=backend)
     start, frames, seen = time.perf_counter(), 0, 0

@@ -41,7 +41,7 @@ def clips(folder: Path, count: int, frames: int, size: tuple[int, int] = (320, 2
     import simplejpeg
 
     from triaffect.data.sample import sample
-    from triaffect.inference.video import VideoWriter
+    from triaffect.inference.video_writer import VideoWriter
 
     root = folder / f"clips-{count}-{frames}"
     if root.exists():
@@ -193,7 +193,7 @@ def long_video(folder: Path, hours: float) -> Path:
     """Ten seconds of 64x48 pixels again and again: the packets are copied, with later times."""
     import av
 
-    from triaffect.inference.video import VideoWriter
+    from triaffect.inference.video_writer import VideoWriter
 
     path, source = folder / f"long-{hours:.2f}.mp4", folder / "ten-seconds.mp4"
     if path.exists():

@@ -16,7 +16,8 @@ import pytest
 import triaffect as ta
 from triaffect.cli.main import VERBS, main, option_words, train_parser, verb_function, verb_parser
 from triaffect.data.convert import convert
-from triaffect.inference.video import VideoWriter, read_video
+from triaffect.inference.video import read_video
+from triaffect.inference.video_writer import VideoWriter
 from triaffect.inference.web import example_files
 from triaffect.labels import PREDICTION_COLUMNS
 

@@ -5,7 +5,7 @@ import simplejpeg
 
 from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.detect import Face
-from triaffect.inference.video import VideoWriter
+from triaffect.inference.video_writer import VideoWriter
 
 
 def find(pixels):

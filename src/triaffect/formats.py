@@ -1,8 +1,9 @@
-"""Kinds of image files, by their first bytes, and the repair of files that lack their end."""
+"""Kinds of files by their first bytes, and files that lack their end."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 import zlib
 
@@ -83,3 +84,32 @@ def fill_up(data: bytes, filler: bytes) -> bytes:
     body = b"IDAT" + zlib.compress(lines[:size] + filler * (size - len(lines)), 1)
     part = (len(body) - 4).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
     return data[:start] + part + bytes(4) + b"IEND\xaeB`\x82"
+
+
+def is_cut_off(path: str | os.PathLike[str]) -> bool:
+    """Whether a video file is shorter than its container (RIFF, Matroska or ISO base media) states."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(4096)
+        if start.startswith(b"RIFF"):
+            return size < int.from_bytes(start[4:8], "little") + 8 < 0xFFFFFF00  # more: of unknown length
+        if start.startswith(b"\x1aE\xdf\xa3"):
+            length, position = _matroska_number(start, 4)
+            length, position = _matroska_number(start, position + length + 4)
+            return size < position + length < 1 << 48  # all bits set: of unknown length
+        position = 0
+        while start[4:8] == b"ftyp" and position + 8 <= size:
+            file.seek(position)
+            header = file.read(16)
+            length = int.from_bytes(header[:4])
+            length = int.from_bytes(header[8:]) if length == 1 else length
+            if length < 8:
+                return False
+            position += length
+        return position > size
+
+
+def _matroska_number(data: bytes, position: int) -> tuple[int, int]:
+    """A number of one to eight bytes (RFC 8794, 4), and the position after it."""
+    count = 9 - data[position].bit_length() if len(data) > position else 1
+    return int.from_bytes(data[position : position + count]) & ((1 << 7 * count) - 1), position + count

@@ -166,7 +166,7 @@ def random_bytes(path):
     path.write_bytes(np.random.default_rng(1).bytes(50_000))
 
 
-@case("a.mp4", "not a photo or video that can be read")
+@case("a.mp4", "its end is missing; copy it again")
 def truncated_before_its_table(path):
     film(path, 30, pixels=lambda i: plain())
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from triaffect.inference.video import VideoWriter, read_ahead, read_camera, read_video
+from triaffect.inference.video import is_video, read_ahead, read_camera, read_video
+from triaffect.inference.video_writer import VideoWriter
 from triaffect.io import InputError
 from worlds import film, plain, remux
 
@@ -287,3 +288,83 @@ def test_an_edit_list_that_leaves_out_the_beginning(tmp_path):
     assert len(cut) == 6
     assert [frame.time for frame in cut] == pytest.approx([n / 25 for n in range(6)], abs=1e-3)
     assert np.abs(cut[0].pixels.astype(int) - whole[4].pixels).mean() < 1
+
+
+def encode(path, size=64, count=25, codec="mjpeg", pixel="yuvj420p", sizes=(), sound=None, layout="mono", rate=8000):
+    """A video of 25 frames a second by PyAV alone; of several sizes, a stream each."""
+    noise = np.random.default_rng(0).integers(0, 255, (count, 8, 8, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream(codec, rate=25) for _ in sizes or (size,)]
+        voice = container.add_stream(sound, rate=rate, layout=layout) if sound else None
+        for stream, side in zip(streams, sizes or (size,), strict=True):
+            stream.width = stream.height = side
+            stream.pix_fmt = pixel
+        for number in range(count):
+            for stream in streams:
+                pixels = cv2.resize(noise[number], (stream.width, stream.height))
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pixel)
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            if voice:
+                silence = np.zeros((1, rate // 25 * len(av.AudioLayout(layout).channels)), np.int16)
+                part = av.AudioFrame.from_ndarray(silence, format="s16", layout=layout)
+                part.rate, part.pts, part.time_base = rate, number * (rate // 25), Fraction(1, rate)
+                container.mux(voice.encode(part))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".webm"])
+def test_a_short_file_without_its_end_is_reported_whatever_its_container(tmp_path, suffix):
+    codec, pixel = ("libvpx", "yuv420p") if suffix == ".webm" else ("mjpeg", "yuvj420p")
+    path = encode(tmp_path / f"a{suffix}", codec=codec, pixel=pixel, sound=None if suffix == ".webm" else "pcm_s16le")
+    assert len(list(read_video(path))) == 25
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+    times = []
+    with pytest.raises(InputError, match=r"damaged, .*decode are in the result"):
+        times.extend(frame.time for frame in read_video(path))
+    assert 5 < len(times) < 25
+
+
+def test_of_several_videos_in_a_file_the_largest_is_read(tmp_path):
+    notices = []
+    frames = list(read_video(encode(tmp_path / "a.mkv", sizes=(32, 96, 64)), notices=notices))
+    assert {(frame.width, frame.height) for frame in frames} == {(96, 96)}
+    assert notices == [f"{tmp_path / 'a.mkv'}: the largest of its 3 videos is read, 96x96"]
+
+
+def test_time_goes_on_where_a_clock_goes_back(tmp_path):
+    path = encode(tmp_path / "a.ts", codec="mpeg2video", pixel="yuv420p")
+    path.write_bytes(path.read_bytes() * 2)
+    notices, times = [], []
+    for frame in read_video(path, notices=notices):
+        times.append(frame.time)
+        if len(times) == 40:  # before the end, where the file is too long for what it states
+            break
+    assert np.allclose(np.diff(times), 0.04, atol=1e-3)
+    assert [notice.partition(": ")[2] for notice in notices] == [
+        "its clock goes back at 1.0 s; time is counted on from there"
+    ]
+
+
+@pytest.mark.parametrize(("layout", "rate"), [("mono", 8000), ("stereo", 192_000), ("5.1", 48_000)])
+def test_sound_that_mp4_cannot_hold_is_encoded(tmp_path, layout, rate):
+    """AVI states how many channels there are, and not which."""
+    source = encode(tmp_path / "a.avi", sound="pcm_s16le", layout=layout, rate=rate)
+    with VideoWriter(tmp_path / "b.mp4", source) as writer:
+        for frame in read_video(source):
+            writer.write(frame.pixels, frame.time, frame.duration)
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        (voice,) = container.streams.audio
+        assert voice.codec_context.name == "aac"
+        assert float(voice.duration * voice.time_base) == pytest.approx(1, abs=0.1)
+
+
+def test_a_document_with_a_picture_is_no_video(tmp_path):
+    path = tmp_path / "a.pdf"
+    path.write_bytes(b"%PDF-1.4\n" + cv2.imencode(".jpg", plain())[1].tobytes() * 3)
+    assert not is_video(path)
+    with pytest.raises(InputError, match="not a photo or video that can be read; save it as JPEG or MP4"):
+        next(read_video(path))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from triaffect.inference.frame import Frame, Overlay, with_overlays
-from triaffect.inference.video import VideoWriter
+from triaffect.inference.video_writer import VideoWriter
 from triaffect.labels import ACTION_UNITS, ACTIVE, AU_NAMES
 
 Pixels = NDArray[np.uint8]

@@ -202,7 +202,7 @@ def open_input(
         fps: As for `read_video`.
         rate: Photos of a sequence per second.
         strict: Refuse damaged photos that could be read in part.
-        notices: Receives what a user should know of the photos.
+        notices: Receives what a user should know.
 
     Raises:
         InputError: It cannot be read; also while the frames are read.
@@ -215,7 +215,7 @@ def open_input(
     path = Path(item.source)
     if is_image(path):
         return True, [Frame(0, 0.0, read_photo(path, strict=strict, notices=notices))]
-    return False, read_ahead(read_video(path, every, fps))
+    return False, read_ahead(read_video(path, every, fps, notices))
 
 
 def _read_sequence(

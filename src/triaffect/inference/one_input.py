@@ -25,7 +25,8 @@ from triaffect.inference.inputs import Input, open_input
 from triaffect.inference.results import DAMAGED, NO_FACE, STOPPED, UNDRAWN, UNREADABLE, FileResult, Rows
 from triaffect.inference.stores import local_copy
 from triaffect.inference.summary import summarize
-from triaffect.inference.video import Frame, VideoWriter
+from triaffect.inference.video import Frame
+from triaffect.inference.video_writer import VideoWriter
 from triaffect.io import InputError, atomic_path, model_hash
 from triaffect.jobs import PerProcess
 from triaffect.metrics.postprocess import PostProcessing
