@@ -522,6 +522,8 @@ def test_an_optimiser_of_timm_a_callback_and_a_logger_by_class_path(frames, tmp_
     assert list(run.rglob("events.out.tfevents*"))
     rates = [path for path in run.rglob("metrics.csv") if "lr-" in path.read_text(encoding="utf-8")]
     assert rates
+    (hyperparameters,) = run.rglob("lightning_logs/version_0/hparams.yaml")
+    assert yaml.safe_load(hyperparameters.read_text(encoding="utf-8"))["training"]["optimizer"] == "lamb"
     for key, value in (("optimizer", "no_such"), ("callbacks", ["no.Such"])):
         with pytest.raises(InputError, match=rf"training\.{key}: "):
             training.train(config(frames, **{f"training__{key}": value}), tmp_path / "bad", progress=False)

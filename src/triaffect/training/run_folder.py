@@ -70,6 +70,11 @@ def open_run(run: Path, config: TrainConfig, resume: bool) -> None:
         InputError: As `check_run`.
     """
     check_run(run, config, resume)
+    write_config(run, config)
+
+
+def write_config(run: Path, config: TrainConfig) -> None:
+    """Write a run's config and environment, unless they are there; the folder was checked before."""
     if not (run / "config.yaml").exists():
         write_text(run / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
         write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")

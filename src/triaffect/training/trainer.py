@@ -87,7 +87,9 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
     with _without_hints():
         trainer = _make_trainer(config, run, progress)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            run_folder.open_run(run, config, resume=True)
+            run_folder.write_config(run, config)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config.to_dict())
         module.to(trainer.strategy.root_device)  # weight averaging copies the module as it is before the fit
         last = run / "last.ckpt"
         try:
@@ -346,7 +348,11 @@ def _make_plugin(key: str, path: str, run: Path) -> Any:
     try:
         kind = getattr(import_module(module or f"lightning.pytorch.{key}"), name)
         if name == "TensorBoardLogger":
-            return kind(run, name="", version="tensorboard")
-        return kind(save_dir=run) if key == "loggers" else kind()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise InputError(f"training.{key}: {path} cannot be made ({error}); name a class of Lightning's") from None
+            return kind(run, name="", version="tensorboard", default_hp_metric=False)
+        folder = run / "mlruns" if name == "MLFlowLogger" else run  # MLflow's store would fill the run folder itself
+        return kind(save_dir=folder) if key == "loggers" else kind()
+    except Exception as error:  # a missing package, or whatever the class itself refuses
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"training.{key}: {path} cannot be made ({reason}); install its package, or name another class"
+        ) from None
