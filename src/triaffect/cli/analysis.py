@@ -49,21 +49,22 @@ def analyze(
     Args:
         inputs: Photos, videos, folders with everything below them, globs, addresses of an object store (s3://bucket/folder;
             needs the extra cloud), or the number of a camera (end with Ctrl-C).
-        out: Folder for faces.csv and faces.parquet (a row per face and frame), summary.csv (per face and file),
-            episodes.csv, failures.csv and faces/, a result per input, which another call with the same model and
-            options does not do again; by default the results are only printed.
+        out: Folder for faces.csv and faces.parquet (one row per face and frame), summary.csv (per face and file),
+            episodes.csv, failures.csv, and faces/ (one result per input; inputs that are finished with the same model
+            and options are skipped in the next call). Without it, results are only printed.
         annotate: Also write a copy of each photo or video with the predictions drawn on it, into OUT/annotated.
         plot: Also draw each video over time, into OUT/plots.
         cropped: The images are ready crops, one face each.
         every: Process every n-th frame of a video.
         fps: Process at most this number of frames per second of a video.
-        sequence: The photos of each folder are the frames of one video, in natural order (frame2 before frame10).
-        sequence_fps: Photos of such a video per second.
+        sequence: Take the photos of each folder as the frames of one video, in natural order (frame2 before frame10).
+        sequence_fps: Frames per second of such a video.
         strict: Refuse damaged photos; by default one that lacks at most its last quarter is read, with a note.
         max_faces: Keep only this number of faces per image, the largest.
-        min_face: Height in pixels, brow to chin, from which faces are searched for; by default 24 in a photo and 1/40
-            of the longer side in a video. Smaller takes longer.
-        detect_size: The longer side in pixels at which images are searched, in place of what min_face needs.
+        min_face: Smallest face to look for: its height in pixels, from brow to chin; by default 24 in a photo and 1/40
+            of the longer side in a video. Smaller values take longer.
+        detect_size: Longer side, in pixels, to which images are scaled for the search; by default what --min-face
+            needs.
         model: triaffect-base, a run or model folder, a file from `triaffect export`, or hub:USER/NAME (Hugging Face).
         backend: What runs the model; auto is OpenVINO if it is installed, else ONNX Runtime.
         post: Post-processing from `triaffect tune`, applied to tables and figures.
@@ -74,7 +75,7 @@ def analyze(
         jobs: Number of inputs at once, each in its own process.
         ray: Work on a Ray cluster: auto (the one that this machine is part of), its address, or local.
         shard: Part of the inputs to work on, such as 2/10, for calls on several machines with the same OUT.
-        dry_run: Only list what is to be done, with sizes and an estimate of the time.
+        dry_run: Only list what is left to do, with sizes and an estimate of the time.
     """
     from triaffect.inference.analyze import analyze as run
     from triaffect.inference.analyzer import Analyzer
@@ -237,7 +238,7 @@ def convert(
     out: str = "converted",
     threshold: float = 0.5,
 ) -> None:
-    """Write a table of `analyze` in the format of another tool, with where it comes from.
+    """Write a table of `analyze` in the format of another tool, with its provenance.
 
     Args:
         faces: faces.parquet or faces.csv.

@@ -86,7 +86,7 @@ def help_formatter() -> Any:
             return "".join(indent + line for line in text.splitlines(keepends=True))
 
         def _get_help_string(self, action: Any) -> str:
-            has_default = action.option_strings and action.default not in (None, False, "==SUPPRESS==")
+            has_default = action.option_strings and repr(action.default) not in ("None", "False", "'==SUPPRESS=='")
             return f"{action.help or ''}{f' (default: {action.default})' if has_default else ''}"
 
     return HelpFormatter

@@ -40,10 +40,10 @@ def describe_column(name: str) -> Column:
 COLUMNS_PAGE = """# Columns
 
 `triaffect analyze --out FOLDER` writes `faces.parquet` and `faces.csv`: one row per face and frame. A value that cannot
-be measured is empty. The columns of change are there with `--baseline`, one for each action unit.
+be measured is empty. `--baseline` adds the columns of change, one for each action unit.
 
-The number of an action unit is the probability that it is **present**. `AU12_intensity` is how strong it is, from 0 to
-1, the strongest that the renderer draws; models that have no such scale leave these columns out. What a face shows is
+`AU12` is the probability that the action unit is **present**. `AU12_intensity` is how strong it is, from 0 to 1 (the
+strongest movement that the renderer draws); models without intensities leave these columns out. What a face shows is
 not what a person feels.
 
 | column | meaning | unit | range |

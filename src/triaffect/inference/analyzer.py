@@ -58,11 +58,12 @@ class Analyzer:
         backend: auto, onnx, openvino or torch; see `backends.open_backend`.
         detector: `yunet`, or a function that is a `detect.Detector`.
         max_faces: Keep only this number of faces per image, the largest.
-        min_face: Height in pixels, brow to chin, from which faces are searched for; by default 24 in a photo, and a
+        min_face: Smallest face to look for: its height in pixels, from brow to chin; by default 24 in a photo, and a
             fortieth of the longer side in a video.
-        detect_size: The longer side in pixels at which an image is searched, in place of what `min_face` needs.
+        detect_size: Longer side, in pixels, to which images are scaled for the search; by default what `min_face`
+            needs.
         threads: Threads of the backend; its own choice by default.
-        batch: Crops that the model sees at once in a video.
+        batch: Crops per call of the model, in a video.
         tasks: Describe only these of `va`, `expr` and `au`; all that the model has by default.
 
     One analyzer may be used by several threads, which take turns. It can be pickled if its model and detector can.
