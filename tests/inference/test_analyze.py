@@ -272,4 +272,4 @@ def test_the_timeline_shows_baselines_and_events():
     figure = draw_timeline(table.with_columns(valence_change=pl.lit(0.3), arousal_change=pl.lit(0.1)))
     assert float(figure.axes[0].lines[1].get_ydata()[0]) == pytest.approx(0.2)
     (events,) = [lines for lines in figure.axes[2].collections if isinstance(lines, LineCollection)][:1]
-    assert events.get_segments()[0][:, 0].tolist() == pytest.approx([3.0, 5.9])
+    assert events.get_segments()[0][:, 0].tolist() == pytest.approx([3.0, 6.0])

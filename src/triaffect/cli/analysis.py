@@ -313,7 +313,7 @@ def web(
     """Open a web page on this machine: drop a photo or video, or use the camera, and see the predictions.
 
     What a face shows is not what a person feels. In the EU the law restricts inferring emotions at work and in
-    education: see docs/use.md; --aus-only shows movements of the face without words of emotion.
+    education: see docs/use.md; --aus-only shows movements of the face without emotion words.
 
     Args:
         port: Port to listen on.

@@ -147,7 +147,7 @@ def show(
         index: An index file, a table, or annotations.
         images: The folder of the images, or a packed file; by default the one the index was made with.
         out: The picture to write.
-        n: How many crops.
+        n: Number of crops.
         task: Only frames labelled for this task.
         split: Only this split.
         seed: Draw the crops of this seed again; each call draws anew by default.

@@ -190,6 +190,7 @@ def _run(verb: str, words: list[str]) -> int:
     except ArgumentError as error:
         message = re.sub(r'^Parser key "([^"]+)"', r"--\1", " ".join(str(error).split()))
         message = re.sub(r"a <class '(\w+)'>", r"\1", message)
+        message = re.sub(r"Expected a typing.Literal\[(.*?)\]\. Got value: (\S+)", r"\2 is none of \1", message)
         unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
         similar = difflib.get_close_matches(unknown[1], parser._option_string_actions, 1) if unknown else []
         hint = f"did you mean {similar[0]}?" if similar else f"see triaffect {verb} --help"

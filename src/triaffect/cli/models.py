@@ -51,7 +51,7 @@ def predict(
         index: The index, or a table with its columns.
         out: The predictions file to write.
         split: Only the frames of train, val or test.
-        images: The folder of the images, if the index does not know it, or a packed file.
+        images: The folder of the images, or a packed file; by default the folder the index was made with.
         fill: Where there is no crop, nearest repeats the nearest predicted frame of the video, linear interpolates
             valence and arousal; the column filled marks those rows.
         batch: Images per step.
@@ -108,7 +108,7 @@ def features(
         index: The index, or a table with its columns.
         out: The folder to make: features.npy (float16) and images.parquet, in the same order.
         split: Only the frames of train, val or test.
-        images: The folder of the images, if the index does not know it, or a packed file.
+        images: The folder of the images, or a packed file; by default the folder the index was made with.
         batch: Images per step.
         workers: Decoding threads.
         device: auto, cpu, cuda and the like.

@@ -24,7 +24,7 @@ def study(
     Args:
         study: A YAML file, or the name of a bundled study (chang2022, asim2024, demo ...).
         index: The index that every run reads.
-        images: The folder of the images, if the index does not know it.
+        images: The folder of the images; by default the one the index was made with.
         out: The study folder to make or to continue.
         set: Keys of the study to change, such as base.model.backbone=resnet18 runs.va.training.lr=1e-4.
         jobs: Runs at once, one per GPU if there are several.

@@ -221,7 +221,7 @@ def _bids(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -
         if part.height:
             events = part.select(
                 onset="start", duration=pl.col("stop") - pl.col("start"), trial_type="label", face="face"
-            )
+            ).sort("onset", maintain_order=True)
             files += _write_table(events, stem.with_name(f"{stem.name}_events.tsv"), origin, notes)
     return files
 

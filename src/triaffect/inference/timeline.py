@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from triaffect.data.intervals import intervals
 from triaffect.labels import ACTION_UNITS, ACTIVE, AU_NAMES, EXPRESSIONS, VA
@@ -61,9 +62,14 @@ def draw_timeline(rows: pl.DataFrame, title: str = "", faces: int = 3) -> Figure
         grid[0, column].set_title(f"face {face}" if len(shown) > 1 else "", fontsize=10, color=INK, loc="left", pad=24)
         grid[-1, column].set_xlabel("time (s)", fontsize=9, color=SOFT)
     if grid.size and rows.height:
-        times = rows["time"].to_numpy()
-        grid[0, 0].set_xlim(times.min(), times.max() + 1e-6)
+        times = rows["time"].unique().sort().to_numpy()
+        grid[0, 0].set_xlim(times[0], times[-1] + _frame_seconds(times))
     return figure
+
+
+def _frame_seconds(times: NDArray[np.float64]) -> float:
+    """How long a frame lasts: until the next one, as in `data.intervals`."""
+    return float(np.median(np.diff(times))) if len(times) > 1 else 1e-6
 
 
 def _thinned(rows: pl.DataFrame, points: int = 2000) -> pl.DataFrame:
@@ -76,9 +82,9 @@ def _thinned(rows: pl.DataFrame, points: int = 2000) -> pl.DataFrame:
         .group_by(pl.int_range(pl.len()) // step, maintain_order=True)
         .agg(means, (pl.col("quality_flags") != "").any())
     )
-    wide = pl.col("time").diff()
-    after = thinned.filter((wide > 3 * wide.median()).fill_null(False)).select(pl.col("time") - 1e-6)
-    before = thinned.filter((wide > 3 * wide.median()).shift(-1, fill_value=False)).select(pl.col("time") + 1e-6)
+    wide, seconds = pl.col("time").diff(), _frame_seconds(thinned["time"].to_numpy())
+    after = thinned.filter((wide > 3 * seconds).fill_null(False)).select(pl.col("time") - 1e-6)
+    before = thinned.filter((wide > 3 * seconds).shift(-1, fill_value=False)).select(pl.col("time") + seconds)
     return (
         pl.concat([thinned, before, after], how="diagonal")
         .sort("time")
@@ -112,15 +118,15 @@ def _lines(axes: Axes, table: pl.DataFrame, rows: pl.DataFrame, names: Sequence[
 def _heat(axes: Axes, table: pl.DataFrame, events: pl.DataFrame, names: Sequence[str]) -> None:
     """One row for each expression or action unit: the darker, the more probable; its events underlined."""
     time, values = table["time"].to_numpy(), table.select(names).to_numpy().T
-    edges = np.r_[time[0], (time[1:] + time[:-1]) / 2, time[-1] + 1e-6]
+    edges = np.r_[time, time[-1] + _frame_seconds(time)]
     axes.pcolormesh(
         edges, np.arange(len(names) + 1), np.ma.masked_invalid(values), cmap=SEQUENTIAL, vmin=0, vmax=1, rasterized=True
     )
     for row, name in enumerate(names):
         spans = events.filter(pl.col("label").str.to_lowercase() == name.lower())
-        ends = spans["start"].to_numpy(), spans["stop"].clip(upper_bound=time[-1]).to_numpy()
+        ends = spans["start"].to_numpy(), spans["stop"].to_numpy()
         axes.hlines(np.full(spans.height, row + 0.9), *ends, color=SERIES[2], linewidth=2)
     words = [f"{AU_NAMES[name]}  {name}" if name in AU_NAMES else name for name in names]
     axes.set_yticks(np.arange(len(names)) + 0.5, words)
-    axes.hlines(np.arange(1, len(names)), time[0], time[-1], color="white", linewidth=2)
+    axes.hlines(np.arange(1, len(names)), edges[0], edges[-1], color="white", linewidth=2)
     axes.set_ylim(len(names), 0)

@@ -33,7 +33,7 @@ from triaffect.text import INTENDED_USE
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-PLACE = "Pictures go to no other machine than the one that serves this page, which deletes them."
+PLACE = "Pictures are sent only to the machine that serves this page, which deletes them."
 MAX_UPLOAD = "200mb"
 MAX_VISITORS = 200
 """Visitors whose last result is kept in memory."""
@@ -41,12 +41,12 @@ MAX_WAITING = 32
 """Requests that may wait; further ones are refused."""
 
 WELCOME = """<div class="ta"><h3>What this page does</h3>
-<p>Give it a photo of one or more faces: drop a file, take a picture, or click an example. It draws what it sees and
-lists here:</p>
+<p>Give it a photo of one or more faces: drop a file, take a picture, or click an example. It marks each face in the
+picture and shows here:</p>
 <ul><li><b>valence and arousal</b>: how pleasant and how activated the shown affect is, from -1 to 1;</li>
 <li><b>expression</b>: eight classes and their probabilities;</li>
 <li><b>action units</b>: movements of the face, such as a raised brow, and the probability of each.</li></ul>
-<p>The examples show invented people, drawn by a computer.</p></div>"""
+<p>The people in the examples do not exist; they are computer-generated.</p></div>"""
 
 
 CAMERA = """<div class="ta"><h3>Camera</h3><p>Click the camera, allow it, and start recording: each frame is
@@ -246,7 +246,7 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
     with gr.Blocks(title="triaffect", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         name = f'<div class="head">triaffect</div><div class="sub">{escape(analyzer.backend.name)}</div>'
         gr.HTML(f'<div class="ta">{name}<div class="notice">{INTENDED_USE} {PLACE}</div></div>')
-        units_only = gr.Checkbox(units_fixed, label="Action units only, no words of emotion", visible=not units_fixed)
+        units_only = gr.Checkbox(units_fixed, label="Action units only, no emotion words", visible=not units_fixed)
         with gr.Tab("Photo"), gr.Row():
             with gr.Column(scale=4, min_width=300):
                 photo = gr.Image(sources=["upload", "webcam", "clipboard"], type="filepath", label="Photo", height=250)

@@ -52,7 +52,7 @@ def read_study(
     Args:
         source: The file, or the name of a bundled study.
         index: The index that every run reads.
-        images: Its image folder, if the index does not know it.
+        images: Its image folder; by default the one it was made with.
         changes: `key=value` pairs that replace keys of the study, such as `base.model.backbone=resnet18` or
             `runs.va.training.lr=1e-4`; a run set to null is dropped.
         check_files: Also check that backbones and weights files exist.

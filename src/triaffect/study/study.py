@@ -55,7 +55,7 @@ def run_study(
     Args:
         study: A YAML file, or the name of a bundled study.
         index: The index that every run reads.
-        images: Its image folder, if the index does not know it.
+        images: Its image folder; by default the one it was made with.
         out: The study folder to make or to continue.
         changes: `key=value` pairs that replace keys of the study.
         jobs: Number of runs at once, one per GPU if there are several.
