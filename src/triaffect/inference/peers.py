@@ -45,7 +45,9 @@ def open_peer(name: str) -> Network:
         return PEERS[kind](model)
     except ModuleNotFoundError as error:
         missing = {"feat": "py-feat"}.get(error.name or kind, error.name or kind)
-        raise InputError(f"the peer {kind} needs the package {missing}: pip install {missing}") from None
+        raise InputError(
+            f"the peer {kind} needs the package {missing}, which is not installed: pip install {missing}"
+        ) from None
 
 
 def _emotiefflib(model: str) -> Network:
