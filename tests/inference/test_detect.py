@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import cbook
 
+from triaffect.data.sample import sample
 from triaffect.images import TEMPLATE, align
 from triaffect.inference import detect as faces
 from triaffect.inference.detect import Face, YuNet, open_detector
@@ -68,6 +69,18 @@ def test_one_face_at_every_size(yunet, portrait):
         assert len(detected) == 1
         np.testing.assert_allclose(np.array(detected[0].box) / scale, (left, top, width, height), atol=14)
         assert 0.8 < detected[0].score <= 1
+
+
+def test_a_thumbnail_is_enlarged_and_a_larger_picture_is_shrunk_to_its_smallest_faces(monkeypatch, tmp_path):
+    detector, searched = open_detector(), []
+    candidates = detector._candidates
+    monkeypatch.setattr(detector, "_candidates", lambda pixels: searched.append(pixels.shape) or candidates(pixels))
+    for side in (20, 48, 150, 400, 800):
+        detector(np.full((side, side, 3), 90, np.uint8))
+    assert [height for height, _, _ in searched] == [192, 192, 192, 300, 600]
+    for path in sorted((sample(tmp_path / "sample") / "cropped_aligned").rglob("*.jpg"))[::99]:  # faces that fill a picture of 48 pixels
+        thumbnail = cv2.resize(cv2.imread(str(path))[..., ::-1], (48, 48), interpolation=cv2.INTER_AREA)
+        assert len(detector(thumbnail)) == 1
 
 
 def test_a_larger_side_finds_a_small_face_without_losing_a_near_one(portrait):

@@ -160,7 +160,7 @@ class YuNet:
     def search(self, frame: Frame, size: int | None = None) -> NDArray[np.float32]:
         """(n, 15) left, top, width, height, landmarks as first found, and score of all faces, in pixels, best first."""
         longer = max(frame.width, frame.height)
-        size = size or self.size or round(longer * SMALLEST / self.min_face)
+        size = size or self.size or max(MIN_SEARCH_SIZE, round(longer * SMALLEST / self.min_face))
         # Only tiny images are enlarged. A face that fills the image is found at 640 pixels, but not at more.
         sizes = [min(size, max(MIN_SEARCH_SIZE, longer))]
         while sizes[-1] > 2 * SEARCH_SIZE:
