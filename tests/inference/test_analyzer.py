@@ -43,6 +43,21 @@ def test_a_photo_gives_one_row_per_face_from_left_to_right(tmp_path):
     check_predictions(table.with_columns(image=pl.format("{}/{}", "file", "face")))
 
 
+def test_a_photo_is_the_mean_of_its_faces_and_their_mirror_images_and_a_crop_is_not():
+    class LeftHalf(Model):
+        def __call__(self, images):
+            return super().__call__(images[:, :, : images.shape[2] // 2])
+
+    pixels = plain(40)
+    pixels[:, pixels.shape[1] // 2 :] = 200
+    left, right = (value / 127.5 - 1 for value in (40, 200))
+    photo = ta.Analyzer(LeftHalf(), detector=find)
+    whole = Face((0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0])), None, 1.0)
+    both = ta.Analyzer(LeftHalf(), detector=lambda pixels: [whole]).image(pixels)["valence"][0]
+    assert both == pytest.approx((left + right) / 2, abs=0.02)
+    assert ta.Analyzer(LeftHalf()).image(pixels, cropped=True)["valence"][0] == pytest.approx(left, abs=0.02)
+
+
 def test_a_path_and_its_pixels_give_the_same(tmp_path):
     path = jpeg(tmp_path / "a.jpg")
     table = analyzer().image(path)

@@ -74,7 +74,7 @@ def test_many_images_share_batches_and_keep_their_names(tmp_path):
     assert table["file"].to_list() == [str(path)] * 2 + ["1", "3", "4", "4"]
     assert table["face"].to_list() == [1, 2, 1, 1, 1, 2]
     assert table["frame"].unique().to_list() == [0]
-    assert used.backend.batches == [4, 2]
+    assert used.backend.batches == [8, 4]  # each face and its mirror image
     alone = used.image(path)
     assert table.head(2).equals(alone)
     assert used.images([]).schema == alone.schema

@@ -119,11 +119,11 @@ class Analyzer:
         return self.new, ()
 
     def image(self, image: Any, *, cropped: bool = False, bgr: bool = False) -> pl.DataFrame:
-        """Describe the faces of one photo.
+        """Describe the faces of one photo; each is described together with its mirror image, and the two averaged.
 
         Args:
             image: A path, bytes, an open binary file, a Pillow image, or a uint8 array; see `pictures.to_pixels`.
-            cropped: The image is one face already, cut as the model's training crops are.
+            cropped: The image is one face already, cut as the model's training crops are; it is described as it is.
             bgr: Arrays have their colours in the order of OpenCV.
 
         Returns:
@@ -290,7 +290,7 @@ class Analyzer:
             held = len(frames) * frames[-1].width * frames[-1].height if frames else 0
             if frames and (end or len(crops) >= batch or len(frames) >= batch or held >= HELD_PIXELS):
                 with self._lock:
-                    table = self._table(rows, crops, history)
+                    table = self._table(rows, crops, history, mirrored=still and not cropped)
                 yield frames, table
                 frames, rows, crops = [], [], []
         if isinstance(end, InputError):
@@ -345,11 +345,14 @@ class Analyzer:
         )
 
     def _table(
-        self, rows: list[list[Any]], crops: list[NDArray[np.uint8]], history: FaceHistory | None
+        self, rows: list[list[Any]], crops: list[NDArray[np.uint8]], history: FaceHistory | None, *, mirrored: bool
     ) -> pl.DataFrame:
         values: dict[str, Any] = dict(zip(FACE_COLUMNS, zip(*rows, strict=True), strict=bool(rows)))
         if not crops:
             outputs = {task: np.zeros((0, OUTPUTS[task]), np.float32) for task in self.tasks}
+        elif mirrored:
+            both = self.backend(np.concatenate([crops, np.flip(crops, 2)]))
+            outputs = {task: values_of_both.reshape(2, len(crops), -1).mean(0) for task, values_of_both in both.items()}
         elif history is None:
             outputs = self.backend(np.stack(crops))
         else:
