@@ -44,6 +44,18 @@ def test_times_of_a_variable_frame_rate_are_kept(tmp_path):
     assert np.allclose(read, times, atol=1e-3)
 
 
+def test_ffmpeg_never_waits_for_python_to_log(tmp_path):
+    """A decoder that is closed would wait for ever; torchvision turns this logging on when it is imported."""
+    path = film(tmp_path / "v.mp4", 3)
+    av.logging.set_level(av.logging.DEBUG)
+    try:
+        with av.logging.Capture(local=False) as lines:
+            assert len(list(read_video(path))) == 3
+        assert not lines
+    finally:
+        av.logging.set_level(None)
+
+
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
 def test_a_video_of_a_phone_held_sideways_is_turned_upright(tmp_path, turn):
     """The matrix in the file's header is what phones write; the marked corner tells where up is."""

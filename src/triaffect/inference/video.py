@@ -26,10 +26,6 @@ from triaffect.jobs import prefetch
 
 Item = TypeVar("Item")
 
-# A decoder that is closed waits for its threads, which would wait for Python to log a message.
-av.logging.restore_default_callback()
-av.logging.set_libav_level(av.logging.PANIC)
-
 _NO_MEDIA = "not a photo or video that can be read; save it as JPEG or MP4"
 
 
@@ -169,8 +165,19 @@ def is_video(path: Path) -> bool:
         return False
 
 
+def silence_ffmpeg() -> None:
+    """Let FFmpeg log by itself, and nothing.
+
+    A decoder that is closed waits for its threads, which would wait for Python to log a message. Other packages
+    (torchvision to 0.23) turn Python's logging on when they are imported, so this is called before each file is opened.
+    """
+    av.logging.restore_default_callback()
+    av.logging.set_libav_level(av.logging.PANIC)
+
+
 def open_container(path: Path, stack: contextlib.ExitStack) -> Any:
     """Open the container; other files or addresses that it names (a playlist) are refused."""
+    silence_ffmpeg()
     opened: list[IO[bytes]] = []
     with path.open("rb") as file:
         if file.read(4) == b"%PDF":  # FFmpeg would find a picture in it

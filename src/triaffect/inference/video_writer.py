@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from triaffect.inference.video import open_container
+from triaffect.inference.video import open_container, silence_ffmpeg
 
 MP4_SOUND = ("aac", "mp3", "mp3float", "ac3", "eac3", "opus", "libopus", "flac", "alac")
 """Decoders of the sound that an MP4 file may hold."""
@@ -34,6 +34,7 @@ class VideoWriter:
 
     def __init__(self, path: Path, sound: Path | None = None) -> None:
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        silence_ffmpeg()
         self._container = av.open(str(path), "w", format="mp4")
         self._stream: Any = self._container.add_stream(codec, rate=30)
         self._last, self._duration = -1, 0.0
