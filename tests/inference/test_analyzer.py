@@ -51,7 +51,6 @@ def test_a_photo_is_the_mean_of_its_faces_and_their_mirror_images_and_a_crop_is_
     pixels = plain(40)
     pixels[:, pixels.shape[1] // 2 :] = 200
     left, right = (value / 127.5 - 1 for value in (40, 200))
-    photo = ta.Analyzer(LeftHalf(), detector=find)
     whole = Face((0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0])), None, 1.0)
     both = ta.Analyzer(LeftHalf(), detector=lambda pixels: [whole]).image(pixels)["valence"][0]
     assert both == pytest.approx((left + right) / 2, abs=0.02)

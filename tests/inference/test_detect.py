@@ -78,7 +78,8 @@ def test_a_thumbnail_is_enlarged_and_a_larger_picture_is_shrunk_to_its_smallest_
     for side in (20, 48, 150, 400, 800):
         detector(np.full((side, side, 3), 90, np.uint8))
     assert [height for height, _, _ in searched] == [192, 192, 192, 300, 600]
-    for path in sorted((sample(tmp_path / "sample") / "cropped_aligned").rglob("*.jpg"))[::99]:  # faces that fill a picture of 48 pixels
+    images = sample(tmp_path / "sample") / "cropped_aligned"
+    for path in sorted(images.rglob("*.jpg"))[::99]:  # faces that fill a picture of 48 pixels
         thumbnail = cv2.resize(cv2.imread(str(path))[..., ::-1], (48, 48), interpolation=cv2.INTER_AREA)
         assert len(detector(thumbnail)) == 1
 
