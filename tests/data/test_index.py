@@ -328,12 +328,12 @@ def test_a_table_needs_only_images(text_file: Write, crops: Write, tmp_path: Pat
 @pytest.mark.parametrize(
     ("header", "row", "message"),
     [
-        ("image,expression", "a.png,-1", ":3: expression is '-1' (1 such row); write a whole number from 0 to 7"),
+        ("image,expression", "a.png,-3", ":3: expression is '-3' (1 such row); write a whole number from 0 to 7"),
         ("image,expression", "a.png,2.5", ":3: expression is '2.5'"),
         ("image,expression", "a.png,Bored", ":3: expression is 'Bored'"),
-        ("image,valence", "a.png,-5", ":3: valence is '-5' (1 such row); write a number from -1 to 1, and nothing"),
+        ("image,valence", "a.png,-3", ":3: valence is '-3' (1 such row); write a number from -1 to 1, and nothing"),
         ("image,AU4", "a.png,2", ":3: AU4 is '2'"),
-        ("image,split", "a.png,dev", ":3: split is 'dev'"),
+        ("image,split", "a.png,held", ":3: split is 'held'"),
         ("image,frame", "a.png,0.5", ":3: frame is '0.5'"),
         ("image,sex", "/a.png,f", ":3: image is '/a.png' (1 such row); use a path relative"),
         ("image,sex", "x/../../a.png,f", ":3: image is "),

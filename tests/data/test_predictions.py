@@ -65,7 +65,7 @@ def test_an_invalid_table_is_refused_before_anything_is_written(
 
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
-    (tmp_path / "p.parquet").write_text("image,valence\n")
+    (tmp_path / "p.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match=r"p\.parquet: cannot be read as a table"):
         load_predictions(tmp_path / "p.parquet")
 
@@ -162,6 +162,9 @@ def test_a_file_of_any_kind_scores_the_same(
         lambda image: f"/data/crops/{image}",
         lambda image: "C:\\data\\" + image.replace("/", "\\").replace(".jpg", ".JPG"),
         lambda image: f"batch1/{image}",
+        lambda image: image.upper(),
+        lambda image: image.replace("/0000", "_"),
+        lambda image: image.replace("/0", "/"),
     ],
 )
 def test_images_are_matched_under_other_names(
@@ -224,6 +227,43 @@ def test_the_reason_why_values_are_refused(
     predicted.with_columns(change).write_parquet(tmp_path / "p.parquet")
     with pytest.raises(InputError, match=message):
         load_predictions(tmp_path / "p.parquet")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_frames_by_number(tmp_path: Path, index: pl.DataFrame, predicted: pl.DataFrame, first: int) -> None:
+    number = pl.col("image").str.extract("([0-9]+)[.]").cast(pl.Int64) - 1 + first
+    video = pl.col("image").str.extract("^(v[0-9])") + ".mp4"
+    table = predicted.select(number.alias("Frame"), video.alias("video_id"), pl.exclude("image"))
+    table.rename({"valence": "pred_valence", "happiness": "happiness_prob"}).write_csv(tmp_path / "p.csv")
+    with (
+        pytest.warns(UserWarning, match="images named by video and frame"),
+        pytest.warns(UserWarning, match="'video_id' as video"),
+    ):
+        loaded = load_predictions(tmp_path / "p.csv")
+    assert score(loaded, index, resamples=0).to_dict() == score(predicted, index, resamples=0).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (pl.lit("high").alias("valence"), "p.csv:2: valence is 'high'"),
+        (pl.lit(None).alias("valence"), "valence of 'v0/00001.jpg' is None .*write numbers from -1 to 1, in every row"),
+        (pl.col("valence") * 100, "if these are percentages, divide them by 100"),
+        (pl.col(ACTION_UNITS) * 4.9, "if these are intensities, write 1 where the unit is active"),
+    ],
+)
+def test_values_of_a_text_file_are_refused_with_the_reason(
+    tmp_path: Path, predicted: pl.DataFrame, change: pl.Expr, message: str
+) -> None:
+    predicted.with_columns(change).write_csv(tmp_path / "p.csv")
+    with pytest.raises(InputError, match=message):
+        load_predictions(tmp_path / "p.csv")
+
+
+def test_predictions_without_rows_are_refused(tmp_path: Path, predicted: pl.DataFrame) -> None:
+    predicted.head(0).write_csv(tmp_path / "p.csv")
+    with pytest.raises(InputError, match=r"p\.csv: has no rows below its header"):
+        load_predictions(tmp_path / "p.csv")
 
 
 def faces(file: str, frames: int, predicted: pl.DataFrame, first: int = 0) -> pl.DataFrame:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +47,17 @@ SAVED = {
     "nomark.csv": "image;valence;arousal;expression\na/00001.jpg;0,25;-0,5;4\n".encode("utf-16-le"),
     "pandas.json": b'{"image":{"0":"a/00001.jpg"},"valence":{"0":0.25},"arousal":{"0":-0.5},"expression":{"0":4}}',
     "records.json": b'[{"image":"a/00001.jpg","valence":0.25,"arousal":-0.5,"expression":"happiness"}]',
+    "utf32.csv": "image;valence;arousal;expression\na/00001.jpg;0,25;-0,5;4\n".encode("utf-32"),
+    "utf32be.csv": "image,valence,arousal,expression\na/00001.jpg,0.25,-0.5,4\n".encode("utf-32-be"),
+    "packed.csv.gz": gzip.compress(b"image,valence,arousal,expression\na/00001.jpg,0.25,-0.5,4\n"),
+    "title.csv": b"Labels of round 2,,,\n# by hand\n,,,\nimage,valence,arousal,expression\na/00001.jpg,0.25,-0.5,4\n",
+    "title2.csv": b"Labels of round 2\n\nimage,valence,arousal,expression\na/00001.jpg,0.25,-0.5,4\n",
+    "capital.csv": b"SEP = ;\r\nimage;valence;arousal;expression\r\na/00001.jpg;25 %;-50%;Hap\r\n",
+    "words.csv": b"image valence  arousal expression\na/00001.jpg 0.25 -0.5  4\n",
+    "excel.txt": "image\tvalence\tarousal\texpression\r\na/00001.jpg\t0.25\t\u22120.5\t4\r\n".encode("utf-16"),
+    "noending": b"image,valence,arousal,expression\na//00001.jpg,0.25,-0.5,4\n",
+    "mark.csv": b"image,valence,arousal,expression\r\r\na/00001.jpg,0.25,-0.5,4\r\r\n\x1a",
+    "text.parquet": b"image,valence,arousal,expression\na/00001.jpg,0.25,-0.5,4\n",
     "lines.jsonl": b'{"image":"./a/00001.jpg","valence":0.25,"arousal":-0.5,"expression":4}\n',
 }
 
@@ -55,30 +68,36 @@ def test_every_way_to_save_a_table_is_read(tmp_path: Path, name: str) -> None:
     assert label_rows(read(tmp_path / name).index) == [("a/00001.jpg", 0.25, -0.5, 4)]
 
 
-def workbook(path: Path, rows: list[list[object]]) -> None:
+def workbook(path: Path, **sheets: list[list[object]]) -> None:
     """Write the least that is a workbook (ECMA-376)."""
     office = "http://schemas.openxmlformats.org"
-    lines = []
-    for row in rows:
-        text = "".join(
-            f'<c t="inlineStr"><is><t>{cell}</t></is></c>' if isinstance(cell, str) else f"<c><v>{cell}</v></c>"
-            for cell in row
-        )
-        lines.append(f"<row>{text}</row>")
     types = "application/vnd.openxmlformats-officedocument.spreadsheetml"
-    parts = {
+    parts, overrides, names, relations = {}, "", "", ""
+    for number, (name, rows) in enumerate(sheets.items(), 1):
+        lines = []
+        for row in rows:
+            text = "".join(
+                f'<c t="inlineStr"><is><t>{cell}</t></is></c>' if isinstance(cell, str) else f"<c><v>{cell}</v></c>"
+                for cell in row
+            )
+            lines.append(f"<row>{text}</row>")
+        parts[f"xl/s{number}.xml"] = (
+            f'<worksheet xmlns="{office}/spreadsheetml/2006/main"><sheetData>{"".join(lines)}</sheetData></worksheet>'
+        )
+        overrides += f'<Override PartName="/xl/s{number}.xml" ContentType="{types}.worksheet+xml"/>'
+        names += f'<sheet name="{name}" sheetId="{number}" r:id="r{number}"/>'
+        kind = f"{office}/officeDocument/2006/relationships/worksheet"
+        relations += f'<Relationship Id="r{number}" Type="{kind}" Target="s{number}.xml"/>'
+    relationships = f'<Relationships xmlns="{office}/package/2006/relationships">'
+    parts |= {
         "[Content_Types].xml": f'<Types xmlns="{office}/package/2006/content-types"><Default Extension="rels" '
-        'ContentType="application/vnd.openxmlformats-package.relationships+xml"/><Override PartName="/w.xml" '
-        f'ContentType="{types}.sheet.main+xml"/><Override PartName="/s.xml" '
-        f'ContentType="{types}.worksheet+xml"/></Types>',
-        "_rels/.rels": f'<Relationships xmlns="{office}/package/2006/relationships"><Relationship Id="r1" '
+        'ContentType="application/vnd.openxmlformats-package.relationships+xml"/><Override '
+        f'PartName="/xl/workbook.xml" ContentType="{types}.sheet.main+xml"/>{overrides}</Types>',
+        "_rels/.rels": f'{relationships}<Relationship Id="r1" '
         f'Type="{office}/officeDocument/2006/relationships/officeDocument" Target="xl/workbook.xml"/></Relationships>',
         "xl/workbook.xml": f'<workbook xmlns="{office}/spreadsheetml/2006/main" xmlns:r="{office}/officeDocument/2006/'
-        'relationships"><sheets><sheet name="labels" sheetId="1" r:id="r1"/></sheets></workbook>',
-        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{office}/package/2006/relationships"><Relationship '
-        f'Id="r1" Type="{office}/officeDocument/2006/relationships/worksheet" Target="s.xml"/></Relationships>',
-        "xl/s.xml": f'<worksheet xmlns="{office}/spreadsheetml/2006/main"><sheetData>{"".join(lines)}'
-        "</sheetData></worksheet>",
+        f'relationships"><sheets>{names}</sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f"{relationships}{relations}</Relationships>",
     }
     with zipfile.ZipFile(path, "w") as file:
         for name, part in parts.items():
@@ -88,18 +107,25 @@ def workbook(path: Path, rows: list[list[object]]) -> None:
 def test_excel_is_read(tmp_path: Path) -> None:
     pytest.importorskip("fastexcel", reason="needs the extra excel")
     header = ["Image", "valence", "arousal", "expression", "AU 12"]
-    workbook(tmp_path / "t.xlsx", [header, ["a/00001.jpg", 0.25, -0.5, "Happy", 1], ["a/00002.jpg", 0, "NA", "", 0]])
-    index = read(tmp_path / "t.xlsx").index
-    assert label_rows(index) == [("a/00001.jpg", 0.25, -0.5, 4), ("a/00002.jpg", 0.0, None, None)]
-    assert index["AU12"].to_list() == [1, 0]
+    rows = [header, ["a/00001.jpg", 0.25, -0.5, "Happy", 1], ["a/00002.jpg", 0, "NA", "", 0]]
+    workbook(tmp_path / "t.xlsx", labels=rows)
+    workbook(tmp_path / "title.xls", labels=[["Labels of the second round"], [], *rows])
+    workbook(tmp_path / "sheets.csv", about=[["see the next sheet"]], labels=rows, old=[["image", "valence"], ["b", 0]])
+    for name in ("t.xlsx", "title.xls", "sheets.csv"):  # the content decides
+        annotations = read(tmp_path / name)
+        assert label_rows(annotations.index) == [("a/00001.jpg", 0.25, -0.5, 4), ("a/00002.jpg", 0.0, None, None)]
+        assert annotations.index["AU12"].to_list() == [1, 0]
+        said = " ".join(annotations.notices.lines())
+        assert ("above the header" in said) == (name == "title.xls")
+        assert ("'labels' of 'labels', 'old'" in said) == (name == "sheets.csv")
+    workbook(tmp_path / "empty.xlsx", labels=[])
+    with pytest.raises(InputError, match="no sheet holds a table"):
+        read(tmp_path / "empty.xlsx")
 
 
 def test_excel_without_its_reader_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without(*args: object, **options: object) -> None:
-        raise ModuleNotFoundError("fastexcel", name="fastexcel")
-
     (tmp_path / "t.xlsx").write_bytes(b"PK\3\4")
-    monkeypatch.setattr(pl, "read_excel", without)
+    monkeypatch.setitem(sys.modules, "fastexcel", None)
     with pytest.raises(InputError, match=re.escape("pip install 'triaffect[excel]'; or save it as CSV")):
         read(tmp_path / "t.xlsx")
 
@@ -371,3 +397,75 @@ def test_what_is_assumed_is_said_wherever_a_table_is_read(tmp_path: Path) -> Non
     (tmp_path / "t.csv").write_text("image,AU01\na.jpg,1\n")
     with pytest.warns(UserWarning, match="'AU01' as AU1"):
         load_index(tmp_path / "t.csv")
+
+
+def test_columnar_files_are_read_whatever_their_types_and_names(tmp_path: Path) -> None:
+    table = pl.DataFrame({"image": ["a/00001.jpg"], "valence": [0.25], "arousal": [-0.5], "expression": ["Happy"]})
+    categories = table.with_columns(pl.col("image", "expression").cast(pl.Categorical))
+    categories.write_parquet(tmp_path / "t.csv")
+    table.with_columns(expression=pl.col("expression").cast(pl.Enum(["Sad", "Happy"]))).write_ipc(
+        tmp_path / "t.feather"
+    )
+    for name in ("t.csv", "t.feather"):
+        assert label_rows(read(tmp_path / name).index) == [("a/00001.jpg", 0.25, -0.5, 4)]
+    table.with_columns(valence=pl.lit([[0.1, 0.2]])).write_parquet(tmp_path / "lists.parquet")
+    with pytest.raises(InputError, match="valence is 'a list or record in one cell'"):
+        read(tmp_path / "lists.parquet")
+    (tmp_path / "t.zip").write_bytes(b"PK\3\4")
+    with pytest.raises(InputError, match="is packed; unpack it first"):
+        read(tmp_path / "t.zip")
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "notice"),
+    [
+        ("image,valence,arousal,expression\na.jpg,-9,999,-1\n", [("a.jpg", None, None, None)], "-9 and the like"),
+        ("image,valence,arousal,expression\na.jpg,\u2014,#NV,<NA>\n", [("a.jpg", None, None, None)], ""),
+        ("image,expression\na.jpg,FEA\nb.jpg,Sorrow\nc.jpg,3.0\nd.jpg,\"3,0\"\n",
+         [("a.jpg", None, None, 3), ("b.jpg", None, None, 5), ("c.jpg", None, None, 3), ("d.jpg", None, None, 3)], ""),
+        ("image,Neutral,Angry,Disgust,Fear,Happy,Sad,Surprise\na.jpg,0,0,0,0,1,0,0\nb.jpg,1,1,0,0,0,0,0\n",
+         [("a.jpg", None, None, 4), ("b.jpg", None, None, None)], "the largest of the columns of classes"),
+        ("image,valence\na.jpg,0.5\na.jpg,0.5\nb.jpg,0.1\nb.jpg,0.2\n",
+         [("a.jpg", 0.5, None, None), ("b.jpg", 0.1, None, None), ("b.jpg", 0.2, None, None)], "are read once"),
+        ("image,valence,arousal\na.jpg,0.5,0.5\nb.jpg,0.1\n",
+         [("a.jpg", 0.5, 0.5, None), ("b.jpg", 0.1, None, None)], "fewer fields than the header"),
+    ],
+)  # fmt: skip
+def test_labels_as_people_write_them(tmp_path: Path, text: str, rows: list[tuple[object, ...]], notice: str) -> None:
+    (tmp_path / "t.csv").write_text(text, "utf-8")
+    annotations = read(tmp_path / "t.csv")
+    assert label_rows(annotations.index) == rows
+    assert notice in " ".join(annotations.notices.lines())
+
+
+@pytest.mark.parametrize(
+    ("cells", "units"),
+    [
+        (["Yes", "no", "TRUE", "x"], [1, 0, 1, 1]),
+        (["85%", "3%", "", "50 %"], [1, 0, None, 1]),
+        (["1", "0", "-1", "999"], [1, 0, None, None]),
+    ],
+)
+def test_action_units_as_people_write_them(tmp_path: Path, cells: list[str], units: list[int | None]) -> None:
+    (tmp_path / "t.csv").write_text("image,AU12\n" + "".join(f"{i}.jpg,{cell}\n" for i, cell in enumerate(cells)))
+    assert read(tmp_path / "t.csv").index["AU12"].to_list() == units
+
+
+def test_one_and_minus_one_alone_could_mean_two_things(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,AU12\na.jpg,1\nb.jpg,-1\n")
+    with pytest.raises(InputError, match="AU12 is '-1'"):
+        read(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("header", ["image,valence,valence", "image,valence,Valence", "image, AU1,AU01"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, header: str) -> None:
+    (tmp_path / "t.csv").write_text(f"{header}\na.jpg,0,1\n")
+    with pytest.raises(InputError, match="remove one of them"):
+        read(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(("data", "reason"), [(b"", "is empty"), (b"image,valence\n", "no rows below its header")])
+def test_a_table_without_rows_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "t.csv").write_bytes(data)
+    with pytest.raises(InputError, match=reason):
+        read(tmp_path / "t.csv")

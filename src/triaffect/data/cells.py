@@ -1,12 +1,16 @@
-"""Tables as people save them, to named columns of text or numbers: CSV of any dialect, Excel, JSON, Parquet."""
+"""Tables as people save them, to named columns of text or numbers: CSV of any dialect, Excel, JSON, Parquet, Arrow."""
 
 from __future__ import annotations
 
 import codecs
 import csv
+import gzip
+import io
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -15,10 +19,25 @@ from triaffect.text import plural
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab")
 EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
-TABLE_SUFFIXES = (*TEXT_SUFFIXES, *EXCEL_SUFFIXES, ".json", ".jsonl", ".ndjson", ".parquet")
+TABLE_SUFFIXES = (*TEXT_SUFFIXES, *EXCEL_SUFFIXES, ".json", ".jsonl", ".ndjson", ".parquet", ".feather", ".arrow")
 
-MISSING_WORDS = ("", "na", "n/a", "#n/a", "nan", "none", "null", "missing", "-", "--", "?", ".")
-"""What people write where a value is missing, in any case."""
+MISSING_WORDS = (
+    "", "na", "n/a", "n.a.", "nan", "nat", "<na>", "none", "null", "(null)", "nil", "\\n", "missing", "undefined",
+    "unknown", "-", "--", "\u2013", "\u2014", "?", ".",
+    "#n/a", "#nv", "#value!", "#div/0!", "#ref!", "#null!", "#name?", "#num!",
+)  # fmt: skip
+"""What people and programs write where a value is missing, in any case."""
+
+MISSING_NUMBERS = (-2.0, -5.0, -9.0, -99.0, -999.0, -9999.0, 999.0, 9999.0)
+"""The same as numbers, which no label has; -1 may be a valence."""
+
+_MAX_BYTES = 1 << 32  # of a packed table, unpacked
+_MAGIC = {b"PAR1": ".parquet", b"PK\3\4": ".xlsx", b"\xd0\xcf\x11\xe0": ".xls", b"ARRO": ".arrow"}
+"""First bytes of kinds that are not text, whatever their name."""
+_WITHOUT_MARK = {
+    b"\1\1\1\0": "utf-32-be", b"\0\1\1\1": "utf-32-le", b"\1\0\1\0": "utf-16-be", b"\0\1\0\1": "utf-16-le",
+}  # fmt: skip
+"""Which of the first four bytes are zero -> the encoding of a text without its mark."""
 
 
 @dataclass
@@ -67,21 +86,24 @@ def read_cells(path: StrPath, notices: Notices) -> Cells:
     Raises:
         InputError: It cannot be read as a table; names the line where there is one.
     """
-    suffix = Path(path).suffix.lower()
+    file, suffix = Path(path), table_suffix(Path(path))
     try:
-        if suffix == ".parquet":
-            return Cells(path, pl.read_parquet(Path(path)))
-        if suffix == ".json":
-            table = pl.read_json(Path(path))
+        data = _unpack(file)
+        kind = _MAGIC.get(data[:4]) or ("" if suffix in (".parquet", ".feather", ".arrow") else suffix)
+        if kind == ".parquet":
+            return _flat(Cells(path, pl.read_parquet(data)))
+        if kind == ".arrow":
+            return _flat(Cells(path, pl.read_ipc(data)))
+        if kind == ".json":
+            table = pl.read_json(data)
             if all(isinstance(dtype, pl.Struct) for dtype in table.dtypes):  # pandas writes column -> row -> value
                 table = pl.DataFrame({name: table[name].struct.unnest().row(0) for name in table.columns})
-            return Cells(path, table)
-        if suffix in (".jsonl", ".ndjson"):
-            return _with_lines(path, pl.read_ndjson(Path(path)), 1)
-        if suffix in EXCEL_SUFFIXES:
-            table = pl.read_excel(Path(path), engine="calamine", infer_schema_length=None)
-            return _with_lines(path, table.rename(str.strip), 2)
-        return _read_text(Path(path), notices)
+            return _flat(Cells(path, table))
+        if kind in (".jsonl", ".ndjson"):
+            return _flat(_with_lines(path, pl.read_ndjson(data), 1))
+        if kind in EXCEL_SUFFIXES:
+            return _read_excel(file, data, notices)
+        return _read_text(file, data, notices)
     except ModuleNotFoundError:
         raise InputError(f"{path}: Excel needs pip install 'triaffect[excel]'; or save it as CSV UTF-8") from None
     except InputError:
@@ -91,29 +113,111 @@ def read_cells(path: StrPath, notices: Notices) -> Cells:
         raise InputError(f"{path}: cannot be read as a table ({reason}); save it as CSV UTF-8") from None
 
 
-def _read_text(path: Path, notices: Notices) -> Cells:
-    text, first_line = _decode(path, notices), 2
-    header = text.partition("\n")[0]
-    if match := re.fullmatch('"?sep=(.)"?;*', header):
-        separator, text, first_line = match[1], text.partition("\n")[2], 3
-    else:
-        unquoted = re.sub('"[^"]*"', "", header)
-        separator = max(",;\t|", key=unquoted.count)
-    if separator != "," and path.suffix.lower() == ".csv":
+def table_suffix(path: Path) -> str:
+    """The ending of a table's name in small letters, without `.gz`."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _unpack(path: Path) -> bytes:
+    """The content of a file, unpacked if it is packed by gzip."""
+    data = path.read_bytes()
+    if not data:
+        raise InputError(f"{path}: is empty; save the table again")
+    if data.startswith(b"\x1f\x8b"):
+        with gzip.open(io.BytesIO(data)) as file:
+            data = file.read(_MAX_BYTES)
+        if len(data) == _MAX_BYTES:
+            raise InputError(f"{path}: more than 4 GB when unpacked; save it as Parquet")
+    return data
+
+
+def _flat(cells: Cells) -> Cells:
+    """Categories and bytes become text; so do lists and records, which no column of ours can be."""
+    for name, dtype in cells.table.schema.items():
+        if dtype.is_nested():
+            cells.table = cells.table.with_columns(pl.lit("a list or record in one cell").alias(name))
+        elif dtype in (pl.Categorical, pl.Enum, pl.Binary):
+            cells.table = cells.table.with_columns(pl.col(name).cast(pl.String))
+    return cells
+
+
+def _read_excel(path: Path, data: bytes, notices: Notices) -> Cells:
+    """The first sheet that holds a table, without the lines above its header."""
+
+    def read(sheet: str, **options: Any) -> pl.DataFrame:
+        return pl.read_excel(io.BytesIO(data), sheet_name=sheet, engine="calamine", infer_schema_length=None,
+                             raise_if_empty=False, drop_empty_rows=False, **options)  # fmt: skip
+
+    import fastexcel  # of an extra
+
+    names = fastexcel.read_excel(data).sheet_names
+    sheets = {name: read(name, has_header=False) for name in names}
+    full = [name for name, table in sheets.items() if table.width > 1 and table.height > 1]
+    if not full:
+        raise InputError(f"{path}: no sheet holds a table; save it as CSV UTF-8")
+    if len(full) > 1:
+        notices["the first of several sheets is read"].append(f"{path}: {full[0]!r} of {', '.join(map(repr, full))}")
+    rows = sheets[full[0]].iter_rows()
+    above = next((i for i, row in enumerate(rows) if sum(cell is not None for cell in row) > 1), 0)
+    if above:
+        notices["lines above the header are left out"].append(f"{path}: {above}")
+    table = read(full[0], read_options={"header_row": above})
+    return _with_lines(path, _stripped(table), above + 2)
+
+
+def _stripped(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with column names without spaces at their ends; those that are then equal are numbered."""
+    names: list[str] = []
+    for name in table.columns:
+        short = name.strip(" \t\r\n\ufeff\xa0")
+        names.append(f"{short}_duplicated_{len(names)}" if short in names else short)
+    table.columns = names
+    return table
+
+
+def _read_text(path: Path, data: bytes, notices: Notices) -> Cells:
+    text = _decode(path, data, notices)
+    head = text.split("\n", 20)[:20]
+    separator, above = "", 0
+    if match := re.fullmatch('"?sep ?= ?(.)"?[;,]*', head[0], re.IGNORECASE):
+        separator, above = match[1], 1
+    # Titles and comments have one cell.
+    first = next((i for i, line in enumerate(head) if i >= above and len(re.findall(r"[^,;\t|]+", line)) > 1), above)
+    if any(line.strip(",;\t| ") for line in head[above:first]):
+        notices["lines above the header are left out"].append(f"{path}: {first - above}")
+    text, head = text.split("\n", first)[-1], head[first:]
+    unquoted = re.sub('"[^"]*"', "", head[0])
+    separator = separator or max(",;\t|", key=unquoted.count)
+    words = len(head[0].split())
+    if separator not in unquoted and words > 1 and all(len(line.split()) in (0, words) for line in head):
+        text, separator = re.sub("[ \t]+", "\t", text), "\t"
+        notices["columns are separated by spaces"].append(str(path))
+    elif separator != "," and path.suffix.lower() == ".csv":
         notices[f"columns are separated by {separator!r}"].append(str(path))
     try:
         table = pl.read_csv(text.encode(), separator=separator, infer_schema=False)
     except pl.exceptions.PolarsError as error:
-        rows = csv.reader(text.splitlines(), delimiter=separator)
-        width = len(next(rows, []))
-        for line, row in enumerate(rows, first_line):
+        rows = _rows(text, separator, first + 1)
+        width = len(next(rows, (0, []))[1])
+        for line, row in rows:
             if len(row) > width:
                 raise InputError(
                     f"{path}:{line}: has {len(row)} fields, the header {width}; quote fields that contain {separator!r}"
                 ) from None
         raise error
-    table = table.rename(str.strip).with_columns(pl.all().str.strip_chars())
-    return _with_lines(path, table.drop("", strict=False), first_line)  # row numbers, or a comma at the end
+    if table.height and table[:, -1].null_count():
+        short = [line for line, row in _rows(text, separator, first + 1) if 0 < len(row) < table.width]
+        if short:
+            place = f"{path}:{short[0]} ({plural(len(short), 'such line')})"
+            notices["lines with fewer fields than the header: the rest is missing"].append(place)
+    table = _stripped(table).with_columns(pl.all().str.strip_chars(" \t\r\n\xa0"))
+    return _with_lines(path, table.drop("", strict=False), first + 2)  # row numbers, or a comma at the end
+
+
+def _rows(text: str, separator: str, line: int) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a text with the number of the line on which each ends; the first line has number `line`."""
+    reader = csv.reader(text.split("\n"), delimiter=separator)
+    return ((reader.line_num + line - 1, row) for row in reader)
 
 
 def _with_lines(path: StrPath, table: pl.DataFrame, first_line: int) -> Cells:
@@ -122,31 +226,46 @@ def _with_lines(path: StrPath, table: pl.DataFrame, first_line: int) -> Cells:
     return Cells(path, rows.select(table.columns), rows["line"] if "line" not in table.columns else None)
 
 
-def _decode(path: Path, notices: Notices) -> str:
-    """The text of a file in UTF-8, UTF-16 or, failing these, cp1252, with LF."""
-    data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+def _decode(path: Path, data: bytes, notices: Notices) -> str:
+    """The text of a file in UTF-8, UTF-16, UTF-32 or, failing these, cp1252, with LF and without an end mark."""
+    zeros = bytes(byte == 0 for byte in data[:4])
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        text = data.decode("utf-32")
+    elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = data.decode("utf-16")
-    elif b"\0" in data[:2]:  # without its mark
-        text = data.decode("utf-16-be" if data[0] == 0 else "utf-16-le")
+    elif encoding := _WITHOUT_MARK.get(zeros):
+        text = data.decode(encoding)
     else:
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError:
             text = data.decode("cp1252", "replace")
             notices["is not UTF-8: read as cp1252, the Windows code of Western Europe"].append(str(path))
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return re.sub("\r+\n|\r", "\n", text).rstrip("\x1a\n")
 
 
-def to_numbers(column: pl.Expr, dtype: pl.DataType | type[pl.DataType]) -> pl.Expr:
-    """A column as Float64: words for missing are null, a decimal comma is a point, NaN is null.
+def to_numbers(
+    column: pl.Expr, dtype: pl.DataType | type[pl.DataType], words: Mapping[str, str] | None = None
+) -> pl.Expr:
+    """A column as Float64: words for missing are null, a decimal comma is a point, 5 % is 0.05, NaN is null.
 
     What is neither is NaN, for `Cells.refuse`.
+
+    Args:
+        column: The column.
+        dtype: Its type.
+        words: Lower-case word -> the number that it stands for; true and false by default.
     """
     if dtype == pl.String:
-        is_missing = column.str.to_lowercase().is_in(MISSING_WORDS) | column.is_null()
-        words = {"true": "1", "false": "0"}
-        number = column.str.replace(r"^([+-]?[0-9]*),([0-9]+)$", "$1.$2").str.to_lowercase().replace(words)
-        return pl.when(~is_missing).then(number.cast(pl.Float64, strict=False).fill_null(float("nan")))
+        text = (
+            column.str.to_lowercase()
+            .str.replace("\u2212", "-", literal=True)
+            .replace(words or {"true": "1", "false": "0"})
+        )
+        is_missing = text.is_in(MISSING_WORDS) | text.is_null()
+        text = text.str.replace(r"^([+-]?[0-9]*),([0-9]+)( ?%)?$", "$1.$2$3")
+        number = text.str.strip_chars_end(" %").cast(pl.Float64, strict=False).fill_null(float("nan"))
+        number = pl.when(text.str.ends_with("%")).then(number / 100).otherwise(number)
+        return pl.when(~is_missing).then(number)
     number = column.cast(pl.Float64, strict=False)
     return pl.when(~number.is_nan()).then(number)

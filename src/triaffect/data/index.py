@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from triaffect import __version__
-from triaffect.data.cells import TABLE_SUFFIXES, Cells
+from triaffect.data.cells import TABLE_SUFFIXES, Cells, table_suffix
 from triaffect.data.crops import FOLDER, find_images
 from triaffect.data.known import CLASS_ORDERS, DISFA_THRESHOLD, find_known, read_known
 from triaffect.data.layout import FORMATS, SCHEMA, find_files, find_image_root, read_files
@@ -25,6 +25,9 @@ from triaffect.labels import EXPRESSIONS, SPLITS
 
 HAS_CROP = pl.col("exists").fill_null(True)
 """Rows with a crop. A table that does not say is believed to have them all; missing images are reported later."""
+
+PACKED = (".zip", ".7z", ".rar", ".tar", ".tgz", ".bz2", ".xz", ".zst")
+"""Endings of packed files that are not read."""
 
 METADATA = "triaffect"
 """Key of the provenance, JSON, in a Parquet file's metadata."""
@@ -98,6 +101,8 @@ def read_annotations(
         raise InputError(f"{root}: no such file or folder; name the annotations")
     if images and not images.is_dir():
         raise InputError(f"{images}: no such folder; name the one that holds the crops' folders")
+    if root.suffix.lower() in PACKED:
+        raise InputError(f"{root}: is packed; unpack it first (a table may stay packed as .csv.gz)")
     notices = Notices()
     try:
         if (table := _read_tables(root, images, layout, au_threshold, notices)) is not None:
@@ -344,11 +349,19 @@ def _read_tables(
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is a table; s-Aff-Wild2 and submissions, whose headers do not fit their rows, are not."""
-    if not path.is_file() or path.suffix.lower() not in TABLE_SUFFIXES:
+    """Whether a file is a table; s-Aff-Wild2 and submissions, whose headers do not fit their rows, are not.
+
+    Of text without a table's ending, the header must name an image and a label.
+    """
+    if not path.is_file():
         return False
     with path.open("rb") as file:
-        return not re.search(rb",aus\b|^(\xef\xbb\xbf)?image_location", file.readline(4096).replace(b" ", b"").lower())
+        header = file.readline(4096).replace(b"\0", b"").replace(b" ", b"").lower()
+    if table_suffix(path) not in TABLE_SUFFIXES:
+        is_named = re.search(rb"(^|\W)(image|filename|file|path|img)\w*\W?[,;\t|]", header)
+        if not is_named or not re.search(rb"[,;\t|]\W?(valence|arousal|expression|emotion|label|au0?1)", header):
+            return False
+    return not re.search(rb",aus\b|^(\xef\xbb\xbf)?image_location", header)
 
 
 def _load_annotations(path: Path) -> pl.DataFrame:

@@ -16,22 +16,29 @@ from triaffect.jobs import prefetch
 from triaffect.labels import EXPRESSIONS, SPLITS
 
 CLASS_WORDS = {
-    "Neutral": ("neutrality", "calm"),
-    "Anger": ("angry",),
-    "Disgust": ("disgusted",),
-    "Fear": ("fearful", "afraid", "scared"),
-    "Happiness": ("happy", "joy", "joyful", "smile"),
-    "Sadness": ("sad",),
-    "Surprise": ("surprised",),
-    "Other": ("others",),
+    "Neutral": ("neutrality", "calm", "neu", "ne", "noexpression"),
+    "Anger": ("angry", "ang", "an", "rage"),
+    "Disgust": ("disgusted", "disgusting", "dis", "di"),
+    "Fear": ("fearful", "afraid", "scared", "fea", "fe", "af"),
+    "Happiness": ("happy", "joy", "joyful", "enjoyment", "smile", "smiling", "hap", "ha"),
+    "Sadness": ("sad", "sorrow", "sa"),
+    "Surprise": ("surprised", "surprize", "astonished", "sur", "su"),
+    "Other": ("others", "oth"),
 }
-"""Class -> other words for it."""
+"""Class -> other words for it, and the short forms of JAFFE, KDEF and others."""
 
 CODES = {word: code for code, name in enumerate(EXPRESSIONS) for word in (name.lower(), *CLASS_WORDS[name])}
-CODES["contempt"] = EXPRESSIONS.index("Other")
+CODES |= dict.fromkeys(("contempt", "contemptuous", "con"), EXPRESSIONS.index("Other"))
 """Word -> code of the index."""
 
-SPLIT_WORDS = {"training": "train", "validation": "val", "valid": "val", "publictest": "val", "testing": "test"}
+SPLIT_WORDS = {
+    "training": "train",
+    "validation": "val",
+    "valid": "val",
+    "dev": "val",
+    "publictest": "val",
+    "testing": "test",
+}
 SPLIT_WORDS |= {"privatetest": "test", **{name: name for name in SPLITS}}
 """Word -> split."""
 

@@ -11,12 +11,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.cells import read_cells, to_numbers
+from triaffect.data.cells import read_cells
 from triaffect.data.index import METADATA
-from triaffect.data.table import image_of_faces, recognise, to_codes
+from triaffect.data.table import image_of_faces, image_of_frames, recognise, to_codes
 from triaffect.io import InputError, Notices, StrPath, atomic_path
 from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS, TASKS, VA
 from triaffect.text import plural
+
+AFFIXES = "pred|predicted|prediction|predictions|prob|probability|score"
+"""What other programs write before or after the name of a predicted column."""
 
 Thresholds = float | Sequence[float] | Mapping[str, float] | None
 
@@ -51,7 +54,10 @@ def check_predictions(predictions: pl.DataFrame, name: StrPath = "predictions") 
     """
     if "image" not in predictions.columns:
         raise InputError(f"{name}: has no column 'image', the key of predictions")
-    tasks = tasks_of(predictions)
+    try:
+        tasks = tasks_of(predictions)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
     if not tasks:
         raise InputError(
             f"{name}: holds no task; it needs {', '.join(PREDICTION_COLUMNS['va'])} or another task's columns"
@@ -71,8 +77,17 @@ def check_predictions(predictions: pl.DataFrame, name: StrPath = "predictions") 
         if wrong.height:
             image, value = wrong.row(0)
             values, advice = predictions[column], f"write numbers from {low} to 1"
-            if low == 0 and values.is_between(0, 100).all():
+            if value is None:
+                advice += ", in every row"
+            elif (
+                column in ACTION_UNITS
+                and predictions.select(pl.max_horizontal(ACTION_UNITS).is_between(0, 5)).to_series().all()
+            ):
+                advice += "; if these are intensities, write 1 where the unit is active and 0 elsewhere"
+            elif low == 0 and values.is_between(0, 100).all():
                 advice = "these look like percentages: divide them by 100"
+            elif values.is_between(-100, 100).all() and wrong.height > 1 and low < 0:
+                advice += "; if these are percentages, divide them by 100"
             elif low == 0 and values.is_finite().all():
                 advice += "; if these are raw outputs (logits), apply softmax (expressions) or the sigmoid (AUs) first"
             raise InputError(f"{name}: {column} of {image!r} is {value} ({plural(wrong.height, 'such row')}); {advice}")
@@ -109,20 +124,26 @@ def load_predictions(path: StrPath) -> pl.DataFrame:
     """
     notices = Notices()
     cells = read_cells(path, notices)
-    cells.table = image_of_faces(cells.table, path, notices)
+    of_faces = image_of_faces(cells.table, path, notices)
+    if of_faces is not cells.table:
+        cells.table, cells.lines = of_faces, None
     columns = [name for names in PREDICTION_COLUMNS.values() for name in names]
-    recognise(cells, ("image", "expression", *columns), notices)
+    recognise(cells, ("image", "video", "frame", "expression", *columns), notices, AFFIXES)
+    if not cells.table.height:
+        raise InputError(f"{path}: has no rows below its header; predict again")
+    image_of_frames(cells, notices)
     table = cells.table
-    if "image" not in table.columns:
-        raise InputError(f"{path}: has no column 'image', the key of predictions")
     if "expression" in table.columns and not set(PREDICTION_COLUMNS["expr"]) & set(table.columns):
         to_codes(cells, notices)
         codes = cells.table["expression"]
         table = cells.table.with_columns(
             (codes == i).alias(n).cast(pl.Float64) for i, n in enumerate(PREDICTION_COLUMNS["expr"])
         )
-    text = [name for name in columns if table.schema.get(name) == pl.String]
-    table = table.with_columns(to_numbers(pl.col(name), pl.String).alias(name) for name in text)
+    cells.table = table
+    for name in columns:
+        if table.schema.get(name) == pl.String:
+            cells.to_number(name)
+    table = cells.table
     table = table.with_columns(pl.col("image").cast(pl.String).str.replace_all("\\", "/", literal=True))
     # Rounding by another program; and rows that are repeated as they are.
     numeric = [name for name in columns if name in table.columns and table.schema[name].is_numeric()]

@@ -1,8 +1,8 @@
 """Tables of any data set whose rows name an image, in the columns of the index.
 
 Columns are recognised whatever their case, spaces and zeros (`AU01_c`); what is assumed is a notice, what cannot be
-known an error. Missing is an empty cell, a word such as NA (`cells.MISSING_WORDS`), null or NaN; -1 and -5 have no
-meaning here and are refused.
+known an error. Missing is an empty cell, a word such as NA (`cells.MISSING_WORDS`), null, NaN, or a number that no
+label has (`cells.MISSING_NUMBERS`, a notice); -1 is missing where it cannot be a value.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from triaffect.data.cells import MISSING_WORDS, Cells, read_cells, to_numbers
+from triaffect.data.cells import MISSING_NUMBERS, MISSING_WORDS, Cells, read_cells, to_numbers
 from triaffect.data.known import CLASS_ORDERS, CLASS_WORDS, CODES, SPLIT_WORDS, class_order, with_images
 from triaffect.data.layout import SCHEMA
 from triaffect.io import InputError, Notices, StrPath
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INDEX_COLUMNS, SPLITS
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, INDEX_COLUMNS, SPLITS, VA
 
 OUTSIDE_ROOT = r"^[/\\]|^.{0,2}:|\\|(^|/)\.\.(/|$)"
 """Matches the name of an image that leaves its root."""
@@ -34,24 +35,36 @@ COLUMN_WORDS = {
     "split": ("usage", "subset", "partition"),
     "valence": ("val",),
     "arousal": ("aro",),
-    "expression": ("expr", "emotion", "emotionlabel", "label", "class"),
+    "expression": ("expr", "expressionlabel", "expressionname", "expressionid", "facialexpression", "emotion",
+                   "emotionlabel", "emotionname", "label", "labelname", "class", "classname"),
 }  # fmt: skip
 """Column of the index -> other names for it, without case, spaces and signs; the first one that a table has is read."""
 
-MISSING_UNITS = (9.0, 999.0)
+MISSING_UNITS = (9.0, *MISSING_NUMBERS)
 """Not coded, in the tables of FACS coders and of EmotioNet."""
 
+UNIT_WORDS = dict.fromkeys(("true", "t", "yes", "y", "on", "x", "present", "active"), "1")
+UNIT_WORDS |= dict.fromkeys(("false", "f", "no", "n", "off", "absent", "inactive"), "0")
+"""Word for an active or inactive unit -> number."""
 
-def recognise(cells: Cells, names: Sequence[str], notices: Notices) -> None:
+
+def recognise(cells: Cells, names: Sequence[str], notices: Notices, affixes: str = "") -> None:
     """Rename the columns that are spelled in another way than `names`.
 
     `AU01`, `AU1_c` and `Action Unit 1` are AU1; `AU1_r` is AU1 where there is no other, an intensity.
+
+    Args:
+        cells: The table; its columns are renamed.
+        names: The columns to look for.
+        notices: Receives what was renamed, and what was not though it is near.
+        affixes: Pattern of what may be before or after a name.
 
     Raises:
         InputError: Two columns are one.
     """
     table, path = cells.table, os.fspath(cells.path)
-    keys = {name: re.sub("[^a-z0-9]", "", name.lower()) for name in table.columns if name not in names}
+    plain = {name: re.sub(r"_duplicated_\d+$", "", name) for name in table.columns if name not in names}
+    keys = {name: re.sub("[^a-z0-9]", "", short.lower()) for name, short in plain.items()}
     for target in names:
         patterns: tuple[str, ...] = (
             target.lower(),
@@ -61,10 +74,16 @@ def recognise(cells: Cells, names: Sequence[str], notices: Notices) -> None:
         if target.startswith("AU"):
             unit = f"(?:au|actionunit)0*{target[2:]}"
             patterns = (f"{unit}(?:c|presence|occurrence)?", f"{unit}(?:r|intensity)")
+        if affixes:
+            patterns = (*patterns, *(f"(?:{affixes})?{pattern}(?:{affixes})?" for pattern in patterns))
+        again = [name for name, key in keys.items() if re.fullmatch(patterns[0], key)]
+        if target in table.columns and again and target != "image":
+            raise InputError(f"{path}: {target!r} and {plain[again[0]]!r} are both {target}; remove one of them")
         for pattern in patterns if target not in table.columns else ():
             matches = [name for name, key in keys.items() if re.fullmatch(pattern, key)]
             if len(matches) > 1:
-                raise InputError(f"{path}: {matches[0]!r} and {matches[1]!r} are both {target}; remove one of them")
+                both = " and ".join(repr(plain[name]) for name in matches[:2])
+                raise InputError(f"{path}: {both} are both {target}; remove one of them")
             if matches:
                 cells.names[target] = matches[0]
                 del keys[matches[0]]
@@ -125,14 +144,16 @@ def table_to_index(
     order = order or class_order(cells.table)
     of_faces = image_of_faces(cells.table, path, notices)
     if of_faces is not cells.table:
+        cells.lines = None
         notices["images of analyze are named from the folder that they share: name it with --images"].append(f"{path}")
     cells.table = with_images(of_faces, path, notices)
     recognise(cells, INDEX_COLUMNS, notices)
+    if not cells.table.height:
+        raise InputError(f"{path}: has no rows below its header; save the table again")
+    image_of_frames(cells, notices)
     table = cells.table
-    if "image" not in table.columns:
-        columns = ", ".join(table.columns[:8])
-        raise InputError(f"{path}: has no column 'image' (only {columns}); give the column of the images this name")
-    image = pl.col("image").cast(pl.String).str.replace_all(r"\\", "/").str.replace(r"^(\./)+|^[a-z]+://.*/", "")
+    image = pl.col("image").cast(pl.String).str.replace_all(r"\\", "/").str.replace("^file://", "")
+    image = image.str.replace(r"^(\./)+|^[a-z]+://.*/", "").str.replace_all("(.)/+", "$1/")
     if images is not None:
         root = Path(images).absolute().as_posix().rstrip("/") + "/"
         image = image.str.strip_prefix(root).str.strip_prefix(Path(images).resolve().as_posix().rstrip("/") + "/")
@@ -140,8 +161,11 @@ def table_to_index(
     cells.refuse("image", image.str.contains(OUTSIDE_ROOT), "use a path relative to the image root, or name that folder"
                  " with --images")  # fmt: skip
     order = order or class_order(table)
-    if "expression" in table.columns:
+    if "expression" not in table.columns:
+        _join_classes(cells, notices)
+    elif table["expression"].dtype != pl.Null:
         to_codes(cells, notices, order)
+    table = cells.table
     for name in ("valence", "arousal", "frame", *ACTION_UNITS):
         if name in table.columns:
             _to_range(cells, name, notices, order, au_threshold)
@@ -158,6 +182,12 @@ def table_to_index(
     if "exists" in table.columns:
         table = table.with_columns(pl.col("exists").cast(pl.String).str.to_lowercase().is_in(["true", "1"]))
 
+    if table["image"].n_unique() < (rows := table.height):
+        table = table.unique(maintain_order=True)
+        if repeated := rows - table.height:
+            notices["rows that are repeated are read once"].append(f"{path}: {repeated:,}")
+        if others := table.height - table["image"].n_unique():
+            notices["images with more rows than one, which differ: all are kept"].append(f"{path}: {others:,}")
     absent = [pl.lit(None, dtype).alias(name) for name, dtype in SCHEMA.items() if name not in table.columns]
     table = table.with_columns(image, *absent).with_columns(pl.coalesce(pl.col("video").cast(pl.String), "image"))
     number = pl.col("image").str.extract(r"(?:^|/)([0-9]{1,9})\.[^./]*$").cast(pl.Int32)
@@ -199,12 +229,40 @@ def image_of_faces(table: pl.DataFrame, path: StrPath, notices: Notices) -> pl.D
     )
 
 
+def image_of_frames(cells: Cells, notices: Notices) -> None:
+    """Give a table without the column `image`, but with `video` and `frame`, the names of crops: `video/00001.jpg`.
+
+    Raises:
+        InputError: It has none of these columns, or a frame is no whole number.
+    """
+    table, path = cells.table, os.fspath(cells.path)
+    if "image" in table.columns:
+        return
+    if not {"video", "frame"} <= set(table.columns):
+        columns = ", ".join(table.columns[:8])
+        advice = "give the column of the images this name, or give video and frame"
+        raise InputError(f"{path}: has no column 'image' (only {columns}); {advice}")
+    number = to_numbers(pl.col("frame"), table.schema["frame"])
+    is_legal = (number >= 0) & (number == number.floor())
+    cells.refuse("frame", ~is_legal.fill_null(False), "write the number of the frame")
+    from_zero = table.select((number == 0).any()).item()
+    notices["images named by video and frame" + (", counted from 0" if from_zero else "")].append(path)
+    number = (number + int(from_zero)).cast(pl.Int64)
+    video = pl.col("video").cast(pl.String).str.replace(r"(?i)\.(mp4|avi|mov|mkv|webm|mpe?g|wmv)$", "")
+    image = pl.format("{}/{}.jpg", video, number.cast(pl.String).str.zfill(5))
+    cells.table = table.with_columns(image=image, video=video, frame=number)
+
+
 def to_codes(cells: Cells, notices: Notices, order: str | None = None) -> None:
     """Convert names and codes of classes to the codes of the index."""
     path, old = os.fspath(cells.path), cells.names.get("expression", "expression")
     cell = pl.col("expression").cast(pl.String).str.to_lowercase()
-    is_missing = cell.is_in(MISSING_WORDS) | cell.is_null()
-    number = pl.when(~is_missing).then(cell.cast(pl.Float64, strict=False))
+    word = cell.str.replace_all("[ _.-]", "")
+    value = to_numbers(cell, pl.String)
+    is_missing = value.is_null() | value.is_in((-1.0, *MISSING_NUMBERS))
+    number = pl.when(~is_missing & value.is_not_nan()).then(value)
+    if cells.table.select((is_missing & value.is_not_null()).any()).item():
+        notices["expressions of -1, -9 and the like are missing"].append(path)
     if (
         order is None
         and not old.lower().strip().startswith("expr")
@@ -219,38 +277,59 @@ def to_codes(cells: Cells, notices: Notices, order: str | None = None) -> None:
     first, last = int(order == "rafdb"), len(names) - 1
     is_legal = number.is_between(first, last) & (number == number.floor())
     advice = f"write a whole number from {first} to {last}, or a class ({', '.join(EXPRESSIONS)})"
-    is_wrong = ~is_missing & ~(cell.is_in(list(CODES)) | is_legal.fill_null(False))
+    is_wrong = ~is_missing & ~(word.is_in(list(CODES)) | is_legal.fill_null(False))
     cells.refuse("expression", is_wrong, f"{advice}, and nothing where it is missing")
     if order:
         words = ", ".join(f"{i} {name}" for i, name in enumerate(names) if name)
         notices[f"expression codes in the order of {order}: {words}"].append(path)
-    is_contempt = (cell == "contempt") | ((number == 7) if order == "affectnet" else False)
+    is_contempt = word.is_in(["contempt", "contemptuous", "con"]) | ((number == 7) if order == "affectnet" else False)
     if cells.table.select(is_contempt.any()).item():
         notices["contempt is none of the eight expressions: read as Other"].append(path)
     code = pl.coalesce(
         number.replace_strict(codes, default=None, return_dtype=pl.Int8),
-        cell.replace_strict(CODES, default=None, return_dtype=pl.Int8),
+        word.replace_strict(CODES, default=None, return_dtype=pl.Int8),
     )
     cells.table = cells.table.with_columns(expression=pl.when(~is_missing).then(code))
+
+
+def _join_classes(cells: Cells, notices: Notices) -> None:
+    """Make the column `expression` of a column per class, of votes, probabilities, or 0 and 1."""
+    names = {CODES[key]: name for name in cells.table.columns if (key := re.sub("[^a-z]", "", name.lower())) in CODES}
+    if len(names) < 6:
+        return
+    for name in names.values():
+        cells.to_number(name)
+    values = cells.table.select(pl.col(names.values()).fill_null(0)).to_numpy()
+    is_clear = (values == values.max(1, keepdims=True)).sum(1) == 1
+    codes = pl.Series("expression", np.array([*names])[values.argmax(1)], pl.Int8)
+    clear = pl.when(pl.Series(is_clear)).then(codes)
+    cells.table = cells.table.drop(names.values()).with_columns(expression=clear)
+    notices["expression: the largest of the columns of classes, none on a tie"].append(os.fspath(cells.path))
 
 
 def _to_range(cells: Cells, name: str, notices: Notices, order: str | None, au_threshold: float | None) -> None:
     """Convert a column to numbers and check its range; action units become 0 or 1."""
     path = os.fspath(cells.path)
-    value = to_numbers(pl.col(name), cells.table.schema[name])
+    units = name in ACTION_UNITS
+    value = to_numbers(pl.col(name), cells.table.schema[name], UNIT_WORDS if units else None)
     low, high = RANGES.get(name, (0, 1))
-    if name not in ACTION_UNITS:
-        if order == "affectnet":
-            value = pl.when(value != -2).then(value)  # its missing
+    if not units:
+        is_missing = value.is_in(MISSING_NUMBERS) if name in VA else pl.lit(False)
+        if order != "affectnet" and cells.table.select(is_missing.any()).item():
+            notices["valence and arousal of -5, -9 and the like are missing"].append(path)
+        value = pl.when(~is_missing).then(value)
         is_integer = SCHEMA[name].is_integer()
         is_legal = value.is_between(low - 1e-6, high + 1e-6) & ((value == value.floor()) | (not is_integer))
         kind = "a whole number" if is_integer else "a number"
         cells.refuse(name, ~is_legal, f"write {kind} from {low} to {high}, and nothing where it is missing")
         cells.table = cells.table.with_columns(value.clip(low, high).alias(name))
         return
-    if cells.table.select(value.is_in(MISSING_UNITS).any()).item():
-        notices["action units of 9 or 999 are not coded: missing"].append(path)
-        value = pl.when(~value.is_in(MISSING_UNITS)).then(value)
+    values = cells.table.select(value).to_series()
+    # Where 1 is active and 0 does not occur, -1 could be inactive.
+    missing = MISSING_UNITS if (values == 1).any() and not (values == 0).any() else (-1.0, *MISSING_UNITS)
+    if values.is_in(missing).any():
+        notices["action units of 9, 999, -1 and the like are not coded: missing"].append(path)
+        value = pl.when(~value.is_in(missing)).then(value)
     intensity = re.search("(r|intensity)$", cells.names.get(name, "").lower())
     if au_threshold is None:
         values = cells.table.select(value).to_series().drop_nulls()

@@ -78,13 +78,16 @@ def common_tasks(predicted: Sequence[str], index: pl.DataFrame, only: Sequence[s
 def locate(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.Series:
     """Return the row of each index row's prediction, null if it has none; one join serves all tasks.
 
-    Names that differ in their folders (`batch1/` before the video) or their ending are matched by `video/00001`, or by
-    the file alone if one side has no folders; only as long as this makes no two names of a side equal.
+    Names that differ in their folders (`batch1/` before the video) or their ending are matched by `video/00001`, also
+    where they differ in case or zeros or are written as `video_1`, or by the file alone if one side has no folders;
+    only as long as this makes no two names of a side equal.
     """
     here, there = index.select("image"), predictions.select("image").with_row_index("place")
     places = _join(here, there)
     stem = pl.col("image").str.replace(r"\.[A-Za-z0-9]{2,5}$", "")
-    keys = [frame_key(), stem, stem.str.extract(r"([^/]*/?[^/]*)$")]
+    short_stem = stem.str.extract(r"([^/]*/?[^/]*)$")
+    plain = short_stem.str.to_lowercase().str.replace("/", "_", literal=True)
+    keys = [frame_key(), stem, short_stem, plain.str.replace("_0+([0-9]+)$", "_${1}")]
     if any(not side["image"].str.contains("/", literal=True).any() for side in (here, there)):
         keys.append(stem.str.extract(r"([^/]*)$"))
     for key in keys if places.null_count() else ():
