@@ -469,3 +469,64 @@ def test_a_table_without_rows_is_refused(tmp_path: Path, data: bytes, reason: st
     (tmp_path / "t.csv").write_bytes(data)
     with pytest.raises(InputError, match=reason):
         read(tmp_path / "t.csv")
+
+
+def write_files(root: Path, files: dict[str, str | bytes]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return root
+
+
+def test_affectnet_without_its_header(tmp_path: Path) -> None:
+    (tmp_path / "validation.csv").write_text("1/a.jpg,1,2,3,4,1;2;3,1,0.7,0.2\n2/b.jpg,1,2,3,4,1;2;3,8,-2,-2\n")
+    annotations = read(tmp_path / "validation.csv")
+    assert label_rows(annotations.index) == [("1/a.jpg", 0.7, 0.2, 4), ("2/b.jpg", None, None, None)]
+    assert any("no header" in line for line in annotations.notices.lines())
+
+
+def test_the_list_of_rafdb_in_another_encoding(tmp_path: Path) -> None:
+    write_files(tmp_path, {"list_patition_label.txt": "train_00001.jpg\t4\r\n".encode("utf-16")})
+    assert read(tmp_path).index["expression"].to_list() == [4]
+
+
+def test_folders_of_codes_need_the_name_of_the_data_set(tmp_path: Path) -> None:
+    write_files(tmp_path, {"train/1/a.jpg": "", "train/5/b.jpg": "", "test/7/c.jpg": ""})
+    with pytest.raises(InputError, match="folders named by codes; name the data set with --format"):
+        read(tmp_path)
+    assert sorted(read(tmp_path, None, "rafdb").index.select("image", "expression").rows()) == [
+        ("test/7/c.jpg", 0), ("train/1/a.jpg", 6), ("train/5/b.jpg", 5)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", ["emotion,pixels", "emotion, Usage, pixels", "pixels;emotion;Usage"])
+def test_fer2013_in_other_orders_of_columns(tmp_path: Path, header: str) -> None:
+    cells = {"emotion": "3", "pixels": " ".join(["9"] * 16), "Usage": "Training"}
+    row = [cells[name.strip()] for name in re.split("[,;]", header)]
+    separator = ";" if ";" in header else ","
+    (tmp_path / "fer.csv").write_text(f"{header}\n{separator.join(row)}\n")
+    assert main(["index", str(tmp_path / "fer.csv"), "--out", str(tmp_path / "o.parquet")]) == 0
+    index = load_index(tmp_path / "o.parquet")
+    assert index.select("expression", "exists").rows() == [(4, True)]
+
+
+@pytest.mark.parametrize("pixels", ["1 2 x 4", "1 2 3 999", "1 2 3"])
+def test_pixels_of_fer2013_that_are_none(tmp_path: Path, pixels: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "fer.csv").write_text(f"emotion,pixels\n3,{pixels}\n")
+    assert main(["index", str(tmp_path / "fer.csv"), "--out", str(tmp_path / "o.parquet")]) == 2
+    assert "fer.csv: row 1 holds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["1,0\r\n2,3\r\n\r\n", "1 0\n2 3\n", "frame,au\n1,0\n2,3\n", "1\t0\n2\t3.0\n"])
+def test_disfa_as_others_save_it(tmp_path: Path, text: str) -> None:
+    write_files(tmp_path, {"SN001/SN001_au12.txt": text})
+    assert read(tmp_path).index["AU12"].to_list() == [0, 1]
+    write_files(tmp_path, {"SN001/SN001_au12.txt": text + "three\n"})
+    with pytest.raises(InputError, match=r"SN001_au12.txt:\d: 'three' is no frame and intensity"):
+        read(tmp_path)
+
+
+def test_emotionets_quoted_addresses(tmp_path: Path) -> None:
+    (tmp_path / "emotionet.xls").write_text("URL\torig\tAU1\tAU12\n'http://x.org/a/b.jpg'\tc\t999\t1\n")
+    index = read(tmp_path / "emotionet.xls").index
+    assert index.select("image", "AU1", "AU12").rows() == [("b.jpg", None, 1)]

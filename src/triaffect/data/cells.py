@@ -31,9 +31,13 @@ MISSING_WORDS = (
 MISSING_NUMBERS = (-2.0, -5.0, -9.0, -99.0, -999.0, -9999.0, 999.0, 9999.0)
 """The same as numbers, which no label has; -1 may be a valence."""
 
+_AFFECTNET = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+_NO_HEADER = r'"?[^,]+\.(jpe?g|png|bmp|tiff?)"?(,[0-9]+){4},[^,]*,[0-9]+(,[0-9.-]+){2}'
+"""A line of AffectNet, one of whose two tables has no header in some copies."""
 _MAX_BYTES = 1 << 32  # of a packed table, unpacked
 _MAGIC = {b"PAR1": ".parquet", b"PK\3\4": ".xlsx", b"\xd0\xcf\x11\xe0": ".xls", b"ARRO": ".arrow"}
 """First bytes of kinds that are not text, whatever their name."""
+_BINARY = (".parquet", ".feather", ".arrow", *EXCEL_SUFFIXES)
 _WITHOUT_MARK = {
     b"\1\1\1\0": "utf-32-be", b"\0\1\1\1": "utf-32-le", b"\1\0\1\0": "utf-16-be", b"\0\1\0\1": "utf-16-le",
 }  # fmt: skip
@@ -89,7 +93,7 @@ def read_cells(path: StrPath, notices: Notices) -> Cells:
     file, suffix = Path(path), table_suffix(Path(path))
     try:
         data = _unpack(file)
-        kind = _MAGIC.get(data[:4]) or ("" if suffix in (".parquet", ".feather", ".arrow") else suffix)
+        kind = _MAGIC.get(data[:4]) or ("" if suffix in _BINARY else suffix)
         if kind == ".parquet":
             return _flat(Cells(path, pl.read_parquet(data)))
         if kind == ".arrow":
@@ -176,7 +180,7 @@ def _stripped(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _read_text(path: Path, data: bytes, notices: Notices) -> Cells:
-    text = _decode(path, data, notices)
+    text = decode_text(path, data, notices)
     head = text.split("\n", 20)[:20]
     separator, above = "", 0
     if match := re.fullmatch('"?sep ?= ?(.)"?[;,]*', head[0], re.IGNORECASE):
@@ -186,6 +190,9 @@ def _read_text(path: Path, data: bytes, notices: Notices) -> Cells:
     if any(line.strip(",;\t| ") for line in head[above:first]):
         notices["lines above the header are left out"].append(f"{path}: {first - above}")
     text, head = text.split("\n", first)[-1], head[first:]
+    if re.fullmatch(_NO_HEADER, head[0], re.IGNORECASE):
+        notices["no header: the columns are taken as AffectNet's"].append(str(path))
+        text, head, first = f"{_AFFECTNET}\n{text}", [_AFFECTNET, *head], first - 1
     unquoted = re.sub('"[^"]*"', "", head[0])
     separator = separator or max(",;\t|", key=unquoted.count)
     words = len(head[0].split())
@@ -226,7 +233,7 @@ def _with_lines(path: StrPath, table: pl.DataFrame, first_line: int) -> Cells:
     return Cells(path, rows.select(table.columns), rows["line"] if "line" not in table.columns else None)
 
 
-def _decode(path: Path, data: bytes, notices: Notices) -> str:
+def decode_text(path: Path, data: bytes, notices: Notices) -> str:
     """The text of a file in UTF-8, UTF-16, UTF-32 or, failing these, cp1252, with LF and without an end mark."""
     zeros = bytes(byte == 0 for byte in data[:4])
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):

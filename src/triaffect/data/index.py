@@ -17,7 +17,7 @@ import polars as pl
 from triaffect import __version__
 from triaffect.data.cells import TABLE_SUFFIXES, Cells, table_suffix
 from triaffect.data.crops import FOLDER, find_images
-from triaffect.data.known import CLASS_ORDERS, DISFA_THRESHOLD, find_known, read_known
+from triaffect.data.known import CLASS_ORDERS, DISFA_THRESHOLD, class_folders, find_known, read_known
 from triaffect.data.layout import FORMATS, SCHEMA, find_files, find_image_root, read_files
 from triaffect.data.table import OUTSIDE_ROOT, read_table, table_to_index
 from triaffect.io import InputError, Notices, StrPath, atomic_path
@@ -109,6 +109,10 @@ def read_annotations(
             return table
         files = find_files(root, notices)
         formats = files.formats()
+        if not formats and root.is_dir() and class_folders(root, numbers=True):
+            raise InputError(
+                f"{root}: folders named by codes; name the data set with --format ({', '.join(CLASS_ORDERS)})"
+            )
         if not formats or (layout != "auto" and layout not in formats):
             raise InputError(
                 f"{root}: holds no annotations{f' of format {layout}' if layout != 'auto' else ''}; expected"
@@ -319,7 +323,7 @@ def _read_tables(
 ) -> Annotations | None:
     """Read a table, a folder of tables, or a known data set; None if it is none of them."""
     name = layout if layout in (*CLASS_ORDERS, "disfa", "folders") else None
-    data_set = find_known(root) if layout == "auto" or name else None
+    data_set = find_known(root, numbers=name in CLASS_ORDERS) if layout == "auto" or name else None
     default: Path | None = None
     if data_set is not None:
         table, default = read_known(data_set, root, notices)
@@ -329,7 +333,7 @@ def _read_tables(
                 Cells(root, table),
                 images,
                 notices,
-                order=data_set if data_set in CLASS_ORDERS else None,
+                order=data_set if data_set in CLASS_ORDERS else name if name in CLASS_ORDERS else None,
                 au_threshold=au_threshold,
             )
         ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from triaffect.data.cells import read_cells
+from triaffect.data.cells import decode_text, read_cells
 from triaffect.io import InputError, Notices, StrPath
 from triaffect.jobs import prefetch
 from triaffect.labels import EXPRESSIONS, SPLITS
@@ -72,14 +72,17 @@ def with_images(table: pl.DataFrame, path: StrPath, notices: Notices) -> pl.Data
     FER2013 holds its pictures as text: `write_pictures` writes them under the names that FER+ gives them. The class of
     FER+ is the one with the most of ten votes; it is missing on a tie and where most chose unknown or no face.
     """
-    columns = {name.lower().strip(): name for name in table.columns}
+    columns = {name.lower().strip().replace("_", " "): name for name in table.columns}
     if "pixels" in columns and "image" not in columns:
         name = pl.format("fer{}.png", pl.int_range(pl.len()).cast(pl.String).str.zfill(7))
         return table.with_columns(image=name).drop(columns["pixels"])
     if not {"image name", "nf", "unknown", "contempt"} <= set(columns):
         return table
     words = [*(name.lower() for name in EXPRESSIONS[:-1]), "contempt", "unknown", "nf"]
-    votes = table.select(pl.col(columns[word]).cast(pl.Float64).fill_null(0) for word in words).to_numpy()
+    try:
+        votes = table.select(pl.col(columns[word]).cast(pl.Float64).fill_null(0) for word in words).to_numpy()
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{os.fspath(path)}: a vote is no number ({str(error).splitlines()[0]})") from None
     is_clear = (votes == votes.max(1, keepdims=True)).sum(1) == 1
     names = np.array([*EXPRESSIONS[:-1], "contempt", "", ""])[votes.argmax(1)]
     expression = pl.Series("expression", np.where(is_clear, names, ""))
@@ -95,9 +98,8 @@ def holds_pictures(path: StrPath) -> bool:
     """Whether a file is the table of FER2013, by its first line."""
     try:
         with open(path, "rb") as file:
-            return {b"emotion", b"pixels"} <= {
-                word.strip(b' "\xef\xbb\xbf') for word in file.readline(200).lower().split(b",")
-            }
+            words = re.split(b"[,;\t]", file.readline(200).lower())
+            return b"pixels" in {word.strip(b' "\r\n\xef\xbb\xbf') for word in words}
     except OSError:
         return False
 
@@ -114,16 +116,24 @@ def write_pictures(path: StrPath, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     column = next(name for name in cells.table.columns if name.lower().strip() == "pixels")
     for row, text in enumerate(cells.table[column]):
-        values = np.array((text or "").split(), np.uint8)
+        try:
+            values = np.array((text or "").split(), np.uint8)
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"{path}: row {row + 1} holds no pixels from 0 to 255 ({error})") from None
         side = int(len(values) ** 0.5)
         if not side or side * side != len(values):
-            raise InputError(f"{path}: row {row + 1} holds {len(values)} pixels, no square picture")
+            raise InputError(f"{path}: row {row + 1} holds {len(values)} pixels, no square picture; copy it again")
         (folder / f"fer{row:07d}.png").write_bytes(cv2.imencode(".png", values.reshape(side, side))[1].tobytes())
     return cells.table.height
 
 
-def find_known(root: Path) -> str | None:
-    """The data set that a folder, or the list of RAF-DB, holds."""
+def find_known(root: Path, numbers: bool = False) -> str | None:
+    """The data set that a folder, or the list of RAF-DB, holds.
+
+    Args:
+        root: The folder or list.
+        numbers: Folders of classes may have the names of codes.
+    """
     if root.is_file():
         return "rafdb" if re.fullmatch(r"list_par?tition_label\.txt", root.name.lower()) else None
     patterns = {
@@ -132,7 +142,7 @@ def find_known(root: Path) -> str | None:
         "disfa": ("SN*_au[0-9]*.txt", "SN*/SN*_au[0-9]*.txt", "*/SN*/SN*_au[0-9]*.txt"),
     }
     set_name = next((name for name, globs in patterns.items() if any(any(root.glob(glob)) for glob in globs)), None)
-    return set_name or ("folders" if _class_folders(root) else None)
+    return set_name or ("folders" if class_folders(root, numbers) else None)
 
 
 def read_known(name: str, root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
@@ -150,18 +160,19 @@ def read_known(name: str, root: Path, notices: Notices) -> tuple[pl.DataFrame, P
     return readers[name](root, notices)
 
 
-def _class_folders(root: Path) -> list[Path]:
-    """Folders named as classes, below the root or its folders `train` and `test`; none if others are among them."""
+def class_folders(root: Path, numbers: bool = False) -> list[Path]:
+    """Folders named as classes (or codes), below the root or `train` and `test`; none if others are among them."""
     inner = [path for path in root.iterdir() if path.is_dir()]
     splits = [path for path in inner if path.name.lower() in SPLIT_WORDS]
     folders = [path for split in splits for path in split.iterdir() if path.is_dir()] if splits else inner
-    return sorted(folders) if len(folders) > 1 and all(path.name.lower() in CODES for path in folders) else []
+    is_class = all(path.name.lower() in CODES or (numbers and path.name.isdecimal()) for path in folders)
+    return sorted(folders) if len(folders) > 1 and is_class else []
 
 
 def _folders(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
     """A folder of images per class, as copies of FER2013 and others have them: train/happy/0001.jpg."""
     rows = []
-    for folder in _class_folders(root):
+    for folder in class_folders(root, numbers=True):
         split = SPLIT_WORDS.get(folder.parent.name.lower()) if folder.parent != root else None
         names = sorted(path.relative_to(root).as_posix() for path in folder.iterdir() if path.is_file())
         rows += [(name, split, folder.name) for name in names if not name.rpartition("/")[2].startswith(".")]
@@ -197,7 +208,7 @@ def _affectnet(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]
 def _rafdb(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
     """The list of RAF-DB: lines of an image and its class; the aligned images where they are there."""
     path = root if root.is_file() else next(root.rglob("list_*tition_label.txt"))
-    lines = [line.split() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    lines = [line.split() for line in decode_text(path, path.read_bytes(), notices).splitlines() if line.strip()]
     for number, line in enumerate(lines, 1):
         if len(line) != 2:
             raise InputError(f"{path}:{number}: {' '.join(line)!r} is no image and class; write train_00001.jpg 5")
@@ -215,10 +226,17 @@ def _disfa(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
     tables: dict[str, pl.DataFrame] = {}
     for path in sorted(root.rglob("*_au[0-9]*.txt")):
         video, _, unit = path.stem.rpartition("_au")
-        try:
-            rows = pl.read_csv(path, has_header=False, schema={"frame": pl.Int64, f"AU{unit}": pl.Float64})
-        except pl.exceptions.PolarsError as error:
-            raise InputError(f"{path}: no lines of frame,intensity ({str(error).splitlines()[0]})") from None
+        pairs = []
+        for number, line in enumerate(decode_text(path, path.read_bytes(), notices).splitlines(), 1):
+            cells = re.split(r"[,;\s]+", line.strip())
+            try:
+                pairs += [(int(cells[0]), float(cells[1]))] if line.strip() else []
+            except (ValueError, IndexError):
+                if number > 1:  # a header
+                    raise InputError(f"{path}:{number}: {line!r} is no frame and intensity; write 12,3") from None
+        if not pairs:
+            raise InputError(f"{path}: holds no lines of frame,intensity; copy it again")
+        rows = pl.DataFrame(pairs, {"frame": pl.Int64, f"AU{unit}": pl.Float64}, orient="row")
         tables[video] = tables[video].join(rows, on="frame", how="full", coalesce=True) if video in tables else rows
     parts = [table.with_columns(video=pl.lit(video)) for video, table in sorted(tables.items())]
     table = pl.concat(parts, how="diagonal").sort("video", "frame")

@@ -29,7 +29,7 @@ RANGES = {"valence": (-1, 1), "arousal": (-1, 1), "frame": (0, 2**31 - 1)}
 
 COLUMN_WORDS = {
     "image": ("imagepath", "imagename", "imagefile", "imagelocation", "img", "imgpath", "filename", "filepath", "file",
-              "path", "pth", "subdirectoryfilepath", "url"),
+              "path", "pth", "subdirectoryfilepath", "url", "originalurl"),
     "video": ("videoname", "videoid", "clip"),
     "frame": ("framenumber", "frameno", "frameid"),
     "split": ("usage", "subset", "partition"),
@@ -152,7 +152,7 @@ def table_to_index(
         raise InputError(f"{path}: has no rows below its header; save the table again")
     image_of_frames(cells, notices)
     table = cells.table
-    image = pl.col("image").cast(pl.String).str.replace_all(r"\\", "/").str.replace("^file://", "")
+    image = pl.col("image").cast(pl.String).str.strip_chars("'").str.replace_all(r"\\", "/").str.replace("^file://", "")
     image = image.str.replace(r"^(\./)+|^[a-z]+://.*/", "").str.replace_all("(.)/+", "$1/")
     if images is not None:
         root = Path(images).absolute().as_posix().rstrip("/") + "/"
