@@ -240,8 +240,9 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
             raise gr.Error(str(error).removeprefix(f"{path}: "), print_exception=False) from None
 
     pictures, example_clip = example_files(folder)
-    drawing: dict[str, Any] = {"label": "Predictions", "interactive": False, "format": "jpeg", "visible": False}
-    drawing |= {"elem_classes": "drawn", "buttons": ["download", "fullscreen"]}  # no sharing
+    # A label would cover a part of the picture; the buttons leave out sharing.
+    drawing: dict[str, Any] = {"show_label": False, "interactive": False, "format": "jpeg", "visible": False}
+    drawing |= {"elem_classes": "drawn", "buttons": ["download", "fullscreen"]}
     units_fixed = analyzer.tasks == ("au",)
     with gr.Blocks(title="triaffect", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         name = f'<div class="head">triaffect</div><div class="sub">{escape(analyzer.backend.name)}</div>'
@@ -275,7 +276,7 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
         with gr.Tab("Video"):
             with gr.Row():
                 with gr.Column(min_width=300):
-                    clip = gr.Video(sources=["upload", "webcam"], label="Video", height=400)
+                    clip = gr.Video(sources=["upload", "webcam"], label="Video", height=400, elem_classes="clip")
                     gr.Examples([example_clip], clip, label="Example: an invented person", cache_examples=False)
                 annotated = gr.Video(label="Predictions", interactive=False, height=400, buttons=["download"])
             note_panel = gr.HTML()
