@@ -92,7 +92,7 @@ def main() -> None:
         good = {name: (private / name).read_bytes() for name in ("one.png", "three.png")}
         bad = hostile()
         ask(address, "one.png", good["one.png"])
-        start, before, peak, halfway = time.monotonic(), memory(server.pid), 0.0, 0.0
+        start, before, peaks = time.monotonic(), memory(server.pid), [0.0] * 4
         answers: collections.Counter[tuple[str, str]] = collections.Counter()
         waits: list[float] = []
 
@@ -108,8 +108,8 @@ def main() -> None:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            peak = max(peak, memory(server.pid))
-            halfway = halfway or (peak if time.monotonic() - start > options.seconds / 2 else 0.0)
+            quarter = min(3, int(4 * (time.monotonic() - start) / options.seconds))
+            peaks[quarter] = max(peaks[quarter], memory(server.pid))
             time.sleep(0.2)
         seconds = time.monotonic() - start
         alive = server.poll() is None and ask(address, "one.png", good["one.png"]) == "complete"
@@ -124,7 +124,8 @@ def main() -> None:
     print(f"{sum(answers.values())} requests by {options.clients} clients in {seconds:.0f} s, "
           f"{sum(answers.values()) / seconds:.1f}/s; median {waits[len(waits) // 2]:.2f} s, "
           f"95 % under {waits[int(0.95 * len(waits))]:.2f} s")  # fmt: skip
-    print(f"memory: {before:.0f} MB, at most {halfway:.0f} in the first half, {peak:.0f} in all, {after:.0f} after")
+    quarters = ", ".join(f"{peak:.0f}" for peak in peaks)
+    print(f"memory: {before:.0f} MB before, at most {quarters} in each quarter, {after:.0f} after")
     print(f"uploads on disk: {uploads >> 20} MB")
     print(f"answers afterwards: {alive}; files left after SIGTERM: {len(left)}; exit code {server.returncode}")
 
