@@ -118,6 +118,9 @@ def test_excel_is_read(tmp_path: Path) -> None:
         said = " ".join(annotations.notices.lines())
         assert ("above the header" in said) == (name == "title.xls")
         assert ("'labels' of 'labels', 'old'" in said) == (name == "sheets.csv")
+    workbook(tmp_path / "twice.xlsx", labels=[["image", "valence", "valence"], ["a.jpg", 0.1, 0.2]])
+    with pytest.raises(InputError, match="'valence' and 'valence' are both valence; remove one of them"):
+        read(tmp_path / "twice.xlsx")
     workbook(tmp_path / "empty.xlsx", labels=[])
     with pytest.raises(InputError, match="no sheet holds a table"):
         read(tmp_path / "empty.xlsx")

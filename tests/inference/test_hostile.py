@@ -63,12 +63,12 @@ def text_named_jpg(path):
     path.write_text("not a picture\n" * 500)
 
 
-@case("a.mp4", "not a photo or video that can be read")
+@case("a.mp4", "is empty; copy it again")
 def empty_video(path):
     path.write_bytes(b"")
 
 
-@case("a.jpg", "not a photo or video that can be read")
+@case("a.jpg", "is empty; copy it again")
 def empty_photo(path):
     path.write_bytes(b"")
 

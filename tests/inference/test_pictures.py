@@ -67,6 +67,12 @@ def test_pillow_images_follow_the_rules_of_files():
     assert np.abs(to_pixels(Image.fromarray(pixels).convert("CMYK"))[1].astype(int) - pixels).max() <= 2
 
 
+def test_pillow_images_of_numbers_are_scaled_as_files_are():
+    grey = np.linspace(0, 255, 1200).round().reshape(30, 40)
+    for values in (grey.astype(np.float32) / 255, grey.astype(np.int32) * 257):
+        assert np.abs(to_pixels(Image.fromarray(values))[1][..., 0] - grey).max() <= 1
+
+
 def test_many_images_share_batches_and_keep_their_names(tmp_path):
     used = analyzer(batch=4)
     path = jpeg(tmp_path / "a.jpg", plain(40, 200, 255, (100, 60)))

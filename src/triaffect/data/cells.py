@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import io
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -154,6 +155,8 @@ def _read_excel(path: Path, data: bytes, notices: Notices) -> Cells:
 
     import fastexcel  # of an extra
 
+    logging.getLogger("fastexcel").setLevel(logging.ERROR)  # columns of words and numbers are text for us
+
     names = fastexcel.read_excel(data).sheet_names
     sheets = {name: read(name, has_header=False) for name in names}
     full = [name for name, table in sheets.items() if table.width > 1 and table.height > 1]
@@ -166,6 +169,9 @@ def _read_excel(path: Path, data: bytes, notices: Notices) -> Cells:
     if above:
         notices["lines above the header are left out"].append(f"{path}: {above}")
     table = read(full[0], read_options={"header_row": above})
+    header = ["" if cell is None else str(cell) for cell in sheets[full[0]].row(above)]
+    if len(header) == table.width and len(set(header)) < len(header):  # equal names, which the reader has numbered
+        table.columns = [f"{name}_duplicated_{i}" if name in header[:i] else name for i, name in enumerate(header)]
     return _with_lines(path, _stripped(table), above + 2)
 
 

@@ -269,7 +269,7 @@ def to_codes(cells: Cells, notices: Notices, order: str | None = None) -> None:
         and cells.table.select(number.is_not_null().any()).item()
     ):
         raise InputError(
-            f"{path}: column {old!r} holds codes whose order is not known; name the data set with --format"
+            f"{path}: column {old!r} holds codes whose order is not known; name the data set with index --format"
             f" ({', '.join(CLASS_ORDERS)}), or the column expression if 0 is {EXPRESSIONS[0]} and 7 {EXPRESSIONS[-1]}"
         )
     names = CLASS_ORDERS[order] if order else EXPRESSIONS

@@ -66,8 +66,11 @@ def to_pixels(image: Any, bgr: bool = False) -> tuple[str, NDArray[np.uint8]]:
     if isinstance(image, Image.Image):
         name, data = getattr(image, "filename", ""), io.BytesIO()
         # As a file, so that orientation, transparency and 16 bits follow the rules of every other image.
-        png = image if image.mode in _PNG_MODES else image.convert("RGB")
-        png.save(data, "PNG", compress_level=0, exif=image.getexif())
+        if image.mode in ("F", "I"):  # PNG holds neither
+            image.save(data, "TIFF")
+        else:
+            png = image if image.mode in _PNG_MODES else image.convert("RGB")
+            png.save(data, "PNG", compress_level=0, exif=image.getexif())
         content: Any = data.getvalue()
     else:
         name = getattr(image, "name", "")

@@ -47,6 +47,8 @@ def read_video(
         InputError: It is not a video, or it is damaged: raised after the last frame that decodes, with the place.
     """
     require_regular_file(path)
+    if not path.stat().st_size:
+        raise InputError(f"{path}: is empty; copy it again")
     if is_animation(path):
         count = 0
         try:
