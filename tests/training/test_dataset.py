@@ -47,7 +47,7 @@ def test_png_and_grey_are_read_as_rgb(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "No such file"), (b"", "not an image"), (b"hello", "not an image"), (b"\xff\xd8\xff\xe0broken", "JPEG")],
+    [(None, "No such file"), (b"", "empty"), (b"hello", "not an image"), (b"\xff\xd8\xff\xe0broken", "JPEG")],
 )
 def test_what_cannot_be_read_is_a_value_error(tmp_path, content, reason):
     path = tmp_path / "x.jpg"
