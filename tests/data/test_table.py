@@ -422,6 +422,8 @@ def test_columnar_files_are_read_whatever_their_types_and_names(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "rows", "notice"),
     [
+        ("image,valence,arousal,expression\na.jpg,-1,-1,-1\nb.jpg,-1,0,-1\n",
+         [("a.jpg", None, None, None), ("b.jpg", -1.0, 0.0, None)], "where the expression is -1, too"),
         ("image,valence,arousal,expression\na.jpg,-9,999,-1\n", [("a.jpg", None, None, None)], "-9 and the like"),
         ("image,valence,arousal,expression\na.jpg,\u2014,#NV,<NA>\n", [("a.jpg", None, None, None)], ""),
         ("image,expression\na.jpg,FEA\nb.jpg,Sorrow\nc.jpg,3.0\nd.jpg,\"3,0\"\n",

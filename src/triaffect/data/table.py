@@ -161,6 +161,12 @@ def table_to_index(
     cells.refuse("image", image.str.contains(OUTSIDE_ROOT), "use a path relative to the image root, or name that folder"
                  " with --images")  # fmt: skip
     order = order or class_order(table)
+    if {*VA, "expression"} <= {*table.columns}:
+        values = [to_numbers(pl.col(name).cast(pl.String), pl.String) for name in (*VA, "expression")]
+        is_missing = pl.all_horizontal(value == -1 for value in values).fill_null(False)
+        if table.select(is_missing.any()).item():
+            notices["valence and arousal of -1 are missing where the expression is -1, too"].append(f"{path}")
+            cells.table = table.with_columns(pl.when(~is_missing).then(name).alias(name) for name in VA)
     if "expression" not in table.columns:
         _join_classes(cells, notices)
     elif table["expression"].dtype != pl.Null:
