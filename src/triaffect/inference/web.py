@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -313,6 +315,9 @@ def serve(
     Raises:
         InputError: The port is in use; or as `Analyzer`.
     """
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        # Memory that the server's many threads have freed stays in glibc's arenas, so two (M_ARENA_MAX is -8) bound it.
+        ctypes.CDLL(None).mallopt(-8, 2)
     analyzer = Analyzer(model, backend=backend, tasks=["au"] if aus_only else None)
     folder = Path(tempfile.mkdtemp(prefix="triaffect-web-"))  # readable by its owner only
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
