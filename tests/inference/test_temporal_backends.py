@@ -176,6 +176,7 @@ def test_a_model_that_needs_later_frames_says_that_it_describes_each_alone(tmp_p
     )
     with pytest.warns(UserWarning, match="a.mp4: each frame is described alone"):
         over_time = [rows for _, rows in analyzer.run(frames, "a.mp4")]
+    with pytest.warns(UserWarning, match="described alone"):
         alone = [rows for frame in frames for _, rows in analyzer.run([frame], "a.mp4")]
     np.testing.assert_allclose(pl.concat(over_time)["valence"], pl.concat(alone)["valence"], atol=1e-4)
 
