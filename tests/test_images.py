@@ -328,13 +328,15 @@ def test_what_follows_a_wrong_check_sum_in_a_png_is_missing():
 def test_a_jpeg_for_print_is_read_as_others_are():
     y, x = np.mgrid[0:96, 0:128]
     ink = np.stack([y * 2, x, 200 - y, y], -1).astype(np.uint8)
-    expected = np.asarray(Image.fromarray(ink, "CMYK").convert("RGB")).astype(int)
+    in_ink = Image.merge("CMYK", [Image.fromarray(ink[..., i]) for i in range(4)])
+    expected = np.asarray(in_ink.convert("RGB")).astype(int)
     stream = io.BytesIO()
-    Image.fromarray(ink, "CMYK").save(stream, "JPEG", quality=95)
+    in_ink.save(stream, "JPEG", quality=95)
     assert np.abs(read_image(stream.getvalue()) - expected).max() <= 8
     # The same as brightness, two colours and black: the last byte of Adobe's marker is then 2.
     stream, brightness = io.BytesIO(), np.asarray(Image.fromarray(ink[:, :, :3]).convert("YCbCr"))
-    Image.fromarray(np.dstack([255 - brightness, ink[:, :, 3]]), "CMYK").save(stream, "JPEG", quality=95)
+    parts = (*np.moveaxis(255 - brightness, 2, 0), ink[..., 3])
+    Image.merge("CMYK", [Image.fromarray(part) for part in parts]).save(stream, "JPEG", quality=95)
     content = bytearray(stream.getvalue())
     content[content.index(b"Adobe") + 11] = 2
     assert np.abs(read_image(bytes(content)) - expected).max() <= 12
