@@ -299,6 +299,16 @@ def test_a_long_video_is_kept_on_disk(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
+def test_the_small_tables_of_a_long_video_are_joined():
+    """A table of one row takes 50 kB: the fifty thousand of half an hour would take hundreds of megabytes."""
+    part = rows_of([0.3])
+    with Rows(part.schema, None) as rows:
+        for _ in range(1000):
+            rows.add(part)
+        assert len(rows.parts) <= 201
+        assert rows.scan().collect().equals(pl.concat([part] * 1000))
+
+
 def test_the_rows_of_many_photos_reach_the_table_in_batches(tmp_path, monkeypatch):
     """Polars keeps 100,000 rows, and a table of one row takes 50 kB: a million photos would not fit into memory."""
     row, batches = rows_of([0.3]), []

@@ -20,7 +20,10 @@ from triaffect.inference.summary import EPISODE_COLUMNS, SUMMARY_COLUMNS
 from triaffect.io import atomic_path
 
 CHUNK = 50_000
-"""Rows that are in memory at once."""
+"""Rows that are in memory at once; Polars itself keeps 100,000 of a table that it writes."""
+
+SMALL_TABLES = 200
+"""Tables that are joined into one: a table of one row takes as much memory as one of a hundred."""
 
 NO_FACE = "no face"
 """The kind of failure that is not tried again."""
@@ -112,9 +115,11 @@ class Rows:
         """Add the rows of some frames."""
         self.parts.append(rows)
         self.height += rows.height
+        if len(self.parts) > SMALL_TABLES:
+            self.parts = [pl.concat(self.parts, rechunk=True)]
         if self.folder and sum(part.height for part in self.parts) > CHUNK:
             pl.concat(self.parts).write_parquet(Path(self.folder.name, f"{self.files:06d}.parquet"))
-            self.parts, self.files = self.parts[:1], self.files + 1
+            self.parts, self.files = [rows.clear()], self.files + 1
 
     def scan(self) -> pl.LazyFrame:
         """All rows, in order."""
@@ -158,8 +163,7 @@ def write_tables(
                     rows = pl.read_parquet(path, glob=False)
                     rows.write_csv(text, include_header=False, float_precision=5)
                     batch.append(rows)
-                # A table of one row takes as much memory as one of a hundred, and Polars keeps 100,000 rows.
-                if len(batch) > 200 or sum(rows.height for rows in batch) > CHUNK:
+                if len(batch) > SMALL_TABLES or sum(rows.height for rows in batch) > CHUNK:
                     yield pl.concat(batch, rechunk=True)
                     batch = batch[:1]
             yield pl.concat(batch, rechunk=True)
