@@ -28,7 +28,7 @@ TEMPLATE: NDArray[np.float32] = np.array(
 from left to right in the image)."""
 
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
-_ORIENTATION, _WIDTH, _BITS, _SUBFILE, _DNG = 0x0112, 256, 258, 254, 50706  # tags of EXIF and TIFF
+_ORIENTATION, _WIDTH, _HEIGHT, _BITS, _SUBFILE, _DNG = 0x0112, 256, 257, 258, 254, 50706  # tags of EXIF and TIFF
 _RAW = "a camera's raw file, which cannot be developed; save it as JPEG or TIFF"
 _DEPTHS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16, 32))
 _UNKNOWN = "damaged image, or one of a rare kind; save it as JPEG"
@@ -193,7 +193,7 @@ def _decode_tiff(data: bytes) -> NDArray[np.uint8] | None:
         file = io.BytesIO(data)
         file.seek(tags.next)
         tags.load(file)
-        if tags[_WIDTH] * tags[_WIDTH + 1] > MAX_PIXELS or tags.get(_SUBFILE, 0) & 1 or _DNG in tags:
+        if tags[_WIDTH] * tags[_HEIGHT] > MAX_PIXELS or tags.get(_SUBFILE, 0) & 1 or _DNG in tags:
             return None
         deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if deep is not None and deep.ndim == 3 and deep.shape[2] == 3:

@@ -333,7 +333,7 @@ def _read_tables(
                 Cells(root, table),
                 images,
                 notices,
-                order=data_set if data_set in CLASS_ORDERS else name if name in CLASS_ORDERS else None,
+                order=next((one for one in (data_set, name) if one in CLASS_ORDERS), None),
                 au_threshold=au_threshold,
             )
         ]
