@@ -25,7 +25,6 @@ from triaffect.labels import OUTPUTS, PREDICTION_COLUMNS, TASKS
 from triaffect.metrics.fusion import fuse, mean, tune_fusion
 from triaffect.metrics.scores import score
 from triaffect.study.results import split_halves
-from triaffect.training.config import LossConfig
 from triaffect.training.dataset import targets_of
 from triaffect.training.losses import TaskLosses
 from triaffect.training.model import probabilities
@@ -67,7 +66,7 @@ class Data:
             features = layer(inputs)
             return {task: head(features) for task, head in heads.items()}
 
-        criterion = TaskLosses(LossConfig(**losses, weights=WEIGHTS), tasks, self.train, self.classes)
+        criterion = TaskLosses(tasks, self.train, self.classes, **losses, weights=WEIGHTS)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)
         count = len(self.inputs) // BATCH
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * count)

@@ -69,7 +69,7 @@ def main() -> None:
     data = [(root / name).read_bytes() for name in rows["image"]]
     cached = FrameDataset(rows, root, 112, cache=True)
     drain(BatchLoader(cached, 64, 2), count)
-    drawn = Augmentation.from_config(DataConfig(jitter=0.2))
+    drawn = Augmentation(**DataConfig(jitter=0.2).augmentation)
     sets = {
         "loose": FrameDataset(rows, root, 112),
         "packed": FrameDataset(rows, packed, 112),

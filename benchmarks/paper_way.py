@@ -136,7 +136,7 @@ def main() -> None:
         way()
         return height / part / (time.perf_counter() - start)
 
-    dataset = FrameDataset(train, root, 112, Augmentation.from_config(DataConfig()))
+    dataset = FrameDataset(train, root, 112, Augmentation(**DataConfig().augmentation))
     batches = BatchLoader(dataset, 64, 2, EpochSampler(len(dataset), shuffle=True))
     papers_measures, our_measures = measures()
     ways = {

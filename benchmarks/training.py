@@ -55,7 +55,7 @@ def bare(index: Path, root: Path, backbone: str, steps: int) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_flush_denormal(True)
     model = AffectModel(backbone, TASKS, size=112).to(device, memory_format=torch.channels_last)
-    losses = TaskLosses(config.losses, TASKS, rows).to(device)
+    losses = TaskLosses(TASKS, rows, **vars(config.losses)).to(device)
     optimizer = make_optimizer(config.training, list(model.parameters()))
     batch = FrameDataset(rows, root, 112).__getitems__(list(range(64)))
     batch = {key: value.to(device) for key, value in batch.items() if key != "bad"}

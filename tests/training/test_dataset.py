@@ -122,7 +122,7 @@ def test_rows_without_a_crop_are_left_out(frames):
 
 def test_augmentation_follows_from_seed_and_epoch_alone(frames):
     dataset = FrameDataset(
-        load_index(frames[0]), frames[1], 32, Augmentation.from_config(DataConfig(rotation=20)), seed=1
+        load_index(frames[0]), frames[1], 32, Augmentation(**DataConfig(rotation=20).augmentation), seed=1
     )
     first, again = dataset.__getitems__([3, 4, 5])["image"], dataset.__getitems__([5])["image"]
     assert torch.equal(first[2:], again)

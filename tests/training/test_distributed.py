@@ -21,7 +21,6 @@ import sys
 import torch
 from torch import distributed
 from triaffect.data.index import load_index
-from triaffect.training.config import LossConfig
 from triaffect.training.distributed import gather_outputs
 from triaffect.training.losses import TaskLosses
 
@@ -38,7 +37,7 @@ for soft in (False, True):
     if soft:
         whole["expr"] = torch.where(whole["expr"][:, None] < 0, float("nan"), torch.eye(8)[whole["expr"]])
     for va, expr, au in (("ccc", "weighted_ce", "focal"), ("ccc+mse", "focal", "weighted_bce")):
-        losses = TaskLosses(LossConfig(va, expr, au), tuple(outputs), load_index(index))
+        losses = TaskLosses(tuple(outputs), load_index(index), va=va, expr=expr, au=au)
         model = torch.nn.ModuleDict({task: torch.nn.Linear(5, width) for task, width in outputs.items()})
 
         def loss(part, alone):

@@ -13,7 +13,6 @@ from training.test_trainer import config
 from triaffect.data.index import load_index
 from triaffect.labels import TASKS
 from triaffect.training import trainer as training
-from triaffect.training.config import BalancingConfig
 from triaffect.training.gradient_balancing import GRADIENT_METHODS, Balancing, dwa_weights, make_weighting
 from triaffect.training.losses import TaskLosses
 from triaffect.training.model import AffectModel
@@ -47,7 +46,7 @@ def gradient(parts):
 
 
 def test_uncertainty_is_kendalls_formula():
-    balancing = Balancing(BalancingConfig("uncertainty"), TASKS, {"va": 1.0, "expr": 0.5, "au": 1.0})
+    balancing = Balancing(TASKS, {"va": 1.0, "expr": 0.5, "au": 1.0}, "uncertainty")
     s = np.array([0.3, -0.8, 1.1])
     with torch.no_grad():
         balancing.log_variance.copy_(torch.tensor(s))
@@ -70,7 +69,7 @@ def test_dwa_is_the_formula_and_waits_two_epochs():
     expected = 3 * np.exp(pace / 2) / np.exp(pace / 2).sum()
     np.testing.assert_allclose(dwa_weights(history, TASKS), expected, rtol=1e-12)
     assert dwa_weights(history[:1], TASKS) == [1.0] * 3
-    balancing = Balancing(BalancingConfig("dwa"), TASKS, dict.fromkeys(TASKS, 1.0))
+    balancing = Balancing(TASKS, dict.fromkeys(TASKS, 1.0), "dwa")
     assert balancing.total(tensors(), history).item() == pytest.approx(expected @ list(LOSSES.values()), rel=1e-6)
 
 
@@ -92,7 +91,7 @@ def test_the_projection_onto_the_cone_is_the_quadratic_programs():
 @pytest.mark.parametrize("method", GRADIENT_METHODS)
 def test_the_backbone_gets_the_combined_gradient_and_the_heads_their_own(frames, method, at):
     settings = config(frames, balancing__method=method, balancing__at=at)
-    losses = TaskLosses(settings.losses, TASKS, load_index(frames[0]))
+    losses = TaskLosses(TASKS, load_index(frames[0]), **vars(settings.losses))
     net, data = model(), batch()
     torch.manual_seed(1)
     AffectTraining(net, settings, load_index(frames[0])).batch_loss(data, (0,))[0].backward()
@@ -128,7 +127,7 @@ def test_pcgrad_takes_away_what_opposes():
 
 def test_by_default_a_step_is_the_plain_sum_bit_for_bit(frames):
     settings = config(frames)
-    losses = TaskLosses(settings.losses, TASKS, load_index(frames[0]))
+    losses = TaskLosses(TASKS, load_index(frames[0]), **vars(settings.losses))
     data, trained, plain_model = batch(), model(), model()
     total, values = AffectTraining(trained, settings, load_index(frames[0])).batch_loss(data, (0,))
     total.backward()
@@ -152,7 +151,7 @@ def test_a_task_without_labels_is_no_part_of_the_combination(frames):
 
 
 def test_cosines_are_the_gradients_and_opposite_tasks_show():
-    balancing = Balancing(BalancingConfig(conflict=True), TASKS, dict.fromkeys(TASKS, 1.0))
+    balancing = Balancing(TASKS, dict.fromkeys(TASKS, 1.0))
     features = torch.randn(4, 5, requires_grad=True)
     direction = torch.randn(4, 5)
     losses = {"va": (features * direction).sum(), "expr": (-2 * features * direction).sum(), "au": 0 * features.sum()}

@@ -13,7 +13,6 @@ from triaffect.inference.predict import predict
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
 from triaffect.training import trainer as training
-from triaffect.training.config import CouplingConfig
 from triaffect.training.dataset import training_rows
 from triaffect.training.label_coupling import FRAMES, SPREAD, Coupling, counted, literature
 
@@ -27,7 +26,7 @@ def holes(n=6, **labelled):
 
 @pytest.fixture
 def coupling(frames):
-    return Coupling(CouplingConfig(1.0, 1.0, "literature"), TASKS, load_index(frames[0]))
+    return Coupling(TASKS, load_index(frames[0]), 1.0, 1.0, "literature")
 
 
 def outputs(n=6):
@@ -87,7 +86,7 @@ def test_a_smile_is_happy_and_happiness_smiles(coupling):
     result, _ = coupling.posterior(holes(1, au=smile[None]))
     assert result.argmax() == HAPPY
     raw = outputs(1)
-    losses = coupling.co_annotation(raw, holes(1, expr=torch.tensor([HAPPY])))
+    losses = coupling.implied_label_losses(raw, holes(1, expr=torch.tensor([HAPPY])))
     assert losses["expr"] == 0  # it has a label of its own
     losses["au"].backward()
     pull = -raw["au"].grad[0]
@@ -96,20 +95,20 @@ def test_a_smile_is_happy_and_happiness_smiles(coupling):
 
 def test_co_annotation_fills_only_what_is_missing_and_nothing_from_nothing(coupling):
     full = batch(6)
-    assert {t: v.item() for t, v in coupling.co_annotation(outputs(), full).items()} == dict.fromkeys(TASKS, 0)
-    assert all(v == 0 for v in coupling.co_annotation(outputs(), holes()).values())
+    assert {t: v.item() for t, v in coupling.implied_label_losses(outputs(), full).items()} == dict.fromkeys(TASKS, 0)
+    assert all(v == 0 for v in coupling.implied_label_losses(outputs(), holes()).values())
 
 
 @pytest.mark.parametrize("task", ["au", "va"])
 def test_matching_moves_both_heads_also_without_labels_and_rests_where_they_agree(coupling, task):
     raw = outputs()
-    value = coupling.matching(raw)[task]
+    value = coupling.matching_losses(raw)[task]
     value.backward()
     assert raw["expr"].grad.abs().sum() > 0
     assert raw[task].grad.abs().sum() > 0
     expression = raw["expr"].softmax(1).detach()
     agreed = {"expr": raw["expr"], "au": torch.logit(expression @ coupling.aus), "va": expression @ coupling.va}
-    assert coupling.matching(agreed)[task].item() == pytest.approx(0, abs=1e-5)
+    assert coupling.matching_losses(agreed)[task].item() == pytest.approx(0, abs=1e-5)
     assert value > 0.01
     if task == "au":  # against the formula in float64
         p, q = torch.sigmoid(raw["au"]).double(), (expression @ coupling.aus).double()

@@ -51,7 +51,7 @@ def test_what_a_thread_raises_reaches_the_loop(frames, monkeypatch):
 
 
 def test_kept_pictures_are_the_decoded_ones(frames, monkeypatch):
-    index, settings = load_index(frames[0]), Augmentation.from_config(DataConfig(jitter=0.1, erase=0.5))
+    index, settings = load_index(frames[0]), Augmentation(**DataConfig(jitter=0.1, erase=0.5).augmentation)
     plain = FrameDataset(index, frames[1], 24, settings, seed=1)
     cached = FrameDataset(index, frames[1], 24, settings, seed=1, cache=True)
     keys = [3, 9, 70]

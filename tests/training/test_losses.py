@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, OUTPUTS, TASKS
-from triaffect.training.config import LossConfig
 from triaffect.training.losses import (
     TaskLosses,
     adjusted_cross_entropy,
@@ -36,7 +35,7 @@ def index(expressions=(0, 0, 0, 1, None), au1=(1, 0, 0, None, 0)):
 
 
 def losses(task="va", name="mse", **options):
-    return TaskLosses(LossConfig(**{task: name}, **options), TASKS, index())
+    return TaskLosses(TASKS, index(), **{task: name}, **options)
 
 
 def batch(n=16, missing=0.0, seed=0):

@@ -10,7 +10,6 @@ from training.test_trainer import config, numbers
 from triaffect.data.index import load_index
 from triaffect.labels import TASKS
 from triaffect.training import trainer as training
-from triaffect.training.config import DataConfig
 from triaffect.training.losses import TaskLosses
 from triaffect.training.module import AffectTraining
 from triaffect.training.sampling import Draw, EpochSampler
@@ -28,7 +27,7 @@ def rows(videos=(60, 30, 10), missing=0.2):
 @pytest.mark.parametrize(("balance", "column"), [("class", "expression"), ("video", "video")])
 def test_drawn_groups_are_even(balance, column):
     index = rows()
-    draw = Draw(DataConfig(balance=balance), index, 0)
+    draw = Draw(index, balance)
     drawn = index[np.concatenate([draw(epoch) for epoch in range(200)])][column].drop_nulls()
     counts = drawn.value_counts()["count"].to_numpy()
     assert counts.min() > 0.85 * counts.mean()
@@ -37,7 +36,7 @@ def test_drawn_groups_are_even(balance, column):
 
 def test_every_frame_comes_once_in_as_many_epochs_as_the_stride():
     index = rows((61, 30, 9))
-    draw = Draw(DataConfig(stride=4), index, 3)
+    draw = Draw(index, stride=4, seed=3)
     epochs = [draw(epoch) for epoch in range(4)]
     assert {len(epoch) for epoch in epochs} == {25}
     for epoch in epochs:
@@ -49,7 +48,7 @@ def test_every_frame_comes_once_in_as_many_epochs_as_the_stride():
 
 def test_a_row_that_is_drawn_twice_is_augmented_twice_and_no_epoch_is_another():
     index = rows()
-    draw = Draw(DataConfig(balance="class"), index, 0)
+    draw = Draw(index, "class")
     sampler = EpochSampler(len(index), True, 0, draw=draw)
     keys = list(sampler)
     sampler.set_epoch(1)
@@ -64,7 +63,7 @@ def test_mixed_batches_count_beside_the_real_ones(frames):
     index = load_index(frames[0])
     data = batch()
     plain = config(frames)
-    losses = TaskLosses(plain.losses, TASKS, index)
+    losses = TaskLosses(TASKS, index, **vars(plain.losses))
     mixed = config(frames, data__mixup=0.4)
     net = model().eval()  # batch norm would see both halves
     total = AffectTraining(net, mixed, index).batch_loss(data, (7,))[0]

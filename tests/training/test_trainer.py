@@ -137,7 +137,7 @@ def test_without_one_tasks_labels_the_others_train_and_its_head_stays(frames, tm
 def test_the_gradient_of_an_unlabelled_head_is_zero(frames):
     index = load_index(frames[0])
     model = AffectModel("test_resnet", size=32)
-    losses = TaskLosses(config(frames).losses, TASKS, index)
+    losses = TaskLosses(TASKS, index, **vars(config(frames).losses))
     batch = {"va": torch.full((8, 2), float("nan")), "expr": torch.arange(8) % 8, "au": torch.ones(8, 12)}
     losses.total(losses(model(torch.randint(0, 255, (8, 3, 32, 32), dtype=torch.uint8)), batch)).backward()
     gradient = {task: [p.grad.abs().sum().item() for p in head.parameters()] for task, head in model.heads.items()}

@@ -182,7 +182,7 @@ def _training_view(name: str, seed: int) -> Callable[[NDArray[np.uint8], int], N
     from triaffect.training.config import TrainConfig
 
     config = TrainConfig() if name == "default" else TrainConfig.load(bundled_file("configs", name))
-    augmentation, size = Augmentation.from_config(config.data), config.model.size
+    augmentation, size = Augmentation(**config.data.augmentation), config.model.size
     return lambda pixels, number: augmentation(resize(pixels, size), np.random.default_rng((seed, number)))
 
 

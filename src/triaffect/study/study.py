@@ -80,8 +80,9 @@ def run_study(
     if folder.exists() and not (folder / LOCK).exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and holds no study; name a new folder")
     models = [*(run.model for run in plan.runs.values()), *plan.encoders.values()]
-    for model in {m.backbone: m for m in models if isinstance(m, ModelConfig) and m.pretrained is True}.values():
-        check_pretrained(model)
+    from_hub = [m for m in models if isinstance(m, ModelConfig) and m.pretrained is True and not m.weights]
+    for backbone in dict.fromkeys(model.backbone for model in from_hub):
+        check_pretrained(backbone)
     with exclusive(folder / LOCK, f"{folder}: another study is running in it; wait for it or stop it"):
         for name, run in plan.runs.items():
             runs.begin(folder / "runs" / name, run)

@@ -12,14 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from triaffect.training.config import DataConfig
-
 
 @dataclass(frozen=True)
 class Augmentation:
     """Flip, rotation, scale and shift as one warp; brightness, contrast and saturation as one colour matrix.
 
-    Every image of a batch has its own draw. The arguments are those of `DataConfig`.
+    Every image of a batch has its own draw. The arguments are those of `config.DataConfig`.
     """
 
     flip: float
@@ -29,13 +27,6 @@ class Augmentation:
     jitter: float
     degrade: float = 0.0
     erase: float = 0.0
-
-    @classmethod
-    def from_config(cls, config: DataConfig) -> Augmentation:
-        """The augmentation of a config."""
-        return cls(
-            config.flip, config.rotation, config.scale, config.shift, config.jitter, config.degrade, config.erase
-        )
 
     def draw(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw a warp (2, 3), from a pixel of the result to one of the image, and a colour matrix (3, 4)."""

@@ -22,6 +22,9 @@ CARRIED_OVER = (
 )  # fmt: skip
 """Keys of `data` that mean the same for images and for cached features."""
 
+AUGMENTATION = ("flip", "rotation", "scale", "shift", "jitter", "degrade", "erase")
+"""Keys of `data` that change the images of training."""
+
 
 @dataclass
 class DataConfig:
@@ -85,6 +88,11 @@ class DataConfig:
     on_bad_image: Literal["skip", "error"] = "skip"
     workers: int = 2
     cache: Literal["none", "ram", "device"] = "none"
+
+    @property
+    def augmentation(self) -> dict[str, float]:
+        """The options of `augmentation.Augmentation`."""
+        return {name: getattr(self, name) for name in AUGMENTATION}
 
 
 @dataclass

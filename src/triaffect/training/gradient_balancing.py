@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from triaffect.labels import loss_key
-from triaffect.training.config import BalancingConfig
 
 TEMPERATURE = 2.0
 """Temperature of the dynamic weight average (Liu et al. 2019)."""
@@ -70,16 +69,19 @@ class Balancing(nn.Module):
     """The balancing that a configuration names.
 
     Args:
-        config: Method, and where gradients are compared.
         tasks: The tasks of the model.
         weights: The fixed weight of each, which every method starts from.
+        method: How the losses are combined; the options are those of `config.BalancingConfig`.
+        at: Where gradients are compared, on `features` or `weights`.
     """
 
-    def __init__(self, config: BalancingConfig, tasks: Sequence[str], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self, tasks: Sequence[str], weights: Mapping[str, float], method: str = "fixed", at: str = "features"
+    ) -> None:
         super().__init__()
-        self.config, self.tasks, self.weights = config, tuple(tasks), dict(weights)
-        self.weighting = make_weighting(config.method) if config.method in GRADIENT_METHODS else None
-        if config.method == "uncertainty":
+        self.tasks, self.weights, self.method, self.at = tuple(tasks), dict(weights), method, at
+        self.weighting = make_weighting(method) if method in GRADIENT_METHODS else None
+        if method == "uncertainty":
             self.log_variance = nn.Parameter(torch.zeros(len(self.tasks)))
         self.cosines: list[Tensor] = []
 
@@ -90,12 +92,12 @@ class Balancing(nn.Module):
         (Kendall et al. 2018, eqs. 7 and 10), s = log σ² being learned; a task without a label in the batch has no part.
         """
         weighted = torch.stack([self.weights[task] * losses[task] for task in self.tasks])
-        if self.config.method == "uncertainty":
+        if self.method == "uncertainty":
             half = torch.tensor([0.5 if task == "va" else 1.0 for task in self.tasks], device=weighted.device)
             weighted = half * torch.exp(-self.log_variance) * weighted + 0.5 * self.log_variance * (
                 weighted.detach() != 0
             )
-        elif self.config.method == "dwa":
+        elif self.method == "dwa":
             weighted = weighted * torch.tensor(dwa_weights(history, self.tasks), device=weighted.device)
         return weighted.sum()
 
@@ -112,7 +114,7 @@ class Balancing(nn.Module):
         """
         by_task = [torch.autograd.grad(self.weights[t] * losses[t], at, retain_graph=True)[0] for t in self.tasks]
         rows = by_task
-        if self.config.at == "weights":
+        if self.at == "weights":
             backbone_gradients = [
                 torch.autograd.grad(features, shared, gradient, retain_graph=True, allow_unused=True)
                 for gradient in by_task

@@ -6,7 +6,7 @@ has the equations and what differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, VA
-from triaffect.training.config import CouplingConfig
 from triaffect.training.losses import masked_mean
 
 # Du, Tao and Martinez 2014, table 1, those of the twelve AUs: 1 prototypical, else the share of people who show it.
@@ -63,7 +62,7 @@ def literature(index: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return aus.clip(DOUBT, 1 - DOUBT), va
 
 
-def counted(index: pl.DataFrame, tasks: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def counted(index: pl.DataFrame, tasks: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """What each expression implies in a training index, from the frames that are labelled for both.
 
     Returns:
@@ -99,15 +98,24 @@ class Coupling(nn.Module):
     """Adds to the task losses what the tasks can tell each other.
 
     Args:
-        config: Weights, and the table to use.
         tasks: The tasks of the model, expression among them.
         index: The training index.
+        co_annotation: Weight of `implied_label_losses`; 0 for none.
+        matching: Weight of `matching_losses`; 0 for none.
+        table: `index` or `literature`, see `config.CouplingConfig`.
     """
 
-    def __init__(self, config: CouplingConfig, tasks: tuple[str, ...], index: pl.DataFrame) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        index: pl.DataFrame,
+        co_annotation: float = 0.0,
+        matching: float = 0.0,
+        table: str = "index",
+    ) -> None:
         super().__init__()
-        self.config, self.tasks = config, tasks
-        aus, va = literature(index) if config.table == "literature" else counted(index, tasks)
+        self.tasks, self.co_annotation, self.matching = tasks, co_annotation, matching
+        aus, va = literature(index) if table == "literature" else counted(index, tasks)
         labelled = index["expression"].drop_nulls().to_numpy() if "expression" in index.columns else np.zeros(0, int)
         prior = np.bincount(labelled, minlength=len(EXPRESSIONS)) + 1.0
         self.aus: Tensor
@@ -135,7 +143,7 @@ class Coupling(nn.Module):
         any_label = has_label | ~torch.isnan(au).all(1) | ~torch.isnan(va).all(1)
         return torch.where(has_label[:, None], own_label, evidence.softmax(1)), any_label
 
-    def co_annotation(self, raw: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def implied_label_losses(self, raw: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The loss of each task on labels that follow from the image's other labels."""
         posterior, labelled = self.posterior(batch)
         expr = batch["expr"]
@@ -151,7 +159,7 @@ class Coupling(nn.Module):
             implied_losses["va"] = masked_mean(values, torch.isnan(batch["va"]) & labelled[:, None])
         return implied_losses
 
-    def matching(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def matching_losses(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The distance of each task's prediction from what the predicted expression implies; needs no label.
 
         For action units the Kullback-Leibler divergence of the two Bernoulli probabilities, for valence and arousal the
@@ -174,8 +182,8 @@ class Coupling(nn.Module):
         raw, out = {task: value.float() for task, value in raw.items()}, dict(losses)
         with torch.autocast(raw["expr"].device.type, enabled=False):  # logarithms near 0 and 1 need their digits
             for weight, extra in (
-                (self.config.co_annotation, self.co_annotation(raw, batch) if self.config.co_annotation else {}),
-                (self.config.matching, self.matching(raw) if self.config.matching else {}),
+                (self.co_annotation, self.implied_label_losses(raw, batch) if self.co_annotation else {}),
+                (self.matching, self.matching_losses(raw) if self.matching else {}),
             ):
                 for task, value in extra.items():
                     out[task] = out[task] + weight * value

@@ -7,7 +7,8 @@ divided by their number; no value leaves the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS
-from triaffect.training.config import LossConfig
 from triaffect.training.dataset import SOFT
 
 
@@ -133,15 +133,32 @@ class TaskLosses(nn.Module):
     """The loss of each task by its name in the configuration.
 
     Args:
-        config: Names and options.
         tasks: The tasks of the model.
         index: The training index, from which class weights are counted once.
         classes: Number of expressions.
+        va: Name of the loss of valence and arousal; the names and the options below are those of `config.LossConfig`.
+        expr: Name of the loss of expressions.
+        au: Name of the loss of action units.
+        label_smoothing: Share of the target spread over all expressions.
+        gamma: Focusing of the focal losses.
+        weights: Fixed weight of each task's loss, 1 for a task that is left out.
     """
 
-    def __init__(self, config: LossConfig, tasks: tuple[str, ...], index: pl.DataFrame, classes: int = 8) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        index: pl.DataFrame,
+        classes: int = 8,
+        *,
+        va: str = "ccc",
+        expr: str = "weighted_ce",
+        au: str = "focal",
+        label_smoothing: float = 0.0,
+        gamma: float = 1.0,
+        weights: Mapping[Any, float] | None = None,
+    ) -> None:
         super().__init__()
-        self.tasks, self.weights = tasks, {task: config.weights.get(task, 1.0) for task in tasks}  # type: ignore[call-overload]
+        self.tasks, self.weights = tasks, {task: (weights or {}).get(task, 1.0) for task in tasks}
         self.register_buffer("class_weight", expression_weights(index)[:classes], persistent=False)
         self.register_buffer("pos_weight", au_pos_weight(index), persistent=False)
         # An absent class has weight 0 here and no say there.
@@ -150,14 +167,13 @@ class TaskLosses(nn.Module):
         self.log_prior: Tensor
         self.class_weight: Tensor
         self.pos_weight: Tensor
-        smoothing, gamma = config.label_smoothing, config.gamma
         functions: dict[str, dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
             "va": {"mse": mse, "ccc": ccc_loss, "ccc+mse": lambda raw, y: ccc_loss(raw, y) + mse(raw, y)},
             "expr": {
-                "ce": lambda raw, y: cross_entropy(raw, y, None, smoothing),
-                "weighted_ce": lambda raw, y: cross_entropy(raw, y, self.class_weight, smoothing),
+                "ce": lambda raw, y: cross_entropy(raw, y, None, label_smoothing),
+                "weighted_ce": lambda raw, y: cross_entropy(raw, y, self.class_weight, label_smoothing),
                 "focal": lambda raw, y: expression_focal(raw, y, gamma),
-                "adjusted_ce": lambda raw, y: adjusted_cross_entropy(raw, y, self.log_prior, smoothing),
+                "adjusted_ce": lambda raw, y: adjusted_cross_entropy(raw, y, self.log_prior, label_smoothing),
             },
             "au": {
                 "bce": binary_cross_entropy,
@@ -167,7 +183,8 @@ class TaskLosses(nn.Module):
                 "asymmetric": asymmetric,
             },
         }
-        self.functions = {task: functions[task][getattr(config, task)] for task in tasks}
+        names = {"va": va, "expr": expr, "au": au}
+        self.functions = {task: functions[task][names[task]] for task in tasks}
 
     def forward(self, raw: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of each task, before its fixed weight, in float32."""

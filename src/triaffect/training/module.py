@@ -56,7 +56,8 @@ class FrameDataModule(lightning.LightningDataModule):
         """Shuffled batches of this process's share."""
         data, training, trainer = self.config.data, self.config.training, self.trainer
         assert trainer is not None
-        draw = Draw.from_config(data, self.train.index, training.seed)
+        every_row = data.balance == "none" and data.stride == 1
+        draw = None if every_row else Draw(self.train.index, data.balance, data.stride, training.seed)
         reach = self.config.model.reach * self.config.model.fps
         windows = max(WINDOW, round(4 * reach)) if reach else 0
         ranks = (trainer.global_rank, trainer.world_size)
@@ -97,10 +98,11 @@ class AffectTraining(lightning.LightningModule):
     def __init__(self, model: AffectModel, config: TrainConfig, index: pl.DataFrame, name: str | None = None) -> None:
         super().__init__()
         self.model, self.config, self.name = model, config, name
-        self.losses = TaskLosses(config.losses, model.tasks, index, config.model.classes)
-        self.balancing = Balancing(config.balancing, model.tasks, self.losses.weights)
-        coupled = config.coupling.co_annotation or config.coupling.matching
-        self.coupling = Coupling(config.coupling, model.tasks, index) if coupled else None
+        self.losses = TaskLosses(model.tasks, index, config.model.classes, **vars(config.losses))
+        balancing, coupling = config.balancing, config.coupling
+        self.balancing = Balancing(model.tasks, self.losses.weights, balancing.method, balancing.at)
+        coupled = coupling.co_annotation or coupling.matching
+        self.coupling = Coupling(model.tasks, index, **vars(coupling)) if coupled else None
         self.history: list[dict[str, float]] = []
         self.bad: dict[str, str] = {}
         self.latest_loss: Tensor | None = None  # for the bar: logging it would fetch it from the device at each step

@@ -8,8 +8,6 @@ import numpy as np
 import polars as pl
 from torch.utils.data import Sampler
 
-from triaffect.training.config import DataConfig
-
 WINDOW = 32
 """Least number of neighbouring frames that stay together in the batches of a temporal model."""
 
@@ -18,26 +16,22 @@ class Draw:
     """The frames of each epoch: every n-th of a video, or drawn so that classes or videos are even.
 
     Args:
-        config: `balance` and `stride`.
         index: The rows of the training data set.
+        balance: `none`, `class` or `video`.
+        stride: Use every n-th frame of a video in an epoch.
         seed: Seed of the draws.
     """
 
-    def __init__(self, config: DataConfig, index: pl.DataFrame, seed: int) -> None:
-        self.stride, self.seed, self.rows = config.stride, seed, len(index)
-        self.count = max(1, len(index) // config.stride)
+    def __init__(self, index: pl.DataFrame, balance: str = "none", stride: int = 1, seed: int = 0) -> None:
+        self.stride, self.seed, self.rows = stride, seed, len(index)
+        self.count = max(1, len(index) // stride)
         video = index["video"].rank("dense").fill_null(0).to_numpy().astype(np.int64)
         order = np.lexsort((index["frame"].fill_null(0).to_numpy(), video))
         first = np.searchsorted(video[order], video)
         self.place = np.empty(len(index), np.int64)
         self.place[order] = np.arange(len(index))
         self.place -= first  # position of the row in its video
-        self.video, self.weight = video, self._weight(config.balance, index, video)
-
-    @classmethod
-    def from_config(cls, config: DataConfig, index: pl.DataFrame, seed: int) -> Draw | None:
-        """None if an epoch sees every frame once."""
-        return cls(config, index, seed) if config.balance != "none" or config.stride > 1 else None
+        self.video, self.weight = video, self._weight(balance, index, video)
 
     @staticmethod
     def _weight(balance: str, index: pl.DataFrame, video: np.ndarray) -> np.ndarray | None:

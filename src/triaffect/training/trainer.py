@@ -74,7 +74,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
     # What may be wrong is found before the folder is made.
-    check_pretrained(config.model)
+    if config.model.pretrained is True and not config.model.weights:
+        check_pretrained(config.model.backbone)
     if config.training.batch == 1 and config.model.head == "mlp":
         raise InputError("training.batch is 1, but the batch norm of head mlp needs two images; set it to 2 or more")
     run_folder.make_optimizer(config.training, [nn.Parameter(torch.zeros(1))])
@@ -183,7 +184,7 @@ def _datasets(
         return FeatureDataset(train_rows, data.features, fps), FeatureDataset(val_rows, data.features, fps)
     on_device = config.training.accelerator != "cpu" and torch.accelerator.is_available()
     cache = data.cache == "ram" or (data.cache == "device" and not on_device)
-    augmentation = Augmentation.from_config(data)
+    augmentation = Augmentation(**data.augmentation)
     return (
         FrameDataset(train_rows, images, size, augmentation, config.training.seed, cache),
         FrameDataset(val_rows, images, size, cache=cache),

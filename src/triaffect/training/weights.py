@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from triaffect.io import BASE, InputError, model_folder
 from triaffect.text import plural
 from triaffect.training import face_descriptor  # noqa: F401 - registers itself with timm
-from triaffect.training.config import ModelConfig
 
 if TYPE_CHECKING:
     from triaffect.training.model import AffectModel
@@ -63,14 +62,16 @@ def _cannot_fetch(name: str, error: Exception) -> InputError:
     )
 
 
-def check_pretrained(model: ModelConfig) -> None:
+def check_pretrained(name: str) -> None:
     """Check in one request that timm's weights can be fetched; the hub's own client tries for most of a minute.
+
+    Args:
+        name: A backbone of timm.
 
     Raises:
         InputError: They are neither in the hub's cache nor can the hub be reached.
     """
-    name = model.backbone
-    if model.pretrained is not True or model.weights or ":" in name:  # a local folder, or a name that timm resolves
+    if ":" in name:  # a local folder, or a name that timm resolves
         return
     pretrained = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     repository = pretrained.hf_hub_id if pretrained else None
