@@ -120,7 +120,8 @@ def analyze(path: str, annotated: str = "", backend: str = "auto") -> dict[str, 
     start, frames, seen = time.perf_counter(), 0, 0
     if annotated:
         with VideoWriter(Path(annotated), Path(path)) as writer:
-            for part, rows in analyzer.run(read_ahead(read_video(Path(path))), path):
+            stream = analyzer.run(read_ahead(read_video(Path(path))), path)
+            for part, rows in read_ahead(stream, depth=1):
                 write_annotated(writer, part, rows)
                 frames, seen = frames + len(part), seen + rows["frame"].n_unique()
     else:

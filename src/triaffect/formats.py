@@ -97,16 +97,17 @@ def is_cut_off(path: str | os.PathLike[str]) -> bool:
             length, position = _matroska_number(start, 4)
             length, position = _matroska_number(start, position + length + 4)
             return size < position + length < 1 << 48  # all bits set: of unknown length
-        position = 0
-        while start[4:8] == b"ftyp" and position + 8 <= size:
+        position, kinds = 0, {start[4:8]}
+        while b"ftyp" in kinds and position + 8 <= size:
             file.seek(position)
             header = file.read(16)
+            kinds.add(header[4:8])
             length = int.from_bytes(header[:4])
             length = int.from_bytes(header[8:]) if length == 1 else length
             if length < 8:
                 return False
             position += length
-        return position > size
+        return b"ftyp" in kinds and (position != size or b"moov" not in kinds)
 
 
 def _matroska_number(data: bytes, position: int) -> tuple[int, int]:

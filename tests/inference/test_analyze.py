@@ -16,6 +16,7 @@ from triaffect.cli.analysis import _face_lines
 from triaffect.cli.main import main
 from triaffect.data.index import provenance
 from triaffect.images import read_image
+from triaffect.inference import draw as drawing
 from triaffect.inference import inputs as reading
 from triaffect.inference.analyze import analyze
 from triaffect.inference.draw import annotate
@@ -150,6 +151,19 @@ def test_ctrl_c_keeps_finished_inputs(tmp_path, monkeypatch, capsys):
     assert "stopped, 2 inputs not processed" in capsys.readouterr().out
 
 
+def test_annotated_videos_are_at_most_1920_pixels_long(tmp_path, monkeypatch):
+    path, drawn = film(tmp_path / "a.mp4", 3, pixels=lambda i: plain(size=(2400, 120))), []
+    real = drawing._overlays
+    monkeypatch.setattr(drawing, "_overlays", lambda shape, rows: drawn.append((shape, rows)) or real(shape, rows))
+    assert run([path], tmp_path / "out", annotate=True) == 0
+    with av.open(str(tmp_path / "out" / "annotated" / "a.mp4")) as container:
+        assert [(frame.width, frame.height) for frame in container.decode(video=0)] == [(1920, 96)] * 3
+    faces = pl.read_parquet(tmp_path / "out" / "faces.parquet")
+    for (shape, rows), (x, y, w, h) in zip(drawn, faces["x", "y", "w", "h"].iter_rows(), strict=True):
+        assert shape == (96, 1920)
+        assert [rows[0][name] for name in "xywh"] == pytest.approx([0.8 * x, 0.8 * y, 0.8 * w, 0.8 * h])
+
+
 def test_ctrl_c_in_a_video_keeps_a_whole_file(tmp_path, monkeypatch):
     path = film(tmp_path / "a.mp4", 40, pixels=lambda i: plain())
     real = reading.read_video
@@ -174,7 +188,7 @@ def test_ctrl_c_is_how_a_camera_ends(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             return super().read()
 
-    monkeypatch.setattr(cv2, "VideoCapture", lambda index: Stopping([(True, plain())] * 9))
+    monkeypatch.setattr(cv2, "VideoCapture", lambda index: Stopping([(True, plain())] * 18))
     assert run(["0"], tmp_path / "out", annotate=True) == 0
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet")["file"].unique().to_list() == ["camera 0"]
     assert (tmp_path / "out" / "annotated" / "camera0.mp4").is_file()

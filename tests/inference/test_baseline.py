@@ -38,8 +38,15 @@ def test_flagged_rows_do_not_count_unless_there_are_no_others():
 
 
 def test_analyze_adds_the_change_and_keeps_the_raw_values(tmp_path):
-    """Red rises slowly after the first second; the neutral photo is darker."""
-    clip = str(film(tmp_path / "a.mp4", 60, pixels=lambda i: plain(100 + max(0, i - 30) // 3)))
+    """Red rises slowly after the first second; the neutral photo is darker. Green is sharp: no face is blurred."""
+    green = np.random.default_rng(0).integers(60, 200, plain().shape[:2], np.uint8)
+
+    def rising(i):
+        pixels = plain(100 + max(0, i - 30) // 3)
+        pixels[..., 1] = green
+        return pixels
+
+    clip = str(film(tmp_path / "a.mp4", 60, pixels=rising))
     photo = str(jpeg(tmp_path / "neutral.jpg", plain(60)))
 
     def faces_of(path, **options):

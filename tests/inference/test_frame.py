@@ -152,3 +152,27 @@ def test_what_is_laid_over_a_frame_is_what_is_laid_over_its_pixels(matrix, form,
     assert pixels.shape == expected.shape
     assert np.abs(pixels - expected).mean() < 2
     assert np.abs(pixels - expected).max() < 25
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("form", ["yuv420p", "yuvj420p", "bgra"])
+def test_brightness_is_that_of_the_crop(matrix, form):
+    frame = shown(form=form, matrix=matrix)
+    landmarks = TEMPLATE * 0.5 + (20, 15)
+    grey = cv2.cvtColor(frame.align(landmarks, 64), cv2.COLOR_RGB2GRAY).astype(float)
+    brightness = frame.align_brightness(landmarks, 64).astype(float)
+    assert np.corrcoef(grey.ravel(), brightness.ravel())[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("form", ["yuv420p", "bgra"])
+def test_overlays_lie_on_the_resized_frame(matrix, form):
+    frame = shown(form=form, matrix=matrix)
+    patch = np.dstack([np.full((8, 12, 3), (200, 40, 40), np.uint8), np.full((8, 12), 255, np.uint8)])
+    drawn = frame.with_overlays([(10, 6, patch)], 0.5)
+    pixels = drawn if isinstance(drawn, np.ndarray) else drawn.to_ndarray(format="rgb24")
+    expected = frame.whole(0.5).astype(int)
+    assert pixels.shape == expected.shape
+    expected[6:14, 10:22] = (200, 40, 40)
+    assert np.abs(pixels - expected).mean() < 3
+    assert np.abs(pixels[8:12, 12:20].astype(int) - (200, 40, 40)).max() <= 6

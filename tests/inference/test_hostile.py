@@ -169,7 +169,22 @@ def random_bytes(path):
 @case("a.mp4", "its end is missing; copy it again")
 def truncated_before_its_table(path):
     film(path, 30, pixels=lambda i: plain())
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"moov") // 2])
+
+
+@case("a.mp4", "its end is missing; copy it again")
+def truncated_in_its_table(path):
+    film(path, 30, pixels=lambda i: plain())
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"moov") + 9])
+
+
+@case("a.mp4", "its end is missing; copy it again")
+def truncated_between_its_parts(path):
+    film(path, 30, pixels=lambda i: plain())
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"moov") - 4])
 
 
 @case("a.mp4", r"damaged, .*frames that decode are in the result")

@@ -52,7 +52,8 @@ def analyze(
         out: Folder for faces.csv and faces.parquet (one row per face and frame), summary.csv (per face and file),
             episodes.csv, failures.csv, and faces/ (one result per input; inputs that are finished with the same model
             and options are skipped in the next call). Without it, results are only printed.
-        annotate: Also write a copy of each photo or video with the predictions drawn on it, into OUT/annotated.
+        annotate: Also write a copy of each photo or video with the predictions drawn on it, into OUT/annotated; videos
+            of more than 1920 pixels are made smaller.
         plot: Also draw each video over time, into OUT/plots.
         cropped: The images are ready crops, one face each.
         every: Process every n-th frame of a video.

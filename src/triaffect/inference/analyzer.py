@@ -86,7 +86,7 @@ class Analyzer:
         min_face: float | None = None,
         detect_size: int | None = None,
         threads: int | None = None,
-        batch: int = 8,
+        batch: int = 16,
         tasks: Sequence[str] | None = None,
     ) -> None:
         if min_face is not None and not min_face >= 1:
@@ -271,7 +271,7 @@ class Analyzer:
         located = self._locate(source, still, cropped)
         if not pixels:
             located = ((Frame(frame.number, frame.time, NO_PIXELS), faces) for frame, faces in located)
-        iterator = located if still or batch else read_ahead(located)
+        iterator = located if still or batch else read_ahead(located, self.batch // 2 if pixels else self.batch)
         batch = batch or self.batch
         frames: list[Frame] = []
         rows: list[list[Any]] = []

@@ -14,14 +14,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 from triaffect.inference.frame import Frame, Overlay, with_overlays
 from triaffect.inference.video_writer import VideoWriter
+from triaffect.jobs import prefetch
 from triaffect.labels import ACTION_UNITS, ACTIVE, AU_NAMES
 
 Pixels = NDArray[np.uint8]
 
+LONGEST = 1920
+"""Longer side in pixels of annotated videos: larger ones are made smaller, since encoding 4K takes most of the time."""
+
 _BRIGHT = ((118, 183, 230), (245, 179, 97), (128, 208, 190), (205, 160, 214))
 """`style.SERIES` lightened, for a dark background; a face keeps its colour in images and figures."""
 _CARD, _WHITE, _GREY, _LINE = (18, 22, 27, 205), (255, 255, 255, 255), (178, 186, 194, 255), (92, 100, 108, 255)
-_SUPERSAMPLING = 2  # cards are drawn this much larger, for smooth edges
+_SUPERSAMPLING = 4  # shapes are drawn this much larger, for smooth edges
 
 
 def active_units(row: Mapping[str, Any], limit: int = 12) -> list[str]:
@@ -70,19 +74,25 @@ def write_annotated(writer: VideoWriter, frames: Sequence[Frame], rows: pl.DataF
         frames: Some frames, in order.
         rows: The `Analyzer` table of their faces.
     """
-    for frame in frames:
-        faces = rows.filter(pl.col("frame") == frame.number).to_dicts()
-        overlays = _overlays((frame.height, frame.width), faces)
-        writer.write(frame.with_overlays(overlays), frame.time, frame.duration)
+    faces = rows.rows_by_key("frame", named=True)
+
+    def draw(frame: Frame) -> Any:
+        scale = min(1.0, LONGEST / max(frame.width, frame.height))
+        scaled = [row | {name: row[name] * scale for name in "xywh"} for row in faces.get(frame.number, [])]
+        return frame.with_overlays(_overlays((round(frame.height * scale), round(frame.width * scale)), scaled), scale)
+
+    # The next frames are drawn while one is encoded.
+    for frame, drawn in zip(frames, prefetch(draw, frames, workers=1), strict=True):
+        writer.write(drawn, frame.time, frame.duration)
 
 
 def _corners(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> list[Overlay]:
     """Corners around the face, bright over dark, visible on any background."""
     x, y, w, h = (row[name] for name in "xywh")
     arm, thick = 0.18 * min(w, h), max(1, round(em / 8))
-    side, overlays = int(arm) + 2 * thick + 6, []
+    side, overlays = _even(arm) + 2 * thick + 6, []
     for cx, cy, dx, dy in ((x, y, 1, 1), (x + w, y, -1, 1), (x, y + h, 1, -1), (x + w, y + h, -1, -1)):
-        left, top = (int(c) - (thick + 3 if d > 0 else side - thick - 3) for c, d in ((cx, dx), (cy, dy)))
+        left, top = (_even(c) - _even(thick + 3 if d > 0 else side - thick - 3) for c, d in ((cx, dx), (cy, dy)))
         overlay = np.full((side, side, 4), (*_CARD[:3], 0), np.uint8)
         line = (np.array([(cx + dx * arm, cy), (cx, cy), (cx, cy + dy * arm)]) - (left, top)) * 16
         for tint, width in ((_CARD[:3], thick + 2), (colour, thick)):
@@ -101,7 +111,7 @@ def _place(
     for x, y in ((x1 + gap, top), (x0 - gap - w, top), (side, y1 + gap), (side, y0 - gap - h)):
         inside = x >= 0 and y >= 0 and x + w <= shape[1] and y + h <= shape[0]
         if inside and all(x >= r or x + w <= left or y >= b or y + h <= t for left, t, r, b in occupied):
-            return int(x), int(y)
+            return _even(x), _even(y)
     return None
 
 
@@ -127,16 +137,32 @@ def _write(
     draw.bitmap((round(x) - mask.width * right, round(y) - mask.height // 2), mask, colour)
 
 
-def _sheet(width: int, height: int, em: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    sheet = Image.new("RGBA", (width, height), (*_CARD[:3], 0))
-    draw = ImageDraw.Draw(sheet)
-    draw.rounded_rectangle((0, 0, width - 1, height - 1), em * 0.5, fill=_CARD)
-    return sheet, draw
+@lru_cache(16)
+def _shape(kind: str, size: tuple[int, int], *details: Any) -> Image.Image:
+    """A background, the valence-arousal plane or a dot, with smooth edges; kept since the next frame has it too."""
+    width, height = (side * _SUPERSAMPLING for side in size)
+    large = Image.new("RGBA", (width, height), (*_CARD[:3], 0))
+    draw = ImageDraw.Draw(large)
+    edges = 0, 0, width - 1, height - 1
+    if kind == "background":
+        draw.rounded_rectangle(edges, details[0] * _SUPERSAMPLING / 2, fill=_CARD)
+    elif kind == "plane":
+        draw.line((0, height / 2, width, height / 2), _LINE, _SUPERSAMPLING)
+        draw.line((width / 2, 0, width / 2, height), _LINE, _SUPERSAMPLING)
+        draw.ellipse(edges, outline=_GREY, width=_SUPERSAMPLING)
+    else:
+        draw.ellipse(edges, fill=details, outline=_WHITE, width=_SUPERSAMPLING)
+    return large.reduce(_SUPERSAMPLING)
 
 
-def _finish(sheet: Image.Image) -> Pixels:
-    size = sheet.width // _SUPERSAMPLING, sheet.height // _SUPERSAMPLING
-    return cv2.resize(np.asarray(sheet), size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+def _sheet(width: float, height: float, em: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    sheet = _shape("background", (_even(width), _even(height)), em).copy()
+    return sheet, ImageDraw.Draw(sheet)
+
+
+def _even(length: float) -> int:
+    """A place or a length in whole squares of two pixels, for which videos store the colour."""
+    return 2 * int(length // 2)
 
 
 def _headline(row: Mapping[str, Any]) -> str:
@@ -146,17 +172,15 @@ def _headline(row: Mapping[str, Any]) -> str:
 
 def _label(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
     """The expression alone."""
-    em *= _SUPERSAMPLING
     words = _headline(row)
-    sheet, draw = _sheet(round(_font(em).getlength(words) + em), round(1.6 * em), em)
+    sheet, draw = _sheet(_font(em).getlength(words) + em, 1.6 * em, em)
     _write(draw, em * 0.5, em * 0.8, words, (*colour, 255), em)
-    return _finish(sheet)
+    return np.asarray(sheet)
 
 
 def _card(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
     """Expression, V-A plane, active AUs and quality flags."""
-    em *= _SUPERSAMPLING
-    small, pad, side = round(0.78 * em), 0.7 * em, 5.0 * em if row.get("valence") is not None else 0.0
+    small, pad, side = round(0.78 * em), 0.7 * em, 5 * em if row.get("valence") is not None else 0
     units = active_units(row)
     lines = [(unit[2:], AU_NAMES[unit], _WHITE) for unit in units[:5]]
     if len(units) > 5:
@@ -168,7 +192,7 @@ def _card(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
     column = 1.55 * small if units else 0.0
     width = max([10.5 * em, *(_font(small).getlength(words) + column * bool(n) + 2 * pad for n, words, _ in lines)])
     height = 2.0 * em + len(lines) * 1.25 * small + (side + 0.6 * em if side else 0) + 0.5 * em
-    sheet, draw = _sheet(round(width), round(height), em)
+    sheet, draw = _sheet(width, height, em)
     _write(draw, pad, 1.15 * em, _headline(row), (*colour, 255), em)
     y = 2.0 * em
     for number, words, tint in lines:
@@ -177,15 +201,12 @@ def _card(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
         y += 1.25 * small
     if side:
         y += 0.4 * em
-        radius, x = side / 2, pad + side / 2
-        draw.ellipse((pad, y, pad + side, y + side), outline=_GREY, width=_SUPERSAMPLING)
-        draw.line((pad, y + radius, pad + side, y + radius), _LINE, _SUPERSAMPLING)
-        draw.line((x, y, x, y + side), _LINE, _SUPERSAMPLING)
+        sheet.alpha_composite(_shape("plane", (side, side)), (round(pad), round(y)))
         for name, value, down in (("valence", row["valence"], 0.3), ("arousal", row["arousal"], 0.7)):
             middle = y + down * side
             _write(draw, pad + side + 0.6 * em, middle - 0.45 * em, name, _GREY, small)
             _write(draw, pad + side + 0.6 * em, middle + 0.45 * em, f"{value:+.2f}", _WHITE, small)
-        dx, dy, dot = x + row["valence"] * radius, y + radius - row["arousal"] * radius, 0.36 * em
-        edges = dx - dot, dy - dot, dx + dot, dy + dot
-        draw.ellipse(edges, fill=(*colour, 255), outline=_WHITE, width=_SUPERSAMPLING)
-    return _finish(sheet)
+        dot = _shape("dot", (round(0.72 * em),) * 2, *colour, 255)
+        x, y = (pad + side * (1 + row["valence"]) / 2, y + side * (1 - row["arousal"]) / 2)
+        sheet.alpha_composite(dot, (max(0, round(x - dot.width / 2)), max(0, round(y - dot.height / 2))))
+    return np.asarray(sheet)

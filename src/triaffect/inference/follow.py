@@ -59,7 +59,7 @@ class Follower:
         # A lost face is still the best guess of how a face near its place is turned.
         lost = [old.face for old, face in zip(self._followed, moved, strict=False) if face is None]
         faces = self._search(frame, faces + lost)
-        self._followed = [_Followed(face, _grey(frame, face)) for face in faces]
+        self._followed = [_Followed(face, frame.align_brightness(face.five, _SIDE)) for face in faces]
         return faces
 
     def _search(self, frame: Frame, earlier: list[Face]) -> list[Face]:
@@ -77,15 +77,11 @@ class Follower:
         return faces
 
 
-def _grey(frame: Frame, face: Face) -> NDArray[np.uint8]:
-    return cv2.cvtColor(frame.align(face.five, _SIDE), cv2.COLOR_RGB2GRAY)  # type: ignore[return-value]
-
-
 def _move(followed: _Followed, frame: Frame) -> Face | None:
     """The face of an earlier frame where it is in this one, or None if its points do not move together."""
     face = followed.face
     points, status, _ = cv2.calcOpticalFlowPyrLK(
-        followed.grey, _grey(frame, face), _GRID, None, winSize=(15, 15), maxLevel=2
+        followed.grey, frame.align_brightness(face.five, _SIDE), _GRID, None, winSize=(15, 15), maxLevel=2
     )  # type: ignore[call-overload]
     tracked = status.ravel() == 1
     for _ in range(2):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 Overlay = tuple[int, int, Pixels]
-"""Left and top in an image, and RGBA (h, w, 4) that is laid over it there."""
+"""Left and top in an image, and RGBA (h, w, 4) that is laid over it there; all four numbers are even."""
 
 CUT_DIFFERENCE, CUT_CORRELATION = 24.0, 0.6
 """Mean difference in brightness (0 to 255) above which, and correlation below which, two frames are of two shots."""
@@ -100,9 +100,13 @@ class Frame:
         """Cut the crop (size, size, 3) of a face by its landmarks (5, 2), as `images.align` does."""
         return align(self._pixels, landmarks, size)
 
-    def with_overlays(self, overlays: Sequence[Overlay]) -> Any:
-        """The whole frame with something laid over it: RGB (height, width, 3), or an upright `av.VideoFrame`."""
-        return with_overlays(self.pixels, overlays)
+    def align_brightness(self, landmarks: NDArray[np.floating], size: int) -> Pixels:
+        """The brightness (size, size) of the crop of a face, on the scale of the frame's own values."""
+        return cv2.cvtColor(self.align(landmarks, size), cv2.COLOR_RGB2GRAY)  # type: ignore[return-value]
+
+    def with_overlays(self, overlays: Sequence[Overlay], scale: float = 1.0) -> Any:
+        """The whole frame, resized, with something laid over it: RGB (h, w, 3), or an upright `av.VideoFrame`."""
+        return with_overlays(self.whole(scale), overlays)
 
     @cached_property
     def thumbnail(self) -> Thumbnail:
@@ -166,6 +170,10 @@ class DecodedFrame(Frame):
 
     def region(self, box: Box, scale: float = 1.0) -> tuple[Pixels, NDArray[np.float32]]:
         """Cut a part of the frame and resize it; see `Frame.region`."""
+        return self._region(box, scale, self._planes)
+
+    def _region(self, box: Box, scale: float, planes: list[Pixels]) -> tuple[Pixels, NDArray[np.float32]]:
+        """RGB (h, w, 3), or of one plane of three its values (h, w), and the part of the frame that they show."""
         left, top, right, bottom = _inside(box, self.width, self.height)
         # From the upright frame to the stored one: the steps of the display matrix, undone in reverse order.
         if self._mirrored:
@@ -182,16 +190,14 @@ class DecodedFrame(Frame):
         bottom = min(stored_height, -(-int(np.ceil(bottom / sy)) // step) * step)
         size = max(1, round((right - left) * sx * scale)), max(1, round((bottom - top) * sy * scale))
         first = _resize(self._planes[0][top:bottom, left:right], size)
-        if self._to_rgb is not None:
+        if len(planes) > 1 and self._to_rgb is not None:
             half = slice(top // 2, (bottom + 1) // 2), slice(left // 2, (right + 1) // 2)
-            pixels = cv2.transform(
-                cv2.merge([first, *(_resize(p[half], size) for p in self._planes[1:])]), self._to_rgb
-            )
+            pixels = cv2.transform(cv2.merge([first, *(_resize(p[half], size) for p in planes[1:])]), self._to_rgb)
         else:
             pixels = first
         x, y, w, h = left * sx, top * sy, (right - left) * sx, (bottom - top) * sy
         if self._transposed:
-            pixels, (x, y, w, h) = pixels.transpose(1, 0, 2), (y, x, h, w)
+            pixels, (x, y, w, h) = pixels.swapaxes(0, 1), (y, x, h, w)
         if self._mirrored:
             pixels, x = pixels[:, ::-1], self.width - x - w
         if self._flipped:
@@ -200,6 +206,15 @@ class DecodedFrame(Frame):
 
     def align(self, landmarks: NDArray[np.floating], size: int) -> Pixels:
         """Cut the crop (size, size, 3) of a face by its landmarks (5, 2), as `images.align` does."""
+        return self._align(landmarks, size, self._planes)
+
+    def align_brightness(self, landmarks: NDArray[np.floating], size: int) -> Pixels:
+        """The brightness (size, size) of the crop of a face, as it is stored: a third of the time of `align`."""
+        if self._to_rgb is None:
+            return super().align_brightness(landmarks, size)
+        return self._align(landmarks, size, self._planes[:1])
+
+    def _align(self, landmarks: NDArray[np.floating], size: int, planes: list[Pixels]) -> Pixels:
         warp = similarity(landmarks, (TEMPLATE + 0.5) * (size / 112) - 0.5)
         (a, b, x), (c, d, y) = cv2.invertAffineTransform(warp).tolist()
         # Halved until less than two pixels of the frame make one of the crop: the warp looks at four pixels only.
@@ -207,35 +222,39 @@ class DecodedFrame(Frame):
         half = size / 2
         x, y = x + (a + b) * half, y + (c + d) * half
         right, down = (abs(a) + abs(b)) * half + 2 / scale, (abs(c) + abs(d)) * half + 2 / scale
-        part, (x, y, w, h) = self.region((x - right, y - down, x + right, y + down), scale)
+        part, (x, y, w, h) = self._region((x - right, y - down, x + right, y + down), scale, planes)
         # From the part to the frame, and on to the crop; whole numbers are the middles of pixels.
         step = np.array([w / part.shape[1], h / part.shape[0]], np.float32)
         warp[:, 2] += warp[:, :2] @ (0.5 * step - 0.5 + (x, y))
         warp[:, :2] *= step
         return cv2.warpAffine(part, warp, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
-    def with_overlays(self, overlays: Sequence[Overlay]) -> Any:
-        """The whole frame with something laid over it; see `Frame.with_overlays`.
+    def with_overlays(self, overlays: Sequence[Overlay], scale: float = 1.0) -> Any:
+        """The whole frame, resized, with something laid over it; see `Frame.with_overlays`.
 
         A frame whose pixels are square stays in the colours that it is stored in: that saves two conversions.
         """
-        height, width = self._planes[0].shape[:2]
+        height, width = (round(side * scale) for side in self._planes[0].shape[:2])
         if self._to_rgb is None or self._scale != (1, 1) or height % 2 or width % 2:
-            return super().with_overlays(overlays)
+            return super().with_overlays(overlays, scale)
         import av
 
-        frame: Any = av.VideoFrame(self.width, self.height, "yuv420p")
+        frame: Any = av.VideoFrame(*((height, width) if self._transposed else (width, height)), "yuv420p")
         frame.colorspace, frame.color_range = self._colours
         to_yuv = np.linalg.inv(self._to_rgb[:, :3])
         matrix = np.c_[to_yuv, -to_yuv @ self._to_rgb[:, 3]].astype(np.float32)
-        painted: list[Any] = [(x, y, cv2.transform(rgba[..., :3], matrix), rgba[..., 3]) for x, y, rgba in overlays]
-        for number, (plane, target) in enumerate(zip(self._planes, frame.planes, strict=True)):
+        painted: list[Any] = [
+            (x, y, cv2.split(cv2.transform(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), matrix)), rgba[..., 3])
+            for x, y, rgba in overlays
+        ]
+        for number, (stored, target) in enumerate(zip(self._planes, frame.planes, strict=True)):
+            plane = _resize(stored, (width, height) if number == 0 else (width // 2, height // 2))
             upright = plane.T if self._transposed else plane
             upright = upright[:: -1 if self._flipped else 1, :: -1 if self._mirrored else 1]
             view = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)[: target.height, : target.width]
             view[:] = upright
             for x, y, yuv, alpha in painted:
-                _lay_over(view, (x, y), yuv[..., number], alpha, 1 if number == 0 else 2)
+                _lay_over(view, (x, y), yuv[number], alpha, 1 if number == 0 else 2)
         return frame
 
     @cached_property
@@ -256,19 +275,17 @@ def with_overlays(pixels: Pixels, overlays: Sequence[Overlay]) -> Pixels:
 
 def _lay_over(plane: Pixels, place: tuple[int, int], values: Pixels, alpha: Pixels, step: int) -> None:
     """Blend values (h, w) by their opacity into a plane that has every `step`-th pixel; what is outside is cut."""
-    x, y = place
-    if step > 1:  # to whole pixels of the plane, with nothing around
-        around = [(y % step, -(y + len(values)) % step), (x % step, -(x + values.shape[1]) % step)]
-        values, alpha = np.pad(values, around, mode="edge"), np.pad(alpha, around)
+    x, y = (number // step for number in place)
+    if step > 1:
         size = values.shape[1] // step, values.shape[0] // step
         values, alpha = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (values, alpha))  # type: ignore[assignment]
-        x, y = x // step, y // step
     top, left = max(0, -y), max(0, -x)
     part = plane[y + top : y + len(values), x + left : x + values.shape[1]]
     height, width = part.shape
     values, alpha = values[top : top + height, left : left + width], alpha[top : top + height, left : left + width]
-    share = alpha.astype(np.uint16)
-    part[:] = (part * (255 - share) + values * share + 127) // 255
+    if part.size:
+        share = alpha.astype(np.float32) / 255
+        part[:] = cv2.blendLinear(part, np.ascontiguousarray(values), 1 - share, share)
 
 
 def _inside(box: Box, width: int, height: int) -> tuple[int, int, int, int]:

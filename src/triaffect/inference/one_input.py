@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,18 +21,19 @@ from triaffect.images import is_image
 from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.baseline import Baseline
 from triaffect.inference.draw import annotate, write_annotated
+from triaffect.inference.frame import Frame
 from triaffect.inference.inputs import Input, open_input
 from triaffect.inference.results import DAMAGED, NO_FACE, STOPPED, UNDRAWN, UNREADABLE, FileResult, Rows
 from triaffect.inference.stores import local_copy
 from triaffect.inference.summary import summarize
-from triaffect.inference.video import Frame
+from triaffect.inference.video import read_ahead
 from triaffect.inference.video_writer import VideoWriter
 from triaffect.io import InputError, atomic_path, model_hash
 from triaffect.jobs import PerProcess
 from triaffect.metrics.postprocess import PostProcessing
 from triaffect.text import printable
 
-Stream = Iterator[tuple[list[Frame], pl.DataFrame]]
+Stream = Generator[tuple[list[Frame], pl.DataFrame]]
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,9 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
                     source, item.name, still=still, cropped=options.cropped, pixels=options.annotated
                 )
                 if options.annotated:
-                    stream = _annotated(stream, work, item, still, result, stack)
+                    # A thread describes the next frames while these are drawn and encoded.
+                    ahead = stack.enter_context(contextlib.closing(read_ahead(stream, depth=1)))
+                    stream = _annotated(ahead, work, item, still, result, stack)
                 for frames, table in stream:
                     rows.add(table)
                     result.frames += len(frames)

@@ -64,7 +64,8 @@ def pose(landmarks: NDArray[np.floating]) -> tuple[float, float | None, float | 
     """Size, yaw and roll from five landmarks (5, 2): the mean head under scaled orthography, by least squares."""
     across, down = _SOLVE.dot(landmarks - landmarks.mean(0)).T
     # Two rows of the rotation, times the scale; their product is the third: the direction of the camera.
-    forward = np.cross(across, down)
+    (ax, ay, az), (dx, dy, dz) = across.tolist(), down.tolist()
+    forward = np.array([ay * dz - az * dy, az * dx - ax * dz, ax * dy - ay * dx])  # np.cross takes ten times as long
     yaw = np.degrees(np.arcsin(-forward[0] / np.linalg.norm(forward)))
     roll = np.degrees(np.arctan2(landmarks[1, 1] - landmarks[0, 1], landmarks[1, 0] - landmarks[0, 0]))
     return float(np.sqrt(np.linalg.norm(forward))), float(yaw), float(roll)
@@ -76,13 +77,12 @@ def blur(crop: NDArray[np.uint8]) -> float:
     Images have about the same energy in every octave. Of an image blurred by σ, a Laplacian at scale s keeps
     1 / (s² + σ²)² of it, so the ratio of two scales gives σ, whatever the contrast.
     """
-    grey = cv2.cvtColor(resize(crop, 112), cv2.COLOR_RGB2GRAY).astype(np.float32)
-    fine, coarse = (
-        float(cv2.Laplacian(cv2.GaussianBlur(grey, (0, 0), scale), cv2.CV_32F)[8:-8, 8:-8].std())
-        for scale in _BLUR_SCALES
-    )
+    grey: Any = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+    grey = resize(grey, 112).astype(np.float32)
+    edges = (cv2.Laplacian(cv2.GaussianBlur(grey, (0, 0), scale), cv2.CV_32F) for scale in _BLUR_SCALES)
+    fine, coarse = (cv2.meanStdDev(edge[8:-8, 8:-8])[1].item() for edge in edges)
     low, high = (scale**2 for scale in _BLUR_SCALES)
-    ratio = np.clip(fine / max(coarse, 1e-6), 1.01, high / low)
+    ratio = np.clip(fine / max(coarse, 1e-3), 1.01, high / low)  # of an even image both are rounding errors
     return float(np.sqrt((high - low * ratio) / (ratio - 1)))
 
 

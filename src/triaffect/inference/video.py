@@ -63,14 +63,13 @@ def read_video(
             container = open_container(path, stack)
         except (OSError, ValueError) as error:  # FFmpeg's errors may be either
             system = None if isinstance(error, av.error.FFmpegError) else getattr(error, "strerror", None)
-            reason = "its end is missing; copy it again" if not system and is_cut_off(path) else _NO_MEDIA
-            raise InputError(f"{path}: {system or reason}") from None
+            raise InputError(f"{path}: {system or _why_unreadable(path)}") from None
         # The cover picture of a song is not a video.
         moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if container.streams and not moving:
             raise InputError(f"{path}: holds no moving images; give a video")
         if not moving or not moving[0].codec_context:
-            raise InputError(f"{path}: {_NO_MEDIA}")
+            raise InputError(f"{path}: {_why_unreadable(path)}")
         stream = max(moving, key=lambda one: one.width * one.height)
         if len(moving) > 1 and notices is not None:
             size = f"{stream.width}x{stream.height}"
@@ -121,6 +120,10 @@ def read_video(
             damage = f"ends after {number + 1:,} of {stream.frames:,} frames"
         if damage:
             raise InputError(f"{path}: damaged, {damage}; {_in_the_result(number + 1)}")
+
+
+def _why_unreadable(path: Path) -> str:
+    return "its end is missing; copy it again" if is_cut_off(path) else _NO_MEDIA
 
 
 def _in_the_result(count: int) -> str:
