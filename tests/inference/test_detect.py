@@ -8,9 +8,10 @@ import pytest
 from matplotlib import cbook
 
 from triaffect.data.sample import sample
-from triaffect.images import TEMPLATE, align
+from triaffect.images import TEMPLATE, align, read_image
 from triaffect.inference import detect as faces
 from triaffect.inference.detect import Face, YuNet, open_detector
+from triaffect.inference.follow import Follower
 from triaffect.inference.frame import Frame
 from triaffect.io import InputError
 
@@ -156,6 +157,46 @@ def test_a_close_up_on_its_side_or_upside_down_is_read_upright(portrait, turn):
     for face in open_detector()(turned):
         if np.linalg.norm(face.landmarks.mean(0) - 300) < 60:
             assert np.linalg.norm(face.landmarks - expected, axis=1).mean() < 12
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A face of 80 pixels on grey, (200, 260)."""
+    pixels = np.full((200, 260, 3), 128, np.uint8)
+    folder = sample(tmp_path_factory.mktemp("sample"))
+    pixels[50:162, 90:202] = read_image(folder / "cropped_aligned" / "face0000" / "00001.jpg")
+    return pixels
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_small_face_on_its_side_is_found_where_it_is(small, turns):
+    """The search misses it there; where it is upright is known."""
+    yunet, upright = YuNet(), small
+    (expected,) = yunet.find(Frame(0, 0.0, upright))
+    turned = Frame(0, 0.0, np.ascontiguousarray(np.rot90(upright, turns)))
+    assert bool(yunet.find(turned)) == (turns % 2 == 0)
+    (face,) = yunet.find_any_way_up(turned)
+    # The points of the picture are turned as its pixels are.
+    places = np.zeros((200, 260), int)
+    for number, (x, y) in enumerate(expected.five.round().astype(int), 1):
+        places[y, x] = number
+    places = np.rot90(places, turns)
+    for number, point in enumerate(face.five, 1):
+        (y,), (x,) = np.nonzero(places == number)
+        assert np.hypot(*(point - (x, y))) < 5
+    x, y, w, h = face.box
+    assert ((x, y) < face.five.min(0)).all()
+    assert (face.five.max(0) < (x + w, y + h)).all()
+
+
+def test_a_video_that_lies_on_its_side_is_searched_any_way_up_once_a_second(small, monkeypatch):
+    yunet, lying, searched = YuNet(), np.ascontiguousarray(np.rot90(small)), []
+    real = yunet.find_any_way_up
+    monkeypatch.setattr(yunet, "find_any_way_up", lambda *args: searched.append(args[0].number) or real(*args))
+    follower = Follower(yunet)
+    assert [len(follower(Frame(i, i / 25, lying))) for i in range(30)] == [1] * 30
+    assert len(searched) == 2
+    assert searched[1] >= 25
 
 
 def test_a_crowd_in_a_large_picture_is_searched_in_tiles(portrait):

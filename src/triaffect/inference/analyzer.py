@@ -317,7 +317,9 @@ class Analyzer:
             yield frame, list(zip(numbers, faces, crops, strict=True))
 
     def _find(self, frame: Frame) -> list[Face]:
-        return self._photo_detector.find(frame) if isinstance(self.detector, str) else self.detector(frame.pixels)
+        if isinstance(self.detector, str):
+            return self._photo_detector.find_any_way_up(frame)
+        return self.detector(frame.pixels)
 
     def _follower(self) -> Callable[[Frame], list[Face]]:
         return Follower(self._video_detector) if isinstance(self.detector, str) else self._find

@@ -157,6 +157,23 @@ class YuNet:
                 faces.append(replace(face, landmarks=landmarks, score=max(score, face.score)))
         return sorted(faces, key=lambda face: -face.score)
 
+    def find_any_way_up(self, frame: Frame, earlier: Sequence[Face] = ()) -> list[Face]:
+        """As `find`; a frame without a face is searched again on its sides and upside down.
+
+        The search alone misses nine of ten faces of 80 pixels that lie on their side.
+        """
+        faces = self.find(frame, None, earlier)
+        if faces:
+            return faces
+        pixels, widths = frame.pixels, list[int]()
+        while not faces and len(widths) < 3:
+            widths.append(pixels.shape[1])
+            pixels = np.ascontiguousarray(np.rot90(pixels))
+            faces = [face for face in self.find(Frame(0, 0.0, pixels)) if face.score >= CERTAIN]
+            for width in reversed(widths):
+                faces = [_turned_back(face, width) for face in faces]
+        return faces
+
     def search(self, frame: Frame, size: int | None = None) -> NDArray[np.float32]:
         """(n, 15) left, top, width, height, landmarks as first found, and score of all faces, in pixels, best first."""
         longer = max(frame.width, frame.height)
@@ -252,6 +269,12 @@ class YuNet:
 def _are_of_one_face(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
     """Whether two sets of landmarks (5, 2) are of one face: a part of it, in a tile, leads to the same landmarks."""
     return bool(np.linalg.norm(a - b, axis=1).mean() < 0.25 * np.linalg.norm(b[0] - b[1]))
+
+
+def _turned_back(face: Face, width: int) -> Face:
+    """A face of an image that was turned counter-clockwise, in the image itself, of a width in pixels."""
+    (x, y, w, h), points = face.box, face.five
+    return Face((width - y - h, x, h, w), np.c_[width - 1 - points[:, 1], points[:, 0]], face.score)
 
 
 def overlap(a: Sequence[float], b: Sequence[float]) -> float:

@@ -66,7 +66,7 @@ class Follower:
         self._due = frame.time + SEARCH_SECONDS
         if self.cut or frame.time >= self._small_due:
             self._small_due = frame.time + SMALL_SEARCH_SECONDS
-            return self.detector.find(frame, None, earlier)
+            return self.detector.find_any_way_up(frame, earlier)
         faces = self.detector.find(frame, min(SEARCH_SIZE, self.detector.size or SEARCH_SIZE), earlier)
         for face in earlier:
             # Perhaps too small for this search: a close-up shows whether it is still there.
