@@ -120,12 +120,12 @@ def analyze(path: str, annotated: str = "", backend: str = "auto") -> dict[str, 
     start, frames, seen = time.perf_counter(), 0, 0
     if annotated:
         with VideoWriter(Path(annotated), Path(path)) as writer:
-            stream = analyzer.run(read_ahead(read_video(Path(path))), path)
+            stream = analyzer.run(read_ahead(read_video(Path(path))))
             for part, rows in read_ahead(stream, depth=1):
                 write_annotated(writer, part, rows)
                 frames, seen = frames + len(part), seen + rows["frame"].n_unique()
     else:
-        for part, rows in analyzer.run(read_ahead(read_video(Path(path))), path, pixels=False):
+        for part, rows in analyzer.run(read_ahead(read_video(Path(path))), pixels=False):
             frames, seen = frames + len(part), seen + rows["frame"].n_unique()
     return {"fps": frames / (time.perf_counter() - start), "seen": seen / frames}
 

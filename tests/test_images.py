@@ -12,7 +12,7 @@ from PIL import Image
 
 from triaffect.data.image_store import pack, read_batches
 from triaffect.images import is_animation, is_image, read_animation, read_image, resize
-from triaffect.inference.pictures import read_photo
+from triaffect.inference.inputs import read_photo
 
 ORIENTATION = 0x0112
 SIZE = 24

@@ -14,7 +14,7 @@ from triaffect.data.predictions import check_predictions
 from triaffect.images import is_image, upright
 from triaffect.inference.analyzer import LANDMARK_COLUMNS
 from triaffect.inference.detect import Face
-from triaffect.inference.pictures import read_photo
+from triaffect.inference.inputs import read_photo
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 from worlds import Model, analyzer, film, find, jpeg, plain

@@ -156,7 +156,7 @@ def test_videos_use_earlier_frames_and_photos_do_not(folder):
 
     def values(frames, **options):
         return np.concatenate(
-            [rows.select("valence", "AU12").to_numpy() for _, rows in analyzer.run(frames, "", **options)]
+            [rows.select("valence", "AU12").to_numpy() for _, rows in analyzer.run(frames, **options)]
         )
 
     def one_by_one(**options):
@@ -174,10 +174,10 @@ def test_a_model_that_needs_later_frames_says_that_it_describes_each_alone(tmp_p
     analyzer = Analyzer(
         save(tmp_path, causal=False), backend="torch", detector=lambda _: [Face((8.0, 8.0, 48.0, 48.0), None, 1.0)]
     )
-    with pytest.warns(UserWarning, match="a.mp4: each frame is described alone"):
-        over_time = [rows for _, rows in analyzer.run(frames, "a.mp4")]
+    with pytest.warns(UserWarning, match="each frame is described alone"):
+        over_time = [rows for _, rows in analyzer.run(frames)]
     with pytest.warns(UserWarning, match="described alone"):
-        alone = [rows for frame in frames for _, rows in analyzer.run([frame], "a.mp4")]
+        alone = [rows for frame in frames for _, rows in analyzer.run([frame])]
     np.testing.assert_allclose(pl.concat(over_time)["valence"], pl.concat(alone)["valence"], atol=1e-4)
 
 

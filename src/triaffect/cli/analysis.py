@@ -92,7 +92,7 @@ def analyze(
     def print_result(file_result: FileResult, rows: Sequence[dict[str, Any]]) -> None:
         if out is None or (len(inputs) == 1 and not os.path.isdir(inputs[0])):
             progress.clear()
-            print(*_face_lines(file_result, rows), sep="\n")
+            print(*map(printable, _face_lines(file_result, rows)), sep="\n")
 
     options = AnalyzeOptions(annotate, plot, cropped, every, fps, sequence, sequence_fps, strict, post, baseline)
     analyzer = Analyzer(
@@ -189,10 +189,8 @@ def _face_lines(result: FileResult, rows: Sequence[dict[str, Any]] = ()) -> list
         result: Its result.
         rows: Its rows, if it is a photo.
     """
-    from triaffect.text import printable
-
     parts = {row["face"]: _photo_parts(row) for row in rows}
-    lines = [printable(result.file)] if result.summary else []
+    lines = [f"{result.file}:"] if result.summary else []
     for face in result.summary:
         flags = face["quality_flags"].replace(",", ", ")
         words = parts.get(face["face"]) or _video_parts(face)

@@ -29,8 +29,9 @@ from triaffect.inference.detect import (
 )
 from triaffect.inference.follow import Follower
 from triaffect.inference.frame import Frame
+from triaffect.inference.inputs import read_photo
 from triaffect.inference.intensity import au_intensity
-from triaffect.inference.pictures import Picture, read_photo, to_pixels
+from triaffect.inference.pictures import Picture, to_pixels
 from triaffect.inference.quality import quality
 from triaffect.inference.track import Tracker
 from triaffect.inference.video import read_ahead, read_video
@@ -137,7 +138,8 @@ class Analyzer:
             InputError: It cannot be read.
         """
         name, pixels = _name_and_pixels(image, bgr)
-        return next(self.run([Frame(0, 0.0, pixels)], name, still=True, cropped=cropped))[1]
+        rows = next(self.run([Frame(0, 0.0, pixels)], still=True, cropped=cropped))[1]
+        return rows.with_columns(file=pl.lit(name))
 
     def images(self, images: Iterable[Any], *, cropped: bool = False, bgr: bool = False) -> pl.DataFrame:
         """Describe the faces of many photos, whose crops share batches.
@@ -161,7 +163,7 @@ class Analyzer:
                 names.append(name or str(number))
                 yield Frame(number, 0.0, pixels)
 
-        parts = [rows for _, rows in self.run(frames(), "", still=True, cropped=cropped)]
+        parts = [rows for _, rows in self.run(frames(), still=True, cropped=cropped)]
         table = pl.concat([self.schema.to_frame(), *parts])
         file = pl.Series("file", names, pl.String).gather(table["frame"])
         return table.with_columns(file, frame=pl.lit(0, pl.Int64))
@@ -176,7 +178,7 @@ class Analyzer:
         from triaffect.inference.draw import annotate
 
         name, pixels = _name_and_pixels(image, bgr)
-        rows = next(self.run([Frame(0, 0.0, pixels)], name, still=True))[1]
+        rows = self.image(pixels).with_columns(file=pl.lit(name))
         return Picture(annotate(pixels, rows.to_dicts()), rows)
 
     def stream(
@@ -212,8 +214,8 @@ class Analyzer:
                     seconds = number / fps if fps else time.monotonic() - start
                 yield Frame(number, float(seconds), _name_and_pixels(image, bgr)[1])
 
-        for _, rows in self.run(timed(), name, batch=batch or self.batch):
-            yield rows
+        for _, rows in self.run(timed(), batch=batch or self.batch):
+            yield rows.with_columns(file=pl.lit(name))
 
     def video(
         self, path: str | os.PathLike[str], *, every: int = 1, fps: float | None = None
@@ -232,13 +234,12 @@ class Analyzer:
         Raises:
             InputError: It cannot be read, or is damaged: then after the rows of everything before.
         """
-        for _, rows in self.run(read_ahead(read_video(Path(path), every, fps)), os.fspath(path), pixels=False):
-            yield rows
+        for _, rows in self.run(read_ahead(read_video(Path(path), every, fps)), pixels=False):
+            yield rows.with_columns(file=pl.lit(os.fspath(path)))
 
     def run(
         self,
         source: Iterable[Frame],
-        name: str,
         *,
         still: bool = False,
         cropped: bool = False,
@@ -249,14 +250,14 @@ class Analyzer:
 
         Args:
             source: Frames. If it raises `InputError`, the rows of all frames before are still yielded.
-            name: Value of the column `file`.
             still: The frames are photos: searched more closely, faces numbered from left to right instead of over time.
             cropped: Each frame is one face.
             batch: As for `stream`; by default faces are also found a few frames ahead of their description.
             pixels: The frames keep their pixels, for a caller that draws on them; a large frame takes many MB.
 
         Yields:
-            Up to `batch` frames, fewer if they are large, in order, and the table of their faces.
+            Up to `batch` frames, fewer if they are large, in order, and the table of their faces, whose column `file`
+            is the caller's to fill.
         """
         history, temporal = None, getattr(self.backend, "temporal", None)
         if temporal is not None and not still and not cropped:
@@ -264,8 +265,8 @@ class Analyzer:
                 history = FaceHistory(temporal, self.backend.tasks)
             else:
                 warnings.warn(
-                    f"{name}: each frame is described alone, since this temporal model needs later frames; train one "
-                    "with model.causal, or predict an index of the video's crops",
+                    "each frame is described alone, since this temporal model needs later frames; train one with "
+                    "model.causal, or predict an index of the video's crops",
                     stacklevel=2,
                 )
         located = self._locate(source, still, cropped)
@@ -285,7 +286,7 @@ class Analyzer:
             else:
                 for number, face, crop in faces:
                     crops.append(crop)
-                    rows.append([name, frame.number, frame.time, number, *_face_values(face, crop)])
+                    rows.append(["", frame.number, frame.time, number, *_face_values(face, crop)])
                 frames.append(frame)
             held = len(frames) * frames[-1].width * frames[-1].height if frames else 0
             if frames and (end or len(crops) >= batch or len(frames) >= batch or held >= HELD_PIXELS):

@@ -1,10 +1,11 @@
-"""The inputs of `analyze`: which files a user means, and their frames."""
+"""The inputs of `analyze`: which files a user means, and their pixels."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,8 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from triaffect.images import is_image
-from triaffect.inference.pictures import read_photo
-from triaffect.inference.stores import find_stored, is_address
+from triaffect.images import is_image, read_image, require_regular_file
+from triaffect.inference.stores import find_stored
 from triaffect.inference.video import Frame, is_video, read_ahead, read_camera, read_video, select_frames
 from triaffect.io import InputError
 from triaffect.text import plural
@@ -26,6 +26,9 @@ SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".ogv",
 )  # fmt: skip
 """What is taken from a folder without a look at its content, so that a damaged photo or video is reported by name."""
+
+STORE = re.compile(r"(?!https?:|rt[a-z]+:|udp:|ftp:)[a-z][a-z0-9+.-]+://")
+"""How the address of an object store begins; those of streams and web pages do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def collect(inputs: Iterable[str], exclude: Sequence[Path] = (), *, sequence: bo
             add(path, relative)
 
     for text in inputs:
-        if is_address(text):
+        if STORE.match(text):
             stored = find_stored(text)
             for stored_file in stored:
                 if stored_file.address not in sources:
@@ -183,6 +186,34 @@ def _is_media(path: Path) -> bool:
         return is_image(path) or is_video(path)
     except InputError:
         return os.path.isfile(path)  # its rights are reported by name
+
+
+def read_photo(
+    path: str | os.PathLike[str], *, strict: bool = False, notices: list[str] | None = None
+) -> NDArray[np.uint8]:
+    """Read a photo as RGB uint8 (height, width, 3).
+
+    Args:
+        path: A file.
+        strict: Refuse a damaged photo that could be read in part.
+        notices: Receives what a user should know, with the file's name; a warning by default.
+
+    Raises:
+        InputError: It cannot be read; the message names the file and the reason.
+    """
+    require_regular_file(path)
+    reasons: list[str] = []
+    try:
+        pixels = read_image(path, strict=strict, notices=reasons)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    lines = [f"{path}: {reason}" for reason in reasons]
+    if notices is None:
+        for line in lines:
+            warnings.warn(line, stacklevel=2)
+    else:
+        notices += lines
+    return pixels
 
 
 def open_input(

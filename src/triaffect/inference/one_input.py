@@ -174,9 +174,7 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
                     local, options.every, options.fps, rate=options.sequence_fps, strict=options.strict,
                     notices=result.notices,
                 )  # fmt: skip
-                stream: Stream = analyzer.run(
-                    source, item.name, still=still, cropped=options.cropped, pixels=options.annotated
-                )
+                stream: Stream = analyzer.run(source, still=still, cropped=options.cropped, pixels=options.annotated)
                 if options.annotated:
                     # A thread describes the next frames while these are drawn and encoded.
                     ahead = stack.enter_context(contextlib.closing(read_ahead(stream, depth=1)))
@@ -197,7 +195,7 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
             except KeyboardInterrupt:  # the usual end of a camera
                 if not isinstance(item.source, int):
                     result.kind, result.message = STOPPED, f"{item.name}: stopped by Ctrl-C"
-        complete = rows.scan()
+        complete = rows.scan().with_columns(file=pl.lit(item.name))
         if work.post:
             complete = analyzer.name_expression(work.post.apply(complete.collect())).lazy()
         if work.baseline:

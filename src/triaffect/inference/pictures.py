@@ -1,11 +1,9 @@
-"""Pictures: photos in files, what `Analyzer` accepts in memory, and what it shows in a notebook."""
+"""Pictures: what `Analyzer` accepts in memory, and what it shows in a notebook."""
 
 from __future__ import annotations
 
 import base64
 import io
-import os
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,38 +13,10 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from triaffect.images import MAX_PIXELS, read_image, require_regular_file
+from triaffect.images import MAX_PIXELS, read_image
 from triaffect.io import InputError
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-
-
-def read_photo(
-    path: str | os.PathLike[str], *, strict: bool = False, notices: list[str] | None = None
-) -> NDArray[np.uint8]:
-    """Read a photo as RGB uint8 (height, width, 3).
-
-    Args:
-        path: A file.
-        strict: Refuse a damaged photo that could be read in part.
-        notices: Receives what a user should know, with the file's name; a warning by default.
-
-    Raises:
-        InputError: It cannot be read; the message names the file and the reason.
-    """
-    require_regular_file(path)
-    reasons: list[str] = []
-    try:
-        pixels = read_image(path, strict=strict, notices=reasons)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    lines = [f"{path}: {reason}" for reason in reasons]
-    if notices is None:
-        for line in lines:
-            warnings.warn(line, stacklevel=2)
-    else:
-        notices += lines
-    return pixels
 
 
 def to_pixels(image: Any, bgr: bool = False) -> tuple[str, NDArray[np.uint8]]:

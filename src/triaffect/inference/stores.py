@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -22,11 +21,6 @@ class StoredFile(NamedTuple):
     relative: PurePath
     size: int
     changed: str
-
-
-def is_address(text: str) -> bool:
-    """Whether a text is the address of an object store; those of streams and web pages are not."""
-    return bool(re.match(r"(?!https?:|rt[a-z]+:|udp:|ftp:)[a-z][a-z0-9+.-]+://", text))
 
 
 def find_stored(text: str) -> list[StoredFile]:

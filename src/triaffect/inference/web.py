@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from triaffect.images import read_image
 from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.draw import annotate, write_annotated
-from triaffect.inference.pictures import read_photo
+from triaffect.inference.inputs import read_photo
 from triaffect.inference.timeline import draw_timeline
 from triaffect.inference.video import read_ahead, read_video, video_seconds
 from triaffect.inference.video_writer import VideoWriter
@@ -217,7 +217,7 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
         with VideoWriter(target, name) as writer:
             try:
                 total = video_seconds(name)
-                for frames, rows in analyzer.run(read_ahead(read_video(name)), name.name):
+                for frames, rows in analyzer.run(read_ahead(read_video(name))):
                     tables.append(without_emotion(rows) if units_only else rows)
                     seconds = frames[-1].time
                     bar(min(seconds / total, 1.0) if total else None, f"{seconds:.0f} of {total:.0f} s")
@@ -226,7 +226,7 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
                 damage = str(error).removeprefix(f"{path}: ")
         if not tables:
             raise gr.Error(damage, print_exception=False)
-        table = pl.concat(tables)
+        table = pl.concat(tables).with_columns(file=pl.lit(name.name))
         note = f'<div class="ta"><div class="warning">{escape(damage)}</div></div>' if damage else ""
         if not table.height:
             return str(target), None, note + panels(table), gr.update(visible=False)
