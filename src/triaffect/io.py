@@ -1,4 +1,4 @@
-"""Errors and notices for users, atomic writing, and paths that stay inside their root."""
+"""Errors and notices for users, atomic writing, typed data from plain data, paths that stay inside their root."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import os
 import secrets
 import shutil
 import sys
+import typing
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 StrPath = str | os.PathLike[str]
 
@@ -92,6 +96,27 @@ def inside(root: str | os.PathLike[str], relative: str) -> Path:
     if relative.startswith(("/", "\\")) or ".." in relative.replace("\\", "/").split("/") or ":" in relative[:3]:
         raise InputError(f"{relative!r}: leaves the image root; use a path relative to {os.fspath(root)}")
     return Path(root, relative)
+
+
+def from_plain(kind: Any, data: Any) -> Any:
+    """Read what `dataclasses.asdict` returned, also after JSON; unknown keys are ignored, missing ones get defaults.
+
+    Args:
+        kind: A dataclass, or the type of one of its fields: lists, tuples, dictionaries and `X | None` of such types.
+        data: Plain data.
+    """
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(**{f.name: from_plain(hints[f.name], data[f.name]) for f in fields(kind) if f.name in data})
+    parts = [part for part in typing.get_args(kind) if part is not NoneType]
+    if data is None or not parts:
+        return data
+    origin = typing.get_origin(kind)
+    if origin is list:
+        return [from_plain(parts[0], item) for item in data]
+    if origin is dict:
+        return {key: from_plain(parts[1], value) for key, value in data.items()}
+    return tuple(data) if origin is tuple else from_plain(parts[0], data)
 
 
 BASE = "triaffect-base"

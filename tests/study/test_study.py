@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,7 @@ import yaml
 from triaffect.cli.main import main
 from triaffect.data.index import load_index
 from triaffect.data.predictions import load_predictions
-from triaffect.io import InputError, bundled_file, bundled_names
+from triaffect.io import InputError, bundled_file, bundled_names, from_plain
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASKS
 from triaffect.metrics.scores import score
 from triaffect.report.report import answer
@@ -556,13 +557,14 @@ def test_the_answer_says_who_is_ahead_and_whether_it_is_significant():
     measures["au"] = {"difference": -0.1, "low": -0.3, "high": 0.1, "p": 0.4}
     halves = HalvesResult("fused", "va", "first half", "second half", 0.5, 0.3, 0.4, 0.45)
     lines = answer(
-        StudyResults.from_dict(
+        from_plain(
+            StudyResults,
             {
                 "models": models,
                 "comparisons": [{"a": "multi", "b": "all", "measures": measures}],
-                "halves": [halves.to_dict()],
+                "halves": [asdict(halves)],
                 "failures": [{"name": "x", "reason": "y"}],
-            }
+            },
         )
     )
     text = "\n".join(lines)
@@ -578,7 +580,7 @@ def test_the_answer_says_who_is_ahead_and_whether_it_is_significant():
     total = {"difference": 0.1, "low": -0.1, "high": 0.3, "p": 0.3}
     pair = {"a": "all", "b": "fused", "measures": {"total": total}}
     others = [models[0], models[2], {**models[3], "kind": "joined"}]
-    (line, _) = answer(StudyResults.from_dict({"models": others, "comparisons": [pair]}))
+    (line, _) = answer(from_plain(StudyResults, {"models": others, "comparisons": [pair]}))
     assert line.endswith(
         "fused is ahead of all, 0.700 to 0.600 (not significant: 95 % interval of the difference −0.300 to +0.100)."
     )  # turned round
@@ -589,7 +591,7 @@ def test_many_models_are_counted_and_the_best_is_reported_of():
     values = {"a": (0.4, 0.2), "b": (0.2, 0.1), "c": (0.5, 0.35), "d": (0.3, 0.3)}
     models = [model(name, "multi", {"va": va, "au": au}) for name, (va, au) in values.items()]
     models.append(model("all", "joined", {"va": 0.3, "au": 0.25}))
-    lines = answer(StudyResults.from_dict({"models": models}))
+    lines = answer(from_plain(StudyResults, {"models": models}))
     assert lines[:3] == [
         "Of 4 multi-task models 3 are ahead of all in total, 1 on every task (c).",
         "In total c is ahead of all, 0.850 to 0.550.",

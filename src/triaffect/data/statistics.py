@@ -18,7 +18,7 @@ BINS = 20
 """Bins of valence and of arousal, from -1 to 1, in the density."""
 
 
-def class_weights(counts: Sequence[int]) -> list[float | None]:
+def class_weights(counts: Sequence[float]) -> list[float | None]:
     """Return the weight w_c = N / N_c of every expression: N labelled frames in all, N_c of the class.
 
     From Chang et al. 2022 (Multi-Task Learning for Emotion Descriptors Estimation at the fourth ABAW Challenge), sec.
@@ -69,7 +69,7 @@ def _count_split(rows: pl.DataFrame) -> dict[str, Any]:
             for name, n, in_videos, weight in zip(EXPRESSIONS, counts, videos, class_weights(counts), strict=True)
         }
     if labelled["au"]:
-        result["au"] = {name: _count_unit(rows[name]) for name in ACTION_UNITS}
+        result["au"] = {name: count_unit(rows[name]) for name in ACTION_UNITS}
     return result
 
 
@@ -87,7 +87,8 @@ def _count_va(rows: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _count_unit(column: pl.Series) -> dict[str, Any]:
+def count_unit(column: pl.Series) -> dict[str, Any]:
+    """Count the labels of an action unit (0, 1 or null); see `statistics`."""
     labelled, active = len(column) - column.null_count(), int(column.sum() or 0)
     return {
         "labelled": labelled,

@@ -101,13 +101,13 @@ def agreement(
         parts: list[tuple[Callable[[Sums], dict[str, Floats]], dict[str, Floats]]] = []
         if target == "expression":
             ours = coded_rows[target].replace_strict(EXPRESSIONS, range(8), return_dtype=pl.Int64).to_numpy()
-            parts.append((categorical_agreement, {"counts": _counts(group, videos, coded, ours, 8)}))
+            parts.append((categorical_agreement, {"counts": measures.count(group, videos, coded, 8, ours, 8)}))
         else:
             values, is_graded = coded_rows[target].to_numpy().astype(float), target in VA
             if not is_graded:
                 is_graded = bool(((coded != 0) & (coded != 1)).any())
                 hits, active = coded >= (present if is_graded else 0.5), values >= threshold
-                parts.append((categorical_agreement, {"counts": _counts(group, videos, hits, active, 2)}))
+                parts.append((categorical_agreement, {"counts": measures.count(group, videos, hits, 2, active, 2)}))
             if is_graded:
                 grade = f"{target}_intensity" if f"{target}_intensity" in coded_rows.columns else target
                 scaled = values if target in VA else 5 * coded_rows[grade].to_numpy().astype(float)
@@ -125,8 +125,3 @@ def agreement(
         raise InputError(f"{codes[0]}: codes nothing that the table has; it has {', '.join(rows.columns)}")
     schema = {"target": pl.String, "measure": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
     return pl.DataFrame(results, schema | {"frames": pl.Int64, "videos": pl.Int64}, orient="row"), notices
-
-
-def _counts(group: NDArray, groups: int, coded: NDArray, ours: NDArray, k: int) -> Floats:
-    cell = (group * k + coded.astype(np.intp)) * k + ours.astype(np.intp)
-    return np.bincount(cell, minlength=groups * k * k).reshape(groups, k, k).astype(float)

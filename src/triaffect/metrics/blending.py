@@ -10,10 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.data.predictions import tasks_of
-from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS
 from triaffect.metrics import measures
-from triaffect.metrics.bootstrap import number_sources
+from triaffect.metrics.bootstrap import source_folds
 from triaffect.metrics.fusion import blend, same_tasks
 from triaffect.metrics.matching import Table, aligned, common_tasks, locate, read_index
 
@@ -59,11 +58,7 @@ def tune_blend(
     """
     tables, names = same_tasks(members)
     labels = read_index(index, split, classes)
-    units, sources = number_sources(labels["video"])
-    labels, folds = labels.with_columns(units), min(folds, sources)
-    if folds < 2:
-        raise InputError(f"blend: {sources} source videos in {folds} folds; choosing weights needs two of both")
-    fold_of_source = np.random.default_rng(seed).permutation(sources) % folds
+    labels, fold_of_source, folds = source_folds(labels, folds, seed)
     places = [locate(table, labels) for table in tables]
     equal = [1 / len(tables)] * len(tables)
     weights = dict.fromkeys(tasks_of(tables[0]), equal)

@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.data.index import source_video
+from triaffect.io import InputError
 
 Floats = NDArray[np.float64]
 Sums = Mapping[str, Floats]
@@ -41,6 +42,30 @@ def number_sources(videos: pl.Series) -> tuple[pl.Series, int]:
     numbers = {source: number for number, source in enumerate(sorted(set(sources.values())))}
     units = {name: numbers[source] for name, source in sources.items()}
     return names.replace_strict(units, return_dtype=pl.Int64).alias("unit"), len(numbers)
+
+
+def source_folds(
+    index: pl.DataFrame, folds: int, seed: int, least: int = 2
+) -> tuple[pl.DataFrame, NDArray[np.integer], int]:
+    """Divide the source videos of an index into folds at random.
+
+    Args:
+        index: Rows with `video`.
+        folds: Maximum number of folds.
+        seed: Seed of the draw.
+        least: Number of folds that there must be.
+
+    Returns:
+        The index with the column `unit` of `number_sources`; the fold of each source video, from 0; how many folds.
+
+    Raises:
+        InputError: There are fewer source videos or folds than `least`.
+    """
+    units, sources = number_sources(index["video"])
+    if min(folds, sources) < least:
+        raise InputError(f"{sources} source videos in {folds} folds; cross-fitting needs two of both")
+    folds = min(folds, sources)
+    return index.with_columns(units), np.random.default_rng(seed).permutation(sources) % folds, folds
 
 
 def bootstrap(

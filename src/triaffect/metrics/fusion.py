@@ -14,7 +14,7 @@ from triaffect.data.predictions import Thresholds, tasks_of, threshold_row
 from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS, TASK_NAMES, TASKS
 from triaffect.metrics import measures
-from triaffect.metrics.bootstrap import Sums, bootstrap, number_sources
+from triaffect.metrics.bootstrap import Sums, bootstrap, source_folds
 from triaffect.metrics.matching import Table, aligned, common_tasks, locate, read_index, read_predictions
 from triaffect.text import format_number, text_table
 
@@ -164,9 +164,7 @@ def tune_fusion(
     lambda_grid = np.arange(21) / 20 if grid is None else np.asarray(grid, float)
     if folds < 2 or not lambda_grid.size or not ((lambda_grid >= 0) & (lambda_grid <= 1)).all():
         raise InputError("tune: give at least 2 folds, and λ between 0 and 1")
-    units, sources = number_sources(index["video"])
-    index, folds = index.with_columns(units), min(folds, sources)
-    fold = np.random.default_rng(seed).permutation(sources) % folds
+    index, fold, folds = source_folds(index, folds, seed, least=1)
     by_task = {task: table for table in singles for task in tasks_of(table) if task in tasks_of(multi_table)}
     places = {id(table): locate(table, index) for table in (*singles, multi_table)}
     lambdas, curves, scores = {}, [], []
@@ -174,7 +172,7 @@ def tune_fusion(
         single_columns, target, unit = aligned(by_task[task], places[id(by_task[task])], index, task, classes)
         multi_columns, _, _ = aligned(multi_table, places[id(multi_table)], index, task, classes)
         task_tuning = _TaskTuning(task, single_columns, multi_columns, target, unit, fold, lambda_grid, cuts, seed)
-        lambdas[task] = task_tuning.choose(np.full(sources, True))
+        lambdas[task] = task_tuning.choose(np.full(len(fold), True))
         curve = task_tuning.curve()
         curves.append(pl.DataFrame({"task": [task] * len(curve), "lambda": lambda_grid, "score": curve}))
         scores.append([task, *(task_tuning.scores().get(name) for name in SCORES)])

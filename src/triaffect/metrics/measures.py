@@ -63,10 +63,10 @@ def sums(
     if task == "va":
         return np.stack([moments(p, t, group, groups) for p, t in zip(pred, target, strict=True)], axis=1)
     if task == "expr":
-        return _count(group, groups, target[0], len(pred), _argmax(pred), len(pred)).astype(float)
+        return count(group, groups, target[0], len(pred), _argmax(pred), len(pred))
     cuts = np.broadcast_to(np.asarray(thresholds, float), 12)
-    counts = [_count(group, groups, t, 2, p >= cut, 2) for p, t, cut in zip(pred, target, cuts, strict=True)]
-    return np.stack(counts, axis=1).reshape(groups, 12, 4).astype(float)
+    counts = [count(group, groups, t, 2, p >= cut, 2) for p, t, cut in zip(pred, target, cuts, strict=True)]
+    return np.stack(counts, axis=1).reshape(groups, 12, 4)
 
 
 def _argmax(columns: Sequence[NDArray]) -> NDArray[np.intp]:
@@ -79,16 +79,14 @@ def _argmax(columns: Sequence[NDArray]) -> NDArray[np.intp]:
     return best
 
 
-def _count(
-    group: NDArray, groups: int, truth: NDArray, truths: int, guess: NDArray, guesses: int
-) -> NDArray[np.integer]:
+def count(group: NDArray, groups: int, truth: NDArray, truths: int, guess: NDArray, guesses: int) -> Floats:
     """Count (groups, truths, guesses); missing labels (NaN, -1) go to an extra row, which is dropped."""
     cell = group * (truths + 1)
     cell += np.where(truth >= 0, truth, -1).astype(np.intp) + 1
     cell *= guesses
     cell += guess
     size = groups * (truths + 1) * guesses
-    return np.bincount(cell, minlength=size).reshape(groups, truths + 1, guesses)[:, 1:]
+    return np.bincount(cell, minlength=size).reshape(groups, truths + 1, guesses)[:, 1:].astype(float)
 
 
 def _check(name: str, pred: NDArray, target: NDArray) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from triaffect import __version__
 from triaffect.data.index import provenance
 from triaffect.data.predictions import Thresholds, tasks_of, threshold_row
+from triaffect.io import from_plain
 from triaffect.labels import AU_NAMES, TASK_NAMES, TASKS, VA
 from triaffect.metrics import measures
 from triaffect.metrics.bootstrap import UNIT, Sums, bootstrap, percentile_intervals
@@ -87,11 +88,7 @@ class Scores:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scores:
         """Read what `to_dict` returned, also after JSON."""
-        scores = cls(**data)
-        scores.intervals = {name: (low, high) for name, (low, high) in scores.intervals.items()}
-        scores.groups = {name: cls.from_dict(group) for name, group in data.get("groups", {}).items()}
-        scores.gaps = {name: Gap(**gap) for name, gap in data.get("gaps", {}).items()}
-        return scores
+        return from_plain(cls, data)
 
     def value(self, name: str) -> float | None:
         """Return the score of a task, or the total; None for a task that is not scored."""

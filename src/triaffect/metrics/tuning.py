@@ -11,10 +11,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.data.predictions import tasks_of
-from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS, TASK_NAMES, VA
 from triaffect.metrics import measures
-from triaffect.metrics.bootstrap import Sums, bootstrap, number_sources
+from triaffect.metrics.bootstrap import Sums, bootstrap, source_folds
 from triaffect.metrics.matching import Table, aligned, common_tasks, locate, read_index, read_predictions
 from triaffect.metrics.measures import au_score, expr_score, va_score
 from triaffect.metrics.postprocess import (
@@ -121,11 +120,7 @@ def tune(
         InputError: As `score`; or there are fewer than two source videos.
     """
     table, labels = read_predictions(predictions), read_index(index, split, classes)
-    units, sources = number_sources(labels["video"])
-    labels, folds = labels.with_columns(units), min(folds, sources)
-    if folds < 2:
-        raise InputError(f"tune: {sources} source videos in {folds} folds; cross-fitting needs two of both")
-    fold_of_source = np.random.default_rng(seed).permutation(sources) % folds
+    labels, fold_of_source, folds = source_folds(labels, folds, seed)
     tasks = common_tasks(tasks_of(table), labels)
     places, (video, frame) = locate(table, labels), frame_numbers(table)
     corrections: dict[str, Any] = {}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 from triaffect.labels import TASKS
 from triaffect.metrics.scores import Scores
@@ -12,22 +11,8 @@ from triaffect.metrics.scores import Scores
 COST_KEYS = ("parameters", "epochs", "epochs_to_90", "seconds_per_epoch", "images_per_second", "energy_joules")
 
 
-class _Record:
-    """A dataclass that is read from plain data; unknown keys are ignored, missing ones get their default."""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` returned."""
-        names = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{key: value for key, value in data.items() if key in names})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, for JSON."""
-        return asdict(self)  # type: ignore[call-overload]
-
-
 @dataclass
-class ModelResult(_Record):
+class ModelResult:
     """One model of a study.
 
     Attributes:
@@ -73,14 +58,9 @@ class ModelResult(_Record):
         """Return the score of a task, or the total."""
         return self.scores.value(name)
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelResult:
-        """Read what `to_dict` returned."""
-        return super().from_dict({**data, "scores": Scores.from_dict(data["scores"])})
-
 
 @dataclass
-class Difference(_Record):
+class Difference:
     """Difference of two models in one score, its 95 % interval and p-value (None with a single video)."""
 
     difference: float
@@ -90,22 +70,16 @@ class Difference(_Record):
 
 
 @dataclass
-class ComparisonResult(_Record):
+class ComparisonResult:
     """Paired comparison of two models: a task or `total` -> a minus b."""
 
     a: str
     b: str
     measures: dict[str, Difference]
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ComparisonResult:
-        """Read what `to_dict` returned."""
-        measures = {name: Difference.from_dict(row) for name, row in data["measures"].items()}
-        return super().from_dict({**data, "measures": measures})
-
 
 @dataclass
-class TuningResult(_Record):
+class TuningResult:
     """λ tuned on all videos, see `metrics.fusion.Tuning`.
 
     Attributes:
@@ -128,7 +102,7 @@ class TuningResult(_Record):
 
 
 @dataclass
-class HalvesResult(_Record):
+class HalvesResult:
     """One task of a fusion on one half of the videos, with the λ (`share`) that is tuned on the other half."""
 
     name: str
@@ -142,7 +116,7 @@ class HalvesResult(_Record):
 
 
 @dataclass
-class Trial(_Record):
+class Trial:
     """One trial of a search: the values that it tries and its score, None if it failed."""
 
     number: int
@@ -152,21 +126,15 @@ class Trial(_Record):
 
 
 @dataclass
-class SearchResult(_Record):
+class SearchResult:
     """A hyper-parameter search."""
 
     trials: list[Trial]
     best: Trial | None = None
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SearchResult:
-        """Read what `to_dict` returned."""
-        best = data.get("best")
-        return cls([Trial.from_dict(trial) for trial in data["trials"]], best and Trial.from_dict(best))
-
 
 @dataclass
-class Failure(_Record):
+class Failure:
     """A model that could not be made, and why."""
 
     name: str
@@ -174,7 +142,7 @@ class Failure(_Record):
 
 
 @dataclass
-class SubmissionResult(_Record):
+class SubmissionResult:
     """A file for the organisers of a challenge: from which model, by which sample, and counts of its rows."""
 
     file: str
@@ -187,7 +155,7 @@ class SubmissionResult(_Record):
 
 
 @dataclass
-class StudyResults(_Record):
+class StudyResults:
     """Everything in `results.json`.
 
     Attributes:
@@ -238,24 +206,6 @@ class StudyResults(_Record):
     commands: list[str] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
     triaffect: str = ""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> StudyResults:
-        """Read what `to_dict` returned, also after JSON.
-
-        Raises:
-            KeyError, TypeError, ValueError: It is something else.
-        """
-        results = super().from_dict(data)
-        results.models = [ModelResult.from_dict(model) for model in data["models"]]
-        kinds: dict[str, type[_Record]] = {
-            "comparisons": ComparisonResult, "tuning": TuningResult, "halves": HalvesResult, "failures": Failure
-        }  # fmt: skip
-        for name, kind in kinds.items():
-            setattr(results, name, [kind.from_dict(row) for row in data.get(name) or []])
-        results.submission = SubmissionResult.from_dict(data["submission"]) if data.get("submission") else None
-        results.search = SearchResult.from_dict(data["search"]) if data.get("search") else None
-        return results
 
     @property
     def tasks(self) -> list[str]:

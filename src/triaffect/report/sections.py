@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import polars as pl
@@ -214,7 +215,7 @@ def fusion(study: StudyFolder) -> Section:
         single, folds = ", ".join(tuning.single), tuning.folds
         tunings.append({"name": tuning.name, "single": single, "multi": tuning.multi, "folds": folds})
         tunings[-1] |= {"panels": curves, "rows": rows}
-    halves = [{**row.to_dict(), "task": task_name(row.task)} for row in study.results.halves]
+    halves = [{**asdict(row), "task": task_name(row.task)} for row in study.results.halves]
     several = len({row["name"] for row in halves}) > 1
     return {"tunings": tunings, "halves": halves, "several": several} if tunings or halves else None
 
@@ -231,7 +232,7 @@ def search(study: StudyFolder) -> Section:
         "failed": len(trials) - len(scored),
         "names": list(dict.fromkeys(name for trial in trials for name in trial.values)),
         "panel": panel(figure, f"Score of {len(trials)} trials and the best so far", wide=True) if scored else None,
-        "rows": [trial.to_dict() for trial in sorted(scored, key=lambda trial: -(trial.score or 0))[:10]],
+        "rows": [asdict(trial) for trial in sorted(scored, key=lambda trial: -(trial.score or 0))[:10]],
     }
 
 

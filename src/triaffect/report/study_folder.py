@@ -16,7 +16,7 @@ import polars as pl
 from triaffect.data.image_store import ImageReader, open_images
 from triaffect.data.index import load_index, provenance
 from triaffect.data.predictions import load_predictions
-from triaffect.io import InputError, inside
+from triaffect.io import InputError, from_plain, inside
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS, VA
 from triaffect.metrics.matching import locate
 from triaffect.report.results import ModelResult, StudyResults
@@ -54,7 +54,8 @@ class StudyFolder:
         """
         path = Path(folder, "results.json")
         try:
-            results = StudyResults.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            data = json.loads(path.read_text(encoding="utf-8"))
+            results = from_plain(StudyResults, {"models": data["models"], **data})
         except OSError:
             raise InputError(f"{folder}: holds no results.json; name a folder that `triaffect study` made") from None
         except json.JSONDecodeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -267,7 +267,7 @@ def _cost(run: Path) -> dict[str, Any]:
 
 def write_results(folder: Path, results: StudyResults) -> None:
     """Write `results.json`, and `results.csv` with one row per model."""
-    write_text(folder / "results.json", json.dumps(results.to_dict(), indent=1) + "\n")
+    write_text(folder / "results.json", json.dumps(asdict(results), indent=1) + "\n")
     rows = []
     for model in results.models:
         row: dict[str, Any] = {"name": model.name, "kind": model.kind, "tasks": "+".join(model.tasks)}

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
+from triaffect.data.statistics import class_weights, count_unit
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS
 from triaffect.training.dataset import SOFT
 
@@ -116,17 +117,13 @@ def expression_weights(index: pl.DataFrame) -> Tensor:
     soft = [SOFT + name for name in PREDICTION_COLUMNS["expr"]]
     if set(soft) <= set(index.columns):
         counts += index.filter(codes.is_null()).select(pl.col(soft).sum()).to_numpy()[0]
-    return torch.tensor(np.divide(counts.sum(), counts, out=np.zeros(len(counts)), where=counts > 0)).float()
+    return torch.tensor([weight or 0.0 for weight in class_weights(counts.tolist())])
 
 
 def au_pos_weight(index: pl.DataFrame) -> Tensor:
-    """Negatives a positive of each action unit in a training index; 1 where either is absent."""
-    weights = []
-    for name in ACTION_UNITS:
-        values = index[name].drop_nulls() if name in index.columns else pl.Series([], dtype=pl.Int8)
-        positives = int((values == 1).sum())
-        weights.append((len(values) - positives) / positives if 0 < positives < len(values) else 1.0)
-    return torch.tensor(weights)
+    """Negatives per positive of each action unit in a training index; 1 where either is absent."""
+    columns = [index[name] if name in index.columns else pl.Series(dtype=pl.Int8) for name in ACTION_UNITS]
+    return torch.tensor([count_unit(column)["pos_weight"] or 1.0 for column in columns])
 
 
 class TaskLosses(nn.Module):

@@ -9,7 +9,6 @@ import os
 import platform
 import shutil
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,6 @@ PACKAGES = (
     "simplejpeg",
 )
 
-REDRAW_INTERVAL = 30.0
-"""Seconds between two drawings of the curves."""
-
 
 def check_run(run: Path, config: TrainConfig, resume: bool) -> None:
     """Check that a run can be started or resumed in a folder.
@@ -63,16 +59,6 @@ def check_run(run: Path, config: TrainConfig, resume: bool) -> None:
         raise InputError(f"{run}: exists and holds no run; name an empty or a new folder")
 
 
-def open_run(run: Path, config: TrainConfig, resume: bool) -> None:
-    """Make a run folder with its config and environment; an old one that may be resumed is left as it is.
-
-    Raises:
-        InputError: As `check_run`.
-    """
-    check_run(run, config, resume)
-    write_config(run, config)
-
-
 def write_config(run: Path, config: TrainConfig) -> None:
     """Write a run's config and environment, unless they are there; the folder was checked before."""
     if not (run / "config.yaml").exists():
@@ -81,10 +67,15 @@ def write_config(run: Path, config: TrainConfig) -> None:
 
 
 def begin(run: Path, config: TrainConfig) -> None:
-    """`open_run` for a folder that is ours alone: what a kill left before the run had begun is removed."""
+    """Begin or resume a run in a folder that is ours alone: what a kill left before the run had begun is removed.
+
+    Raises:
+        InputError: As `check_run`.
+    """
     if run.exists() and not (run / "config.yaml").exists():
         shutil.rmtree(run)
-    open_run(run, config, resume=True)
+    check_run(run, config, resume=True)
+    write_config(run, config)
 
 
 def environment() -> dict[str, Any]:
@@ -157,18 +148,12 @@ def make_optimizer(training: TrainingConfig, parameters: list[torch.nn.Parameter
     Raises:
         InputError: Neither torch's nor timm's.
     """
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, training.lr, momentum=training.momentum, weight_decay=training.weight_decay, fused=True
-        )
-    if kind := {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}.get(training.optimizer):
-        return kind(parameters, training.lr, weight_decay=training.weight_decay, fused=True)
     from timm.optim import create_optimizer_v2
 
+    name = "momentum" if training.optimizer == "sgd" else training.optimizer  # timm's sgd is Nesterov's
+    fused: dict[str, Any] = {"fused": True} if training.optimizer in ("adam", "adamw", "sgd") else {}
     try:
-        return create_optimizer_v2(
-            parameters, training.optimizer, training.lr, training.weight_decay, training.momentum
-        )
+        return create_optimizer_v2(parameters, name, training.lr, training.weight_decay, training.momentum, **fused)
     except (ValueError, AssertionError):
         raise InputError(
             f"training.optimizer: timm has no {training.optimizer!r}; see timm.optim.list_optimizers()"
@@ -222,19 +207,6 @@ def draw_curves(run: Path, history: list[dict[str, float]], kept_row: int | None
     """
     table = pl.DataFrame(history, infer_schema_length=None)
     save_figure(training_curves(table, kept_row), run / "curves.png")
-
-
-class CurveDrawer:
-    """Draws the curves of a run at most every `REDRAW_INTERVAL` seconds."""
-
-    def __init__(self, run: Path) -> None:
-        self.run, self.drawn = run, time.perf_counter()
-
-    def draw(self, history: list[dict[str, float]], kept_row: int) -> None:
-        """Draw, if it is time."""
-        if time.perf_counter() - self.drawn > REDRAW_INTERVAL:
-            draw_curves(self.run, history, kept_row)
-            self.drawn = time.perf_counter()
 
 
 def join_histories(runs: list[Path]) -> list[dict[str, float]]:

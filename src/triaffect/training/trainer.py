@@ -40,6 +40,9 @@ from triaffect.training.weights import check_pretrained
 LINE_INTERVAL = 60.0
 """Seconds between two lines of a run that shows no bar."""
 
+REDRAW_INTERVAL = 30.0
+"""Seconds between two drawings of the curves."""
+
 LOST = "another process of this run has ended, its message says why; start all again with --resume"
 
 
@@ -143,7 +146,7 @@ def train_heads(config: TrainConfig, out: str | Path, joint: bool = False, progr
     run_folder.check_run(run, config, resume=True)
     if run_folder.finished(run):
         return run
-    run_folder.open_run(run, config, resume=True)
+    run_folder.write_config(run, config)
     parts = [train(config.for_task(task), run / "heads" / task, resume=True, progress=progress) for task in tasks]
     model = join_heads([load_model(part) for part in parts])
     history = run_folder.join_histories(parts)
@@ -223,12 +226,14 @@ class _RunFolderCallback(Callback):
     """Writes `metrics.csv` and `curves.png` after each epoch (the curves at most every half minute)."""
 
     def __init__(self, run: Path) -> None:
-        self.run, self.drawer = run, run_folder.CurveDrawer(run)
+        self.run, self.drawn = run, time.monotonic()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.is_global_zero and not trainer.sanity_checking:
             run_folder.write_metrics(self.run, pl_module.history)  # type: ignore[arg-type]
-            self.drawer.draw(pl_module.history, _kept(pl_module))  # type: ignore[arg-type]
+            if time.monotonic() - self.drawn > REDRAW_INTERVAL:
+                run_folder.draw_curves(self.run, pl_module.history, _kept(pl_module))  # type: ignore[arg-type]
+                self.drawn = time.monotonic()
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.is_global_zero and pl_module.history:
