@@ -19,16 +19,18 @@ import polars as pl
 from triaffect.data.index import save_index
 from triaffect.data.predictions import fill_gaps
 from triaffect.inference.predict import predict
-from triaffect.labels import ACTION_UNITS, INDEX_COLUMNS, PREDICTION_COLUMNS, TASKS
+from triaffect.labels import ACTION_UNITS, INDEX_COLUMNS, LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS
 from triaffect.metrics.bootstrap import number_sources
-from triaffect.metrics.postprocess import frame_numbers, smooth
+from triaffect.metrics.postprocess import CORRECTIONS, frame_numbers, smooth
 from triaffect.metrics.scores import compare, score
-from triaffect.metrics.tuning import SIGMAS, tune
+from triaffect.metrics.tuning import SIGMAS, TASK_SCORES, tune
 from triaffect.training.config import TrainConfig
 from triaffect.training.features import extract_features, load_features
 from triaffect.training.trainer import train_heads
 
 FPS = 10.0
+FOLDS = 5
+"""Folds of videos for the post-processing, as in `triaffect tune`."""
 VARIANTS = {
     "still": {},
     "attention .3 s": {"temporal": 0.3},
@@ -52,29 +54,42 @@ def make_index(faces: Path, out: Path) -> Path:
     return out
 
 
-def smoothed(table: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """Smoothing alone: each half of the videos with the width that scores best on the other half."""
+def post_processed(table: pl.DataFrame, rows: pl.DataFrame, task: str, smooths: bool, corrects: bool) -> pl.DataFrame:
+    """Smoothing, the correction of a task, or both: each fold of the videos with what is best on the others."""
     unit = number_sources(rows["video"])[0]
-    second = rows.select("image", half=pl.Series(np.asarray(unit) % 2))
-    half = table.select("image").join(second, on="image", how="left", maintain_order="left")["half"].to_numpy()
-    video, frame = frame_numbers(table)
+    labels = table.select("image").join(rows.with_columns(unit), on="image", how="left", maintain_order="left")
+    fold, kind, columns = labels["unit"].to_numpy() % FOLDS, CORRECTIONS[task], PREDICTION_COLUMNS[task]
+    y = labels.select(pl.col(LABEL_COLUMNS[task]).cast(pl.Float64)).to_numpy()
+    target = np.nan_to_num(y[:, 0], nan=-1).astype(int) if task == "expr" else y
+    values = table.select(columns).to_numpy().astype(float)
+    widths = {sigma: smooth(values, *frame_numbers(table), sigma) for sigma in (SIGMAS[:6] if smooths else (0,))}
+    after = values.copy()
+    for number in range(FOLDS):
+        on, fits = fold != number, {}
+        for sigma, x in widths.items():
+            fit = kind.fit(x[on], y[on]) if corrects else kind()
+            fits[sigma] = TASK_SCORES[task](fit.apply(x[on]), target[on])[task], fit
+        best = max(fits, key=lambda sigma, fits=fits: fits[sigma][0])
+        after[~on] = fits[best][1].apply(widths[best][~on])
+    return table.with_columns(pl.Series(c, after[:, i]) for i, c in enumerate(columns))
+
+
+def smoothed(table: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Smoothing alone, of every task."""
     for task in TASKS:
-        columns = PREDICTION_COLUMNS[task]
-        values = table.select(columns).to_numpy().astype(float)
-        options = {sigma: smooth(values, video, frame, sigma) for sigma in SIGMAS}
-        chosen = values.copy()
-        for side in (0, 1):
-            on = second.filter(pl.col("half") != side)["image"]
-            part = rows.filter(pl.col("image").is_in(on.implode()))
-
-            def value(sigma: int, table=table, part=part, columns=columns, options=options, task=task) -> float:
-                replaced = table.with_columns(pl.Series(c, options[sigma][:, i]) for i, c in enumerate(columns))
-                return score(replaced, part, resamples=0).tasks[task]
-
-            best = max(SIGMAS[:6], key=value)
-            chosen[half == side] = options[best][half == side]
-        table = table.with_columns(pl.Series(c, chosen[:, i]) for i, c in enumerate(columns))
+        table = post_processed(table, rows, task, smooths=True, corrects=False)
     return table
+
+
+def steps(table: pl.DataFrame, rows: pl.DataFrame) -> list[str]:
+    """What each step of the post-processing gains by itself."""
+    lines = []
+    for task, name in {"va": "scale and shift", "expr": "class biases", "au": "thresholds"}.items():
+        for step, on in {"smoothing": (True, False), name: (False, True), "both": (True, True)}.items():
+            gain = compare(post_processed(table, rows, task, *on), table, rows, tasks=[task])
+            low, high = gain.intervals[task]
+            lines.append(f"  {task:5} {step:16} {gain.difference[task]:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return lines
 
 
 def line(name: str, table: pl.DataFrame, rows: pl.DataFrame, against: pl.DataFrame | None = None) -> str:
@@ -112,7 +127,7 @@ def main() -> None:
     parser.add_argument("faces", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="triaffect-base")
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -147,11 +162,13 @@ def main() -> None:
         made[name] = pl.read_parquet(file)
         print(line(name, made[name], rows, made["still"] if name != "still" else None), flush=True)
     still = smoothed(made["still"], rows)
-    print("\nagainst still heads with smoothing (width chosen on the other half of the videos)")
+    print("\nagainst still heads with smoothing (width chosen on the other folds of the videos)")
     print(line("still, smoothed", still, rows, made["still"]), flush=True)
     for name in options.variants[1:]:
         print(line(name, made[name], rows, still), flush=True)
     chosen = [name for name in ("still", "attention by task") if name in made]
+    for name in chosen:
+        print("\n".join([f"\n{name}, each step by itself, gain over none", *steps(made[name], rows)]), flush=True)
     tuned = {name: tune(made[name], rows) for name in chosen}
     for name, result in tuned.items():
         print(f"\n{name}, post-processing\n{result.table()}", flush=True)

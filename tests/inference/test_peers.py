@@ -172,8 +172,8 @@ def test_pyfeat_in_our_order(monkeypatch):
         )
 
         def __init__(self, device, weights_path):
-            if weights_path == "missing":
-                raise OSError("no route\nto host")
+            if weights_path is not None:
+                raise RuntimeError("metadata missing 'config'\nat all")
 
         def __call__(self, chips):
             assert chips.shape[1:] == (3, 256, 256)
@@ -193,5 +193,7 @@ def test_pyfeat_in_our_order(monkeypatch):
     by_name = dict(zip(ACTION_UNITS, outputs["au"][0], strict=True))
     assert by_name["AU12"] == pytest.approx(0.09)
     assert by_name["AU26"] == pytest.approx(0.17)
-    with pytest.raises(InputError, match=r"pyfeat: its weights cannot be fetched \(no route\)"):
-        open_peer("pyfeat:missing")
+    with pytest.raises(InputError, match=r"pyfeat: its weights cannot be had \(metadata missing 'config'\)"):
+        open_peer("pyfeat:other.safetensors")
+    with pytest.raises(InputError, match=r"pyfeat:old\.pt: not a \.safetensors file"):
+        open_peer("pyfeat:old.pt")

@@ -150,11 +150,13 @@ def _pyfeat(model: str) -> Network:
     import torch
     from feat.multitask.inference import MultitaskModel
 
+    if model and Path(model).suffix != ".safetensors":  # py-feat would run the code in other files
+        raise InputError(f"pyfeat:{model}: not a .safetensors file; download py-feat's weights in that format")
     try:
         network = MultitaskModel(device="cpu", weights_path=model or None)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the hub's client, or a file of another model: each has its own
         reason = str(error).split("\n")[0]
-        raise InputError(f"pyfeat: its weights cannot be fetched ({reason}); name their file, pyfeat:PATH") from None
+        raise InputError(f"pyfeat: its weights cannot be had ({reason}); name their file, pyfeat:PATH") from None
     names = {"Happy": "Happiness", "Sad": "Sadness", "Contempt": "Other"}
     places = [_place(names.get(name, name)) for name in network.emotion_names]
     units = [network.au_names.index(f"AU{int(unit[2:]):02d}") for unit in ACTION_UNITS]

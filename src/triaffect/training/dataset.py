@@ -1,7 +1,7 @@
 """From index rows to batches: a batch is decoded, augmented and labelled in one call.
 
 A batch holds uint8 images (N, 3, size, size), RGB: normalisation is the model's own first layer, so that training,
-inference and exported models cannot differ in it. On cached features it holds those instead, float32 (N, width).
+inference and exported models cannot differ in it. On cached features it holds those instead, float16 (N, width).
 Missing targets are NaN (va, au) and -1 (expr); with soft labels expressions are distributions (N, 8), missing rows NaN.
 """
 
@@ -97,8 +97,9 @@ class FrameDataset(Dataset[Batch]):
     def __getitem__(self, key: int) -> Batch:
         return self.__getitems__([key])
 
-    def __getitems__(self, keys: list[int]) -> Batch:
+    def __getitems__(self, keys: Sequence[int] | np.ndarray) -> Batch:
         """Read a batch; `bad` lists what could not be read, as (image, reason)."""
+        keys = np.asarray(keys).tolist()
         if self.on_device is not None:
             return self._without_images(keys, self.on_device)
         pixels = np.empty((len(keys), self.size, self.size, 3), np.uint8)
@@ -142,9 +143,10 @@ class FrameDataset(Dataset[Batch]):
             batch |= {"warp": warps, "colour": colours}
         return batch
 
-    def _labels(self, rows: list[int], bad: list[tuple[str, str]]) -> Batch:
-        targets = {task: torch.from_numpy(target[rows]) for task, target in self.targets.items()}
-        return {"row": torch.tensor(rows, dtype=torch.int64), "bad": bad, **targets}
+    def _labels(self, rows: Sequence[int] | np.ndarray, bad: list[tuple[str, str]]) -> Batch:
+        rows = np.asarray(rows, np.int64)
+        targets = {task: torch.from_numpy(target.take(rows, 0)) for task, target in self.targets.items()}
+        return {"row": torch.from_numpy(rows), "bad": bad, **targets}
 
     def name(self, row: int) -> str:
         """The column `image` of a row."""
@@ -179,18 +181,19 @@ class FeatureDataset(FrameDataset):
                 )
             parts.append((values, place.to_numpy()))
             readable &= np.isfinite(values[parts[-1][1], 0])
-        self.parts = [(values, place[readable]) for values, place in parts]
+        # A plain view of the file, which needs no Python of numpy's class of memory maps for each batch.
+        self.parts = [(np.asarray(values), place[readable].astype(np.int64)) for values, place in parts]
         self.index = rows.filter(readable)
         self.images, self.targets = Path(), targets_of(self.index)
         self.video = self.index["video"].fill_null("").rank("dense").to_numpy().astype(np.int64)
         self.time = (self.index["frame"].fill_null(0).to_numpy() / fps).astype(np.float32)
 
-    def __getitems__(self, keys: list[int]) -> Batch:
+    def __getitems__(self, keys: Sequence[int] | np.ndarray) -> Batch:
         """Read a batch, with `time` in seconds and the number of the `video`."""
-        rows = [key % len(self) for key in keys]
-        features = torch.from_numpy(np.concatenate([values[place[rows]] for values, place in self.parts], 1)).float()
+        rows = np.asarray(keys, np.int64) % len(self)
+        parts = [torch.from_numpy(values.take(place[rows], 0)) for values, place in self.parts]
         frames = {"time": torch.from_numpy(self.time[rows]), "video": torch.from_numpy(self.video[rows])}
-        return {"image": features, **frames, **self._labels(rows, [])}
+        return {"image": torch.cat(parts, 1) if len(parts) > 1 else parts[0], **frames, **self._labels(rows, [])}
 
 
 def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,11 +46,11 @@ class BatchLoader:
         return len(self.sampler) // self.batch if self.drop_last else -(-len(self.sampler) // self.batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        keys = list(self.sampler)
+        keys = self.sampler.keys()
         parts = (keys[i * self.batch : (i + 1) * self.batch] for i in range(len(self)))
         yield from prefetch(self._read, parts, self.workers)
 
-    def _read(self, keys: list[int]) -> Batch:
+    def _read(self, keys: np.ndarray) -> Batch:
         batch = self.dataset.__getitems__(keys)
         if torch.cuda.is_available():  # pinned memory is copied to the device while it computes
             return {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in batch.items()}

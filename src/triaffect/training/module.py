@@ -80,9 +80,12 @@ class FrameDataModule(lightning.LightningDataModule):
         self.device_images = [DeviceImages(dataset, device, workers) for dataset in (self.train, self.val)]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Add the images that are on the device already."""
+        """Add the images that are on the device already; cached features become float32 there."""
         assert self.trainer is not None
-        return self.device_images[not self.trainer.training](batch) if self.device_images else batch
+        if self.device_images:
+            return self.device_images[not self.trainer.training](batch)
+        images = batch["image"]
+        return {**batch, "image": images.float()} if images.dtype == torch.float16 else batch
 
 
 class AffectTraining(lightning.LightningModule):

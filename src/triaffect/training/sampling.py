@@ -101,6 +101,10 @@ class EpochSampler(Sampler[int]):
         return length // self.world if self.shuffle else -(-length // self.world)
 
     def __iter__(self) -> Iterator[int]:
+        return iter(self.keys().tolist())
+
+    def keys(self) -> np.ndarray:
+        """The keys of the epoch (len(self),), which `__iter__` yields one by one."""
         if self.draw:
             # A row that is drawn twice is augmented twice: each place in the epochs has its own key.
             order = self.draw(self.epoch) + (self.epoch * self.draw.count + np.arange(self.draw.count)) * self.length
@@ -111,8 +115,8 @@ class EpochSampler(Sampler[int]):
         else:
             order = np.resize(np.arange(self.length), len(self) * self.world)
         if self.windows:  # neighbours stay in one process
-            return iter(order[self.rank * len(self) : (self.rank + 1) * len(self)].tolist())
-        return iter(order[self.rank :: self.world][: len(self)].tolist())
+            return order[self.rank * len(self) : (self.rank + 1) * len(self)]
+        return order[self.rank :: self.world][: len(self)]
 
     def _shuffled_windows(self, rng: np.random.Generator) -> np.ndarray:
         """Windows start at another row in each epoch, and come in random order."""
