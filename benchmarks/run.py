@@ -16,6 +16,7 @@ SCRIPTS = {
     "indexing.py": ["/tmp/triaffect-benchmarks/small", "--videos", "20", "--frames", "400", "--rounds", "1"],
     "loading.py": ["--images", "640", "--rounds", "1"],
     "training.py": ["--images", "256", "--rounds", "1", "--backbones", "resnet18"],
+    "features.py": ["--images", "640"],
     "balancing.py": ["--steps", "1", "--rounds", "1", "--backbone", "test_resnet"],
     "scoring.py": ["100000", "50"],
     "paper_way.py": ["--images", "512", "--rounds", "1"],

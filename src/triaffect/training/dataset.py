@@ -99,14 +99,14 @@ class FrameDataset(Dataset[Batch]):
 
     def __getitems__(self, keys: Sequence[int] | np.ndarray) -> Batch:
         """Read a batch; `bad` lists what could not be read, as (image, reason)."""
-        keys = np.asarray(keys).tolist()
+        numbers: list[int] = np.asarray(keys).tolist()
         if self.on_device is not None:
-            return self._without_images(keys, self.on_device)
-        pixels = np.empty((len(keys), self.size, self.size, 3), np.uint8)
+            return self._without_images(numbers, self.on_device)
+        pixels = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
         rows: list[int] = []
         bad: list[tuple[str, str]] = []
         length = len(self)
-        for key in keys:
+        for key in numbers:
             row, place = key % length, pixels[len(rows)]
             try:
                 image = self._image(row, place)
