@@ -113,8 +113,9 @@ def analyze(path: str, annotated: str = "", backend: str = "auto") -> dict[str, 
     """Describe a video in this process; frames per second without the time to open the model."""
     from triaffect.inference.analyzer import Analyzer
     from triaffect.inference.draw import write_annotated
-    from triaffect.inference.video import read_ahead, read_video
+    from triaffect.inference.video import read_video
     from triaffect.inference.video_writer import VideoWriter
+    from triaffect.jobs import read_ahead
 
     analyzer = Analyzer(backend=backend)
     start, frames, seen = time.perf_counter(), 0, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -16,7 +17,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -42,14 +42,28 @@ def prefetch(
         return
     source = iter(items)
     with ThreadPoolExecutor(workers, "prefetch") as pool:
-        futures = deque(pool.submit(function, item) for item in islice(source, depth or 2 * workers))
+        futures = deque(pool.submit(function, item) for item in itertools.islice(source, depth or 2 * workers))
         try:
             while futures:
                 result = futures.popleft().result()
-                futures.extend(pool.submit(function, item) for item in islice(source, 1))
+                futures.extend(pool.submit(function, item) for item in itertools.islice(source, 1))
                 yield result
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def read_ahead(source: Generator[Item], depth: int = 2) -> Generator[Item]:
+    """Yield the same items, made by a thread that is at most `depth` of them ahead; errors keep their place."""
+    end = object()
+    items = prefetch(lambda _: next(source, end), itertools.repeat(None), workers=1, depth=depth)
+    try:
+        for item in items:
+            if item is end:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        items.close()  # waits for the thread, which may still be in `source`
+        source.close()
 
 
 def read_shard(text: str) -> tuple[int, int]:
@@ -211,7 +225,7 @@ def _run_on_ray(
             if time.monotonic() > counted + 5:  # machines come and go
                 resources, counted = ray.cluster_resources(), time.monotonic()
                 places = max(1, int(resources.get("GPU", 0) if gpus else resources.get("CPU", 0) / threads))
-            for item in islice(source, max(0, 2 * places - len(running))):
+            for item in itertools.islice(source, max(0, 2 * places - len(running))):
                 running[work.remote(os.getcwd(), shared, item)] = item
             if not running:
                 return

@@ -18,6 +18,7 @@ from triaffect.data.index import provenance
 from triaffect.images import read_image
 from triaffect.inference import draw as drawing
 from triaffect.inference import inputs as reading
+from triaffect.inference import video
 from triaffect.inference.analyze import analyze
 from triaffect.inference.draw import annotate
 from triaffect.inference.inputs import collect
@@ -166,7 +167,7 @@ def test_annotated_videos_are_at_most_1920_pixels_long(tmp_path, monkeypatch):
 
 def test_ctrl_c_in_a_video_keeps_a_whole_file(tmp_path, monkeypatch):
     path = film(tmp_path / "a.mp4", 40, pixels=lambda i: plain())
-    real = reading.read_video
+    real = video.read_video
 
     def interrupted(*args):
         for frame in real(*args):
@@ -174,7 +175,7 @@ def test_ctrl_c_in_a_video_keeps_a_whole_file(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield frame
 
-    monkeypatch.setattr(reading, "read_video", interrupted)
+    monkeypatch.setattr(video, "read_video", interrupted)
     assert run([path], tmp_path / "out", annotate=True) == 130
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet").height == 16
     with av.open(str(tmp_path / "out" / "annotated" / "a.mp4")) as container:

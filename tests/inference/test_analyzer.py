@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 import triaffect as ta
 from triaffect.data.predictions import check_predictions
 from triaffect.images import is_image, upright
+from triaffect.inference import video
 from triaffect.inference.analyzer import LANDMARK_COLUMNS
 from triaffect.inference.detect import Face
 from triaffect.inference.inputs import read_photo
@@ -190,9 +191,8 @@ def test_frames_without_a_face_have_no_rows(tmp_path):
 
 
 def test_a_damaged_video_gives_its_rows_first(tmp_path, monkeypatch):
-    from triaffect.inference import analyzer as module
 
-    real = module.read_video
+    real = video.read_video
 
     def breaking(path, every, fps):
         for frame in real(path, every, fps):
@@ -200,7 +200,7 @@ def test_a_damaged_video_gives_its_rows_first(tmp_path, monkeypatch):
                 raise InputError("a.mp4: damaged")
             yield frame
 
-    monkeypatch.setattr(module, "read_video", breaking)
+    monkeypatch.setattr(video, "read_video", breaking)
     rows = []
     with pytest.raises(InputError, match="damaged"):
         rows.extend(analyzer(batch=3).video(film(tmp_path / "a.mp4", 10)))

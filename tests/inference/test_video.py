@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from triaffect.inference.video import is_video, read_ahead, read_camera, read_video
+from triaffect.inference.video import is_video, read_camera, read_video
 from triaffect.inference.video_writer import VideoWriter
 from triaffect.io import InputError
+from triaffect.jobs import read_ahead
 from worlds import film, plain, remux
 
 

@@ -34,8 +34,8 @@ from triaffect.inference.intensity import au_intensity
 from triaffect.inference.pictures import Picture, to_pixels
 from triaffect.inference.quality import quality
 from triaffect.inference.track import Tracker
-from triaffect.inference.video import read_ahead, read_video
 from triaffect.io import BASE, InputError
+from triaffect.jobs import read_ahead
 from triaffect.labels import EXPRESSIONS, INTENSITY_COLUMNS, OUTPUTS, PREDICTION_COLUMNS, TASKS
 
 LANDMARK_COLUMNS = tuple(f"{point}_{axis}" for point in LANDMARKS for axis in "xy")
@@ -234,6 +234,8 @@ class Analyzer:
         Raises:
             InputError: It cannot be read, or is damaged: then after the rows of everything before.
         """
+        from triaffect.inference.video import read_video
+
         for _, rows in self.run(read_ahead(read_video(Path(path), every, fps)), pixels=False):
             yield rows.with_columns(file=pl.lit(os.fspath(path)))
 

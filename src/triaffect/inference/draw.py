@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from triaffect.inference.frame import Frame, Overlay, with_overlays
-from triaffect.inference.video_writer import VideoWriter
 from triaffect.jobs import prefetch
 from triaffect.labels import ACTION_UNITS, ACTIVE, AU_NAMES
+
+if TYPE_CHECKING:
+    from triaffect.inference.video_writer import VideoWriter
 
 Pixels = NDArray[np.uint8]
 

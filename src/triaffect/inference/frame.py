@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from triaffect.images import TEMPLATE, align, similarity
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -262,6 +262,23 @@ class DecodedFrame(Frame):
         """Some of its brightness values, to compare frames by."""
         first = self._planes[0]
         return Thumbnail(self.time, first if first.ndim == 2 else first[..., 1])
+
+
+def select_frames(
+    timed: Iterable[tuple[float, Callable[[], NDArray[np.uint8]]]], every: int = 1, fps: float | None = None
+) -> Generator[Frame]:
+    """Yield every n-th of some frames, at most `fps` of them per second; only these are decoded.
+
+    Args:
+        timed: The time of each frame in seconds, and the function that decodes it.
+        every: As for `read_video`.
+        fps: As for `read_video`.
+    """
+    due = 0.0
+    for number, (seconds, decode) in enumerate(timed):
+        if number % every == 0 and (not fps or seconds >= due - 1e-6):
+            due = (int(seconds * fps + 1e-6) + 1) / fps if fps else 0.0
+            yield Frame(number, seconds, decode())
 
 
 def with_overlays(pixels: Pixels, overlays: Sequence[Overlay]) -> Pixels:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triaffect.images import is_image, read_image, require_regular_file
+from triaffect.inference.frame import Frame, select_frames
 from triaffect.inference.stores import find_stored
-from triaffect.inference.video import Frame, is_video, read_ahead, read_camera, read_video, select_frames
 from triaffect.io import InputError
+from triaffect.jobs import read_ahead
 from triaffect.text import plural
 
 SUFFIXES = (
@@ -182,6 +183,8 @@ def _files_below(root: Path, visited: set[str], left_out: Counter[str]) -> Itera
 
 
 def _is_media(path: Path) -> bool:
+    from triaffect.inference.video import is_video
+
     try:
         return is_image(path) or is_video(path)
     except InputError:
@@ -239,14 +242,16 @@ def open_input(
         InputError: It cannot be read; also while the frames are read.
     """
     notices = [] if notices is None else notices
-    if isinstance(item.source, int):
-        return False, read_ahead(read_camera(item.source, every, fps))
+    path = item.source
+    if isinstance(path, Path) and is_image(path):
+        return True, [Frame(0, 0.0, read_photo(path, strict=strict, notices=notices))]
     if isinstance(item.source, tuple):
         return False, read_ahead(_read_sequence(item.source, every, fps, rate, strict, notices))
-    path = Path(item.source)
-    if is_image(path):
-        return True, [Frame(0, 0.0, read_photo(path, strict=strict, notices=notices))]
-    return False, read_ahead(read_video(path, every, fps, notices))
+    from triaffect.inference.video import read_camera, read_video  # FFmpeg is not loaded for photos
+
+    if isinstance(item.source, int):
+        return False, read_ahead(read_camera(item.source, every, fps))
+    return False, read_ahead(read_video(Path(item.source), every, fps, notices))
 
 
 def _read_sequence(

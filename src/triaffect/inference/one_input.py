@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import polars as pl
@@ -26,12 +26,13 @@ from triaffect.inference.inputs import Input, open_input
 from triaffect.inference.results import DAMAGED, NO_FACE, STOPPED, UNDRAWN, UNREADABLE, FileResult, Rows
 from triaffect.inference.stores import local_copy
 from triaffect.inference.summary import summarize
-from triaffect.inference.video import read_ahead
-from triaffect.inference.video_writer import VideoWriter
 from triaffect.io import InputError, atomic_path, model_hash
-from triaffect.jobs import PerProcess
+from triaffect.jobs import PerProcess, read_ahead
 from triaffect.metrics.postprocess import PostProcessing
 from triaffect.text import printable
+
+if TYPE_CHECKING:
+    from triaffect.inference.video_writer import VideoWriter
 
 Stream = Generator[tuple[list[Frame], pl.DataFrame]]
 
@@ -260,6 +261,8 @@ def _drawing(item: Input, result: FileResult) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _video_writer(path: Path, folder: Path, sound: Path | None) -> Iterator[VideoWriter]:
+    from triaffect.inference.video_writer import VideoWriter
+
     with atomic_path(path, folder) as tmp_path, VideoWriter(tmp_path, sound) as writer:
         yield writer
 

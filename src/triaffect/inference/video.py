@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import av
 import av.error
@@ -16,15 +15,11 @@ import av.logging
 import cv2
 import numpy as np
 from av.stream import Disposition
-from numpy.typing import NDArray
 
 from triaffect.formats import MAX_PIXELS, is_cut_off
 from triaffect.images import is_animation, read_animation, require_regular_file
-from triaffect.inference.frame import DecodedFrame, Frame, orientation
+from triaffect.inference.frame import DecodedFrame, Frame, orientation, select_frames
 from triaffect.io import InputError
-from triaffect.jobs import prefetch
-
-Item = TypeVar("Item")
 
 _NO_MEDIA = "not a photo or video that can be read; save it as JPEG or MP4"
 
@@ -143,23 +138,6 @@ def video_seconds(path: Path) -> float:
             return 0.0
 
 
-def select_frames(
-    timed: Iterable[tuple[float, Callable[[], NDArray[np.uint8]]]], every: int = 1, fps: float | None = None
-) -> Generator[Frame]:
-    """Yield every n-th of some frames, at most `fps` of them per second; only these are decoded.
-
-    Args:
-        timed: The time of each frame in seconds, and the function that decodes it.
-        every: As for `read_video`.
-        fps: As for `read_video`.
-    """
-    due = 0.0
-    for number, (seconds, decode) in enumerate(timed):
-        if number % every == 0 and (not fps or seconds >= due - 1e-6):
-            due = (int(seconds * fps + 1e-6) + 1) / fps if fps else 0.0
-            yield Frame(number, seconds, decode())
-
-
 def is_video(path: Path) -> bool:
     """Whether a file, whatever its name, holds moving images that FFmpeg can open."""
     try:
@@ -254,17 +232,3 @@ def read_camera(number: int, every: int = 1, fps: float | None = None) -> Genera
         )
     finally:
         device.release()
-
-
-def read_ahead(source: Generator[Item], depth: int = 2) -> Generator[Item]:
-    """Yield the same items, made by a thread that is at most `depth` of them ahead; errors keep their place."""
-    end = object()
-    items = prefetch(lambda _: next(source, end), itertools.repeat(None), workers=1, depth=depth)
-    try:
-        for item in items:
-            if item is end:
-                return
-            yield item  # type: ignore[misc]
-    finally:
-        items.close()  # waits for the thread, which may still be in `source`
-        source.close()

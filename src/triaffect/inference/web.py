@@ -25,9 +25,10 @@ from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.draw import annotate, write_annotated
 from triaffect.inference.inputs import read_photo
 from triaffect.inference.timeline import draw_timeline
-from triaffect.inference.video import read_ahead, read_video, video_seconds
+from triaffect.inference.video import read_video, video_seconds
 from triaffect.inference.video_writer import VideoWriter
 from triaffect.io import InputError
+from triaffect.jobs import read_ahead
 from triaffect.labels import ACTION_UNITS, ACTIVE, AU_NAMES, EXPRESSIONS, PREDICTION_COLUMNS
 from triaffect.report.style import save_figure
 from triaffect.text import INTENDED_USE
