@@ -16,6 +16,8 @@ from triaffect.metrics.bootstrap import source_folds
 from triaffect.metrics.fusion import blend, same_tasks
 from triaffect.metrics.matching import Table, aligned, common_tasks, locate, read_index
 
+FOLDS = 5
+"""Maximum number of folds."""
 PICKS = 5
 """Additions per member after the first, so that the finest step of a weight is one sixth of an equal share."""
 
@@ -37,9 +39,7 @@ class Blend:
     folds: int
 
 
-def tune_blend(
-    members: Sequence[Table], index: Table, *, split: str | None = None, folds: int = 5, seed: int = 0, classes: int = 8
-) -> Blend:
+def tune_blend(members: Sequence[Table], index: Table, *, classes: int = 8) -> Blend:
     """Choose the weights of a mean for each task, and apply them to videos that they were not chosen on.
 
     Members are added one at a time, with repetition, as long as that raises the score (ensemble selection, Caruana et
@@ -48,17 +48,14 @@ def tune_blend(
     Args:
         members: Predictions of the same tasks and images.
         index: Labels, as for `score`.
-        split: Only this split of the index.
-        folds: Maximum number of folds, at least 2.
-        seed: Seed of the folds.
         classes: As for `score`.
 
     Raises:
         InputError: As for `fusion.mean` and `score`, or there are fewer than two source videos.
     """
     tables, names = same_tasks(members)
-    labels = read_index(index, split, classes)
-    labels, fold_of_source, folds = source_folds(labels, folds, seed)
+    labels = read_index(index, None, classes)
+    labels, fold_of_source, folds = source_folds(labels, FOLDS, seed=0)
     places = [locate(table, labels) for table in tables]
     equal = [1 / len(tables)] * len(tables)
     weights = dict.fromkeys(tasks_of(tables[0]), equal)

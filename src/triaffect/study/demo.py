@@ -15,10 +15,7 @@ from triaffect.study.study import run_study
 
 
 def run_demo(
-    out: str | Path = "demo",
-    study: str = "demo",
-    changes: Sequence[str] = (),
-    progress: Callable[[str], None] = lambda line: None,
+    out: str | Path = "demo", changes: Sequence[str] = (), progress: Callable[[str], None] = lambda line: None
 ) -> StudyResults:
     """Copy the sample, index it, draw its statistics and some crops, and run a study on it.
 
@@ -26,7 +23,6 @@ def run_demo(
 
     Args:
         out: Folder of everything: `sample/`, `index.parquet`, `pictures/`, `study/`.
-        study: The study to run.
         changes: `key=value` pairs that replace keys of the study.
         progress: Called with the statistics, the plan and a line per step.
 
@@ -48,4 +44,4 @@ def run_demo(
         save_figure(figure, pictures / f"{name}.png")
     progress(f"{pictures}: {', '.join(figures)}\n")
     images, jobs = str(tree / "cropped_aligned"), min(2, os.cpu_count() or 1)  # each run uses one thread
-    return run_study(study, str(index), images, folder / "study", changes=changes, jobs=jobs, progress=progress)
+    return run_study("demo", str(index), images, folder / "study", changes=changes, jobs=jobs, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -32,6 +33,8 @@ from triaffect.report.results import (
 )
 from triaffect.report.study_folder import epochs_to
 from triaffect.study.plan import Fusion, StudyPlan
+from triaffect.training.config import TrainConfig
+from triaffect.training.run_folder import read_summary
 
 Attempt = Callable[..., Any]
 """`attempt(name, function, *arguments)` calls a function; on failure it notes the reason and returns None."""
@@ -57,6 +60,33 @@ class Combined:
     halves: list[HalvesResult] = field(default_factory=list)
     lambdas: dict[str, dict[str, float]] = field(default_factory=dict)
     weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+
+def predict_run(
+    run: Path, config: TrainConfig, rows: pl.DataFrame, images: str | Path, path: Path, source: Mapping[str, Any]
+) -> pl.DataFrame:
+    """Predict images with the model of a run, unless a file holds their predictions and is newer than the run.
+
+    Args:
+        run: The folder of a finished run.
+        config: Its config.
+        rows: The images, as rows of an index.
+        images: Their folder, or a packed file.
+        path: The predictions file.
+        source: What to add to its provenance.
+    """
+    from triaffect.inference.predict import predict
+    from triaffect.training.model import load_model
+
+    if path.is_file() and path.stat().st_mtime > (run / "summary.json").stat().st_mtime:
+        table = load_predictions(path)
+        if rows["image"].n_unique() == table.height and rows["image"].is_in(table["image"].implode()).all():
+            return table
+    model, device = load_model(run), "cpu" if config.training.accelerator == "cpu" else "auto"
+    options: dict[str, Any] = {"workers": config.data.workers, "device": device, "progress": sys.stderr.isatty()}
+    table = predict(model, rows, images, fill="nearest", **options)
+    save_predictions(table, path, {"model": str(run), **source, "fill": "nearest", "trained": model.provenance})
+    return table
 
 
 def combine(plan: StudyPlan, folder: Path, index: pl.DataFrame, attempt: Attempt) -> Combined:
@@ -240,23 +270,18 @@ def _describe(plan: StudyPlan, folder: Path, name: str) -> dict[str, Any]:
         "predictions": f"predictions/{name}.parquet",
         "run": None if members else f"runs/{name}",
         **({} if members else _cost(run)),
-        "parameters": sum(_parameters(folder, part) for part in plan.trained_parts(name)),
+        "parameters": sum(read_summary(folder / "runs" / part)["parameters"] for part in plan.trained_parts(name)),
         "members": members or None,
     }
-
-
-def _parameters(folder: Path, run: str) -> int:
-    return int(json.loads((folder / "runs" / run / "summary.json").read_text(encoding="utf-8"))["parameters"])
 
 
 def _cost(run: Path) -> dict[str, Any]:
     """Epochs, time and energy of a run, from its `metrics.csv` and `summary.json`."""
     metrics = pl.read_csv(run / "metrics.csv", infer_schema_length=None)
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     return {
         "epochs": metrics.height,
-        "kept_epoch": summary["best"]["epoch"],
+        "kept_epoch": read_summary(run)["best"]["epoch"],
         "select": config["training"]["select"],
         "epochs_to_90": epochs_to(metrics["val/total"].to_list()),
         "seconds_per_epoch": metrics["seconds"].median(),

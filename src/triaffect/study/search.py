@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +95,5 @@ def _train(config: TrainConfig, run: Path) -> tuple[float | None, str]:
         train(config, run, resume=True)
     except Exception as error:
         return None, str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     key, mode = config.training.criterion()
-    return float(summary["best"][key]) * (-1 if mode == "min" else 1), ""
+    return float(runs.read_summary(run)["best"][key]) * (-1 if mode == "min" else 1), ""

@@ -18,7 +18,6 @@ import yaml
 
 import triaffect
 from triaffect.data.index import image_root, load_index, provenance, save_subset
-from triaffect.data.predictions import save_predictions
 from triaffect.io import InputError, atomic_path, exclusive, model_folder, write_text
 from triaffect.jobs import run_all
 from triaffect.report.report import answer
@@ -274,7 +273,9 @@ def _after_training(
     rows = load_index(labels, plan.split)
     for name, config in plan.configs.items():
         if runs.finished(folder / "runs" / name):
-            attempt(name, _predict, folder, name, config, rows, images)
+            run, path = folder / "runs" / name, folder / "predictions" / f"{name}.parquet"
+            source = {"index": config.data.index, "split": config.data.val}
+            attempt(name, results.predict_run, run, config, rows, images, path, source)
     combined = results.combine(plan, folder, rows, attempt)
     models, comparisons = results.evaluate(plan, folder, labels, attempt, combined)
     sent = attempt("submission", submission.write, plan, folder, images, combined) if plan.submission else None
@@ -336,22 +337,6 @@ def _encoder(plan: StudyPlan, folder: Path, name: str) -> Path:
         with atomic_path(path) as tmp_path:
             make_model(TrainConfig(model=encoder)).save_pretrained(tmp_path)
     return path
-
-
-def _predict(folder: Path, name: str, config: TrainConfig, rows: pl.DataFrame, images: str) -> None:
-    from triaffect.inference.predict import predict
-    from triaffect.training.model import load_model
-
-    path, run = folder / "predictions" / f"{name}.parquet", folder / "runs" / name
-    if path.exists() and path.stat().st_mtime > (run / "summary.json").stat().st_mtime:
-        return
-    model = load_model(run)
-    place = "cpu" if config.training.accelerator == "cpu" else "auto"
-    table = predict(
-        model, rows, images, fill="nearest", workers=config.data.workers, device=place, progress=sys.stderr.isatty()
-    )
-    source = {"model": str(run), "index": config.data.index, "split": config.data.val, "fill": "nearest"}
-    save_predictions(table, path, {**source, "trained": model.provenance})
 
 
 def same_data(paper: Mapping[str, Any] | None, index: str) -> bool:

@@ -9,17 +9,15 @@ import polars as pl
 from triaffect.data.abaw_text import detect_kind, read_list
 from triaffect.data.crops import find_images
 from triaffect.data.index import find_leaks, load_index, read_annotations
-from triaffect.data.predictions import load_predictions, save_predictions
 from triaffect.data.statistics import leak_lines
 from triaffect.data.submission import write_submission
-from triaffect.inference.predict import predict
 from triaffect.io import InputError
 from triaffect.metrics.blending import apply_weights
 from triaffect.metrics.fusion import fuse
 from triaffect.metrics.postprocess import PostProcessing
 from triaffect.report.results import SubmissionResult
 from triaffect.study.plan import StudyPlan
-from triaffect.study.results import Combined
+from triaffect.study.results import Combined, predict_run
 
 FOLDER = "submission"
 """Below the study folder: the file to send, and the predictions that it is made of."""
@@ -60,16 +58,8 @@ def write(plan: StudyPlan, folder: Path, images: str, combined: Combined) -> Sub
     rows = _rows(Path(submission.sample), root)
 
     def trained(name: str) -> pl.DataFrame:
-        path, run = folder / FOLDER / f"{name}.parquet", folder / "runs" / name
-        if path.is_file() and path.stat().st_mtime > (run / "summary.json").stat().st_mtime:
-            table = load_predictions(path)
-            if set(table["image"]) == set(rows["image"]):
-                return table
-        config = plan.configs[name]
-        device = "cpu" if config.training.accelerator == "cpu" else "auto"
-        table = predict(run, rows, root, fill="nearest", workers=config.data.workers, device=device, progress=False)
-        save_predictions(table, path, {"model": str(run), "sample": submission.sample, "fill": "nearest"})
-        return table
+        path, source = folder / FOLDER / f"{name}.parquet", {"sample": submission.sample}
+        return predict_run(folder / "runs" / name, plan.configs[name], rows, root, path, source)
 
     def system(name: str) -> pl.DataFrame:
         tables = [system(member) for member in plan.members(name)]

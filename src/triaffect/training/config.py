@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from triaffect.io import InputError
 from triaffect.labels import TASKS, loss_key, score_key
-from triaffect.training.config_checks import check, spans_of
+from triaffect.training.config_checks import AUGMENTATION, check, spans_of
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -21,9 +21,6 @@ CARRIED_OVER = (
     "fraction", "fraction_by", "val_fraction", "val_stride",
 )  # fmt: skip
 """Keys of `data` that mean the same for images and for cached features."""
-
-AUGMENTATION = ("flip", "rotation", "scale", "shift", "jitter", "degrade", "erase")
-"""Keys of `data` that change the images of training."""
 
 
 @dataclass

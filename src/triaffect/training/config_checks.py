@@ -11,6 +11,9 @@ from triaffect.labels import TASKS
 if TYPE_CHECKING:
     from triaffect.training.config import TrainConfig
 
+AUGMENTATION = ("flip", "rotation", "scale", "shift", "jitter", "degrade", "erase")
+"""Keys of `data` that change the images of training."""
+
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("data.fraction", "data.val_fraction"), (1e-9, 1.0)),
     **{f"data.{name}": (0.0, 1.0) for name in ("flip", "scale", "shift", "jitter", "degrade", "erase")},
@@ -34,8 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
 """Config key -> smallest and largest value."""
 
 BALANCING = ["balancing.method", "balancing.conflict"]
-IMAGE_OPTIONS = ("flip", "rotation", "scale", "shift", "jitter", "degrade", "erase", "cache", "on_bad_image")
-FEATURES_REFUSE = [*(f"data.{name}" for name in IMAGE_OPTIONS), "model.frozen"]
+FEATURES_REFUSE = [*(f"data.{name}" for name in (*AUGMENTATION, "cache", "on_bad_image")), "model.frozen"]
 TEMPORAL_REFUSES = ["data.mixup", "data.balance", "data.stride"]
 
 

@@ -211,7 +211,7 @@ def draw_curves(run: Path, history: list[dict[str, float]], kept_row: int | None
 
 def join_histories(runs: list[Path]) -> list[dict[str, float]]:
     """The epochs of single-task runs as those of one model; a run that has ended stays at its best epoch."""
-    histories, bests = [read_metrics(run) for run in runs], [_best(run) for run in runs]
+    histories, bests = [read_metrics(run) for run in runs], [read_summary(run)["best"] for run in runs]
     joined = []
     for epoch in range(max(map(len, histories))):
         rows = [h[epoch] if epoch < len(h) else best for h, best in zip(histories, bests, strict=True)]
@@ -225,11 +225,12 @@ def join_histories(runs: list[Path]) -> list[dict[str, float]]:
 
 def join_best(runs: list[Path]) -> dict[str, float]:
     """The best epochs of single-task runs as one row."""
-    return _join([_best(run) for run in runs])
+    return _join([read_summary(run)["best"] for run in runs])
 
 
-def _best(run: Path) -> dict[str, float]:
-    return json.loads((run / "summary.json").read_text(encoding="utf-8"))["best"]
+def read_summary(run: Path) -> dict[str, Any]:
+    """Read the `summary.json` of a finished run."""
+    return json.loads((run / "summary.json").read_text(encoding="utf-8"))
 
 
 def _join(rows: list[dict[str, float]]) -> dict[str, float]:
