@@ -12,6 +12,7 @@ them. Gains are paired, with 95 % intervals over videos.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -81,23 +82,23 @@ def smoothed(table: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     return table
 
 
-def steps(table: pl.DataFrame, rows: pl.DataFrame) -> list[str]:
+def steps(tables: list[pl.DataFrame], rows: pl.DataFrame) -> list[str]:
     """What each step of the post-processing gains by itself."""
     lines = []
     for task, name in {"va": "scale and shift", "expr": "class biases", "au": "thresholds"}.items():
         for step, on in {"smoothing": (True, False), name: (False, True), "both": (True, True)}.items():
-            gain = compare(post_processed(table, rows, task, *on), table, rows, tasks=[task])
+            gain = compare([post_processed(table, rows, task, *on) for table in tables], tables, rows, tasks=[task])
             low, high = gain.intervals[task]
             lines.append(f"  {task:5} {step:16} {gain.difference[task]:+.3f} [{low:+.3f}, {high:+.3f}]")
     return lines
 
 
-def line(name: str, table: pl.DataFrame, rows: pl.DataFrame, against: pl.DataFrame | None = None) -> str:
-    """Scores, and the gains over another table."""
-    scores = score(table, rows, resamples=0).tasks
-    text = f"{name:32} " + "  ".join(f"{task} {scores[task]:.3f}" for task in TASKS)
+def line(name: str, tables: list[pl.DataFrame], rows: pl.DataFrame, against: list[pl.DataFrame] | None = None) -> str:
+    """Scores, means over the seeds, and the gains over other tables."""
+    scores = [score(table, rows, resamples=0).tasks for table in tables]
+    text = f"{name:32} " + "  ".join(f"{task} {np.mean([of[task] for of in scores]):.3f}" for task in TASKS)
     if against is not None:
-        gain = compare(table, against, rows)
+        gain = compare(tables, against, rows)
         spans = (f"{gain.difference[t]:+.3f} [{gain.intervals[t][0]:+.3f}, {gain.intervals[t][1]:+.3f}]" for t in TASKS)
         text += "   gain " + "  ".join(spans)
     return text
@@ -115,9 +116,9 @@ def gaps(table: pl.DataFrame, rows: pl.DataFrame, name: str) -> list[str]:
     missing = rows.filter(dropped)
     share = f"{len(missing):,} of {len(rows):,} crops dropped, in runs of 2 to 14 frames"
     lines = [f"{name}: {share}; scored on the dropped frames"]
-    lines.append(line("  with their crops", table, missing))
-    lines.append(line("  nearest", filled["nearest"], missing))
-    lines.append(line("  linear against nearest", filled["linear"], missing, filled["nearest"]))
+    lines.append(line("  with their crops", [table], missing))
+    lines.append(line("  nearest", [filled["nearest"]], missing))
+    lines.append(line("  linear against nearest", [filled["linear"]], missing, [filled["nearest"]]))
     return lines
 
 
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="triaffect-base")
     parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -141,42 +143,43 @@ def main() -> None:
         options.model, table, images, options.out / "features", workers=0, device="cpu", progress=False
     )
     print(f"{len(table):,} frames; videos {videos}; features {load_features(features)[1].shape[1]}", flush=True)
-    made, predicted = {}, options.out / "predictions"
+    made: dict[str, list[pl.DataFrame]] = {}
+    predicted = options.out / "predictions"
     predicted.mkdir(exist_ok=True)
     for name in options.variants:
-        config = TrainConfig.load(
-            {
+        for seed in range(options.seeds):
+            settings: dict[str, Any] = {
                 "data": {"index": str(index), "features": str(features), "workers": 0},
                 "model": {"pretrained": options.model, "head": "mlp", "hidden": 128, "dropout": 0.3, **VARIANTS[name]}
                 | ({"fps": FPS} if VARIANTS[name] else {}),
                 "losses": {"va": "ccc", "expr": "weighted_ce", "au": "weighted_bce", "weights": {"expr": 0.2}},
                 "training": {"epochs": options.epochs, "batch": 200, "optimizer": "adamw", "lr": 1e-3,
-                             "weight_decay": 0.05, "schedule": "cosine", "warmup": 0.1, "select": "last",
+                             "weight_decay": 0.05, "schedule": "cosine", "warmup": 0.1, "select": "last", "seed": seed,
                              "accelerator": "cpu", "threads": 1, "loggers": ["CSVLogger"]},
-            }
-        )  # fmt: skip
-        run = train_heads(config, options.out / "runs" / name.replace(" ", "_"), joint=True, progress=False)
-        file = predicted / f"{name.replace(' ', '_')}.parquet"
-        if not file.exists():
-            predict(run, rows, images, workers=0, device="cpu", progress=False).write_parquet(file)
-        made[name] = pl.read_parquet(file)
+            }  # fmt: skip
+            label = name.replace(" ", "_") + f"-{seed}" * bool(seed)
+            file = predicted / f"{label}.parquet"
+            if not file.exists():
+                run = train_heads(TrainConfig.load(settings), options.out / "runs" / label, joint=True, progress=False)
+                predict(run, rows, images, workers=0, device="cpu", progress=False).write_parquet(file)
+            made.setdefault(name, []).append(pl.read_parquet(file))
         print(line(name, made[name], rows, made["still"] if name != "still" else None), flush=True)
-    still = smoothed(made["still"], rows)
+    after = {name: [smoothed(table, rows) for table in tables] for name, tables in made.items()}
     print("\nagainst still heads with smoothing (width chosen on the other folds of the videos)")
-    print(line("still, smoothed", still, rows, made["still"]), flush=True)
+    print(line("still, smoothed", after["still"], rows, made["still"]), flush=True)
     for name in options.variants[1:]:
-        print(line(name, made[name], rows, still), flush=True)
-    chosen = [name for name in ("still", "attention by task") if name in made]
+        print(line(name, made[name], rows, after["still"]), flush=True)
+        print(line("  smoothed", after[name], rows, after["still"]), flush=True)
+    chosen = [name for name in ("still", "attention by task", "attention .3, 1 and 3 s") if name in made]
     for name in chosen:
         print("\n".join([f"\n{name}, each step by itself, gain over none", *steps(made[name], rows)]), flush=True)
-    tuned = {name: tune(made[name], rows) for name in chosen}
-    for name, result in tuned.items():
-        print(f"\n{name}, post-processing\n{result.table()}", flush=True)
-    if len(tuned) == 2:
-        before, after = (result.predictions for result in tuned.values())
-        print("\n" + line("by task against still, both tuned", after, rows, before) + "\n")
+    tuned = {name: [tune(table, rows) for table in made[name]] for name in chosen}
+    for name, results in tuned.items():
+        print(f"\n{name}, post-processing\n{results[0].table()}", flush=True)
+        tables = [[result.predictions for result in of] for of in (results, tuned["still"])]
+        print("\n" + line(f"{name}, tuned, against still, tuned", tables[0], rows, tables[1]) + "\n")
     for name in chosen:
-        print("\n".join(gaps(made[name], rows, name)), flush=True)
+        print("\n".join(gaps(made[name][0], rows, name)), flush=True)
     (options.out / "done.json").write_text(json.dumps({"frames": len(table), **videos}))
 
 
