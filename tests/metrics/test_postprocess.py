@@ -184,6 +184,29 @@ def test_on_noise_the_cross_fitted_gain_is_zero(seed):
         assert low <= 0 <= high + 0.001, task
 
 
+def test_thresholds_that_help_on_other_videos_are_kept_from_few(monkeypatch):
+    """Halves of 15 short videos fit twelve thresholds too badly to keep any of these."""
+    monkeypatch.setattr("triaffect.metrics.tuning.SIGMAS", (0,))
+
+    def units(rng, videos):
+        video, frame = frames(8 * videos, videos)
+        y = rng.random((len(video), 12)) < 0.2
+        logits = 2.0 * y + rng.normal(0, 1.5, y.shape) + rng.normal(0, 0.5, (videos, 12))[video]
+        labels, values = (dict(zip(ACTION_UNITS, x.T, strict=True)) for x in (y * 1.0, 1 / (1 + np.exp(-logits))))
+        return made(video, frame, labels, values)
+
+    gains = []
+    for seed in (5, 6, 8, 9):
+        rng = np.random.default_rng(seed)
+        post = tune(*units(rng, 15)).post
+        predictions, index = units(rng, 200)
+        after, before = (
+            score(table, index, resamples=0).tasks["au"] for table in (post.apply(predictions), predictions)
+        )
+        gains.append(after - before)
+    assert min(gains) > 0.01
+
+
 def test_with_seven_classes_nothing_is_fitted_to_other():
     rng = np.random.default_rng(0)
     n = 1200

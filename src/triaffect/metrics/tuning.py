@@ -36,6 +36,9 @@ SIGMAS = (0, 1, 2, 4, 8, 16, 32, 64)
 COVERAGE = 0.9
 """Share of frames whose label is within the interval of valence and arousal."""
 
+INNER_FOLDS = 5
+"""Folds in which a correction is tried before it is kept; halves fit it too badly to see its worth."""
+
 RESAMPLES = 200
 """Resamples of the source videos, for the standard error of a gain."""
 
@@ -181,10 +184,11 @@ def _fit(task: str, smoothed: Mapping[int, Floats], rows: NDArray, y: Floats, un
         return -np.inf if np.isnan(value) else round(value, 9)
 
     best_sigma = max(smoothed, key=rounded_score)
-    raw, x, half = smoothed[0][rows], smoothed[best_sigma][rows], unit % 2
+    raw, x, fold = smoothed[0][rows], smoothed[best_sigma][rows], unit % INNER_FOLDS
     corrected = x.copy()
-    for side in (0, 1):
-        corrected[half == side] = kind.fit(x[half != side], y[half != side]).apply(x[half == side])
+    for number in np.unique(fold):
+        others = fold != number
+        corrected[~others] = kind.fit(x[others], y[others]).apply(x[~others])
     accepted, sigma, is_corrected = raw, 0, False
     if best_sigma and _is_better(task, accepted, x, y, unit, seed):
         accepted, sigma = x, best_sigma
