@@ -16,9 +16,11 @@ from triaffect.metrics.scores import score
 from triaffect.training import features as features_module
 from triaffect.training import module
 from triaffect.training.config import TrainConfig
-from triaffect.training.dataset import FrameDataset
+from triaffect.training.dataset import FeatureDataset, FrameDataset
 from triaffect.training.features import extract_features, load_features
+from triaffect.training.loader import BatchLoader
 from triaffect.training.model import AffectModel, load_model
+from triaffect.training.sampling import EpochSampler
 from triaffect.training.trainer import train, train_heads
 
 CPU = {"workers": 0, "device": "cpu", "progress": False}
@@ -66,6 +68,22 @@ def test_features_are_the_backbones(frames, model, features):
         ours = load_model(model).features(batch["image"]).float()
     np.testing.assert_allclose(values[:10].astype(np.float32), ours.numpy(), rtol=0.05, atol=0.02)
     assert {path.name for path in features.iterdir()} == {"features.npy", "images.parquet", "state.json"}
+
+
+def test_batches_of_features_are_the_rows_of_the_file_with_their_labels(frames, features):
+    names, values = load_features(features)
+    places = {name: place for place, name in enumerate(names)}
+    rows = {row["image"]: row for row in load_index(frames[0], "train").iter_rows(named=True)}
+    dataset, seen = FeatureDataset(load_index(frames[0], "train"), [str(features), str(features)], fps=10.0), []
+    for batch in BatchLoader(dataset, 16, 0, EpochSampler(len(dataset), True, seed=3)):
+        for i, row in enumerate(batch["row"].tolist()):
+            seen.append(name := dataset.name(row))
+            assert np.array_equal(batch["image"][i], np.tile(values[places[name]], 2))
+            assert batch["va"][i].tolist() == pytest.approx([rows[name]["valence"], rows[name]["arousal"]], nan_ok=True)
+            assert batch["expr"][i] == rows[name]["expression"]
+            assert batch["time"][i] == pytest.approx(rows[name]["frame"] / 10)
+    assert sorted(seen) == sorted(rows)
+    assert seen != sorted(seen)
 
 
 def test_a_stopped_extraction_continues_where_it_was(frames, model, features, tmp_path, monkeypatch):
