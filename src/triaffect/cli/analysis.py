@@ -189,11 +189,11 @@ def _face_lines(result: FileResult, rows: Sequence[dict[str, Any]] = ()) -> list
         result: Its result.
         rows: Its rows, if it is a photo.
     """
-    parts = {row["face"]: _photo_parts(row) for row in rows}
-    lines = [f"{result.file}:"] if result.summary else []
-    for face in result.summary:
+    faces = rows or result.summary
+    lines = [f"{result.file}:"] if faces else []
+    for face in faces:
         flags = face["quality_flags"].replace(",", ", ")
-        words = parts.get(face["face"]) or _video_parts(face)
+        words = _photo_parts(face) if rows else _video_parts(face)
         lines.append(f"  face {face['face']}: " + "; ".join(words) + (f"; quality: {flags}" if flags else ""))
     return lines
 

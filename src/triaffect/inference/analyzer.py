@@ -362,9 +362,12 @@ class Analyzer:
             outputs = self.backend(np.stack(crops))
         else:
             outputs = history(np.stack(crops), values["time"], values["face"])
-        values |= {n: outputs[task][:, i] for task in self.tasks for i, n in enumerate(PREDICTION_COLUMNS[task])}
+        # Lists: a series made of an array loads numpy.ma, which takes longer than a photo's rows.
+        values |= {
+            n: outputs[task][:, i].tolist() for task in self.tasks for i, n in enumerate(PREDICTION_COLUMNS[task])
+        }
         if self.curves:
-            values |= dict(zip(INTENSITY_COLUMNS, au_intensity(outputs["au"], self.curves).T, strict=True))
+            values |= dict(zip(INTENSITY_COLUMNS, au_intensity(outputs["au"], self.curves).T.tolist(), strict=True))
         if "expr" in self.tasks:
             values["expression"] = np.array(EXPRESSIONS)[outputs["expr"].argmax(1)].tolist()
         return pl.DataFrame({name: pl.Series(name, values.get(name, ()), kind) for name, kind in self.schema.items()})

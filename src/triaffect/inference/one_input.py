@@ -112,7 +112,8 @@ class Work:
             InputError: One of them cannot be read.
         """
         model, self.settings = analyzer.new.args[0], analyzer.new.keywords
-        self.model = model_hash(model) if isinstance(model, (str, Path)) else str(getattr(model, "name", ""))
+        if self.out:  # reading the weights takes longer than a photo
+            self.model = model_hash(model) if isinstance(model, (str, Path)) else str(getattr(model, "name", ""))
         self.post = PostProcessing.load(self.options.post) if self.options.post else None
         self.baseline = Baseline.load(self.options.baseline, self.analyzer.get()) if self.options.baseline else None
 
@@ -201,7 +202,8 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
             complete = analyzer.name_expression(work.post.apply(complete.collect())).lazy()
         if work.baseline:
             complete = work.baseline.apply(complete.collect()).lazy()
-        result.summary, result.episodes = summarize(complete)
+        if work.out or not still:  # of a photo its rows are printed
+            result.summary, result.episodes = summarize(complete)
         result.faces, result.seconds = rows.height, round(time.perf_counter() - start, 3)
         path = work.result_file(item)
         if options.plots and not still and rows.height:
