@@ -75,7 +75,7 @@ class VideoWriter:
             self._stream.codec_context.time_base = Fraction(1, _TICKS)
             # One quantiser for all frames takes two thirds of the time of a quality that is planned ahead. Packets in
             # order: the last one says how long it lasts.
-            self._stream.options = {"preset": "ultrafast", "qp": "20", "bf": "0"}
+            self._stream.options = {"preset": "ultrafast", "qp": "22", "bf": "0"}
         if frame is None or (width, height) != (self._stream.width, self._stream.height):
             pixels: Any = frame.to_ndarray(format="rgb24") if frame else image
             fitted = _fit(pixels, self._stream.width, self._stream.height)
