@@ -199,11 +199,11 @@ def main() -> None:
             }
             rates = alternate(ways, arguments.rounds)
             row = [f"{size[0]}x{size[1]}", f"{rates['decode']:.0f}"]
-            for way, key in (("analyze", ""), ("annotate", str(folder / "annotated.mp4"))):
-                row += [f"{rates[way]:.0f}", f"{rates[way] / rates['decode']:.2f}", f"{1000 * peak[key]:.0f}"]
+            for way, of, key in (("analyze", "decode", ""), ("annotate", "analyze", str(folder / "annotated.mp4"))):
+                row += [f"{rates[way]:.0f}", f"{rates[way] / rates[of]:.2f}", f"{1000 * peak[key]:.0f}"]
             lines.append([*row, f"{peak['seen']:.0%}"])
         header = ("video", "decode alone, fps", "analyze, fps", "of decoding", "peak MB",
-                  "with --annotate, fps", "of decoding", "peak MB", "frames with a face")  # fmt: skip
+                  "with --annotate, fps", "of analyzing", "peak MB", "frames with a face")  # fmt: skip
         print(table(header, lines))
         if arguments.peers:
             for peer, rate in alternate(
