@@ -325,6 +325,30 @@ def test_the_rows_of_many_photos_reach_the_table_in_batches(tmp_path, monkeypatc
     assert pl.read_parquet(tmp_path / "out" / "faces.parquet").equals(pl.concat([row] * 450))
 
 
+def test_what_is_not_complete_is_where_the_next_call_removes_it(archive, tmp_path, monkeypatch):
+    """A kill in the middle of the tables would leave it."""
+    seen, real = [], results.register_io_source
+
+    def looking(tables, schema):
+        seen.extend(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*partial*"))
+        return real(tables, schema=schema)
+
+    monkeypatch.setattr(results, "register_io_source", looking)
+    left = tmp_path / "out" / ".running" / "all" / ".faces.0.partial.csv"
+    left.parent.mkdir(parents=True)
+    left.write_text("of a call that was killed")
+    analyze([str(archive / "part0")], analyzer(), str(tmp_path / "out"), AnalyzeOptions(plots=True))
+    assert sorted(path.name.split(".")[1] for path in seen) == [
+        "episodes",
+        "faces",
+        "failures",
+        "summary",
+    ]  # a parquet file follows
+    assert {str(path.parent) for path in seen} == {".running/all"}
+    assert not left.exists()
+    assert not list((tmp_path / "out").rglob("*partial*"))
+
+
 def test_a_cluster_without_a_shared_folder_is_one_line(tmp_path):
     work = Work(PerProcess(analyzer), AnalyzeOptions(), tmp_path / "elsewhere", tmp_path / "elsewhere" / ".running")
     with pytest.raises(InputError, match="not on this machine"):

@@ -238,7 +238,8 @@ def _write_all(work: Work, collected: Sequence[Input], missing: Sequence[Failure
     while True:
         try:
             with exclusive(out / RUNNING / "tables.lock", "tables"):
-                write_tables(results(), out, work.schema, source)
+                # What a killed call leaves there is removed by the next one.
+                write_tables(results(), out, work.schema, source, work.folder)
             return
         except InputError as error:  # another shard writes them, perhaps without the newest results
             if str(error) != "tables":

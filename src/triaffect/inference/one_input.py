@@ -274,4 +274,5 @@ def _save_plot(table: pl.DataFrame, item: Input, work: Work) -> None:
     from triaffect.report.style import save_figure
 
     path = Path(work.out or "", "plots", f"{item.place}.png")
-    save_figure(draw_timeline(table, printable(PurePath(item.name).name)), path)
+    with atomic_path(path, work.folder) as tmp_path:
+        save_figure(draw_timeline(table, printable(PurePath(item.name).name)), tmp_path)

@@ -85,8 +85,8 @@ class FileResult:
 
 
 @contextlib.contextmanager
-def _csv_writer(path: Path, columns: Sequence[str]) -> Iterator[csv.DictWriter[str]]:
-    with atomic_path(path) as tmp_path, tmp_path.open("w", encoding="utf-8", newline="") as file:
+def _csv_writer(path: Path, columns: Sequence[str], temporary: Path | None) -> Iterator[csv.DictWriter[str]]:
+    with atomic_path(path, temporary) as tmp_path, tmp_path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         yield writer
@@ -130,7 +130,11 @@ class Rows:
 
 
 def write_tables(
-    results: Iterable[tuple[FileResult, Path | None]], folder: Path, schema: pl.Schema, source: Mapping[str, Any]
+    results: Iterable[tuple[FileResult, Path | None]],
+    folder: Path,
+    schema: pl.Schema,
+    source: Mapping[str, Any],
+    temporary: Path | None = None,
 ) -> None:
     """Build `faces.parquet`, `faces.csv`, `summary.csv`, `episodes.csv` and `failures.csv`, in constant memory.
 
@@ -139,13 +143,14 @@ def write_tables(
         folder: Where to.
         schema: The columns of the rows.
         source: Provenance for the metadata of `faces.parquet`.
+        temporary: A folder on the same file system for what is not complete; `folder` by default.
     """
     with (
-        atomic_path(folder / "faces.parquet") as faces,
-        atomic_path(folder / "faces.csv") as faces_csv,
-        _csv_writer(folder / "summary.csv", SUMMARY_COLUMNS) as summary,
-        _csv_writer(folder / "episodes.csv", EPISODE_COLUMNS) as episodes,
-        _csv_writer(folder / "failures.csv", ("path", "kind", "message")) as failures,
+        atomic_path(folder / "faces.parquet", temporary) as faces,
+        atomic_path(folder / "faces.csv", temporary) as faces_csv,
+        _csv_writer(folder / "summary.csv", SUMMARY_COLUMNS, temporary) as summary,
+        _csv_writer(folder / "episodes.csv", EPISODE_COLUMNS, temporary) as episodes,
+        _csv_writer(folder / "failures.csv", ("path", "kind", "message"), temporary) as failures,
         faces_csv.open("wb") as text,
     ):
         text.write(schema.to_frame().write_csv().encode())
