@@ -363,9 +363,8 @@ class Analyzer:
         else:
             outputs = history(np.stack(crops), values["time"], values["face"])
         # Lists: a series made of an array loads numpy.ma, which takes longer than a photo's rows.
-        values |= {
-            n: outputs[task][:, i].tolist() for task in self.tasks for i, n in enumerate(PREDICTION_COLUMNS[task])
-        }
+        for task in self.tasks:
+            values |= dict(zip(PREDICTION_COLUMNS[task], outputs[task].T.tolist(), strict=True))
         if self.curves:
             values |= dict(zip(INTENSITY_COLUMNS, au_intensity(outputs["au"], self.curves).T.tolist(), strict=True))
         if "expr" in self.tasks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from triaffect.inference.video_writer import VideoWriter
 
 Pixels = NDArray[np.uint8]
+Edges = tuple[int, int, int, int]
 
 LONGEST = 1920
 """Longer side in pixels of annotated videos: larger ones are made smaller, since encoding 4K takes most of the time."""
@@ -139,26 +140,42 @@ def _write(
     draw.bitmap((round(x) - mask.width * right, round(y) - mask.height // 2), mask, colour)
 
 
-@lru_cache(16)
-def _shape(kind: str, size: tuple[int, int], *details: Any) -> Image.Image:
-    """A background, the valence-arousal plane or a dot, with smooth edges; kept since the next frame has it too."""
-    width, height = (side * _SUPERSAMPLING for side in size)
-    large = Image.new("RGBA", (width, height), (*_CARD[:3], 0))
-    draw = ImageDraw.Draw(large)
-    edges = 0, 0, width - 1, height - 1
-    if kind == "background":
-        draw.rounded_rectangle(edges, details[0] * _SUPERSAMPLING / 2, fill=_CARD)
-    elif kind == "plane":
-        draw.line((0, height / 2, width, height / 2), _LINE, _SUPERSAMPLING)
-        draw.line((width / 2, 0, width / 2, height), _LINE, _SUPERSAMPLING)
-        draw.ellipse(edges, outline=_GREY, width=_SUPERSAMPLING)
-    else:
-        draw.ellipse(edges, fill=details, outline=_WHITE, width=_SUPERSAMPLING)
+def _smooth(size: tuple[int, int], paint: Callable[[ImageDraw.ImageDraw, Edges], None]) -> Image.Image:
+    """A transparent image with what `paint` draws between its edges, drawn larger and reduced."""
+    large = Image.new("RGBA", (size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING), (*_CARD[:3], 0))
+    paint(ImageDraw.Draw(large), (0, 0, large.width - 1, large.height - 1))
     return large.reduce(_SUPERSAMPLING)
 
 
+@lru_cache(8)
+def _background(size: tuple[int, int], em: int) -> Image.Image:
+    """The background of a card; like the plane and the dot it is kept, since the next frame has it too."""
+    return _smooth(size, lambda draw, edges: draw.rounded_rectangle(edges, em * _SUPERSAMPLING / 2, fill=_CARD))
+
+
+@lru_cache(8)
+def _plane(side: int) -> Image.Image:
+    """The valence-arousal plane: a circle and two axes."""
+
+    def paint(draw: ImageDraw.ImageDraw, edges: Edges) -> None:
+        middle = edges[2] / 2
+        draw.line((0, middle, edges[2], middle), _LINE, _SUPERSAMPLING)
+        draw.line((middle, 0, middle, edges[3]), _LINE, _SUPERSAMPLING)
+        draw.ellipse(edges, outline=_GREY, width=_SUPERSAMPLING)
+
+    return _smooth((side, side), paint)
+
+
+@lru_cache(8)
+def _dot(side: int, colour: tuple[int, ...]) -> Image.Image:
+    """The dot on the plane."""
+    return _smooth(
+        (side, side), lambda draw, edges: draw.ellipse(edges, (*colour, 255), outline=_WHITE, width=_SUPERSAMPLING)
+    )
+
+
 def _sheet(width: float, height: float, em: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    sheet = _shape("background", (_even(width), _even(height)), em).copy()
+    sheet = _background((_even(width), _even(height)), em).copy()
     return sheet, ImageDraw.Draw(sheet)
 
 
@@ -203,12 +220,12 @@ def _card(row: Mapping[str, Any], colour: tuple[int, ...], em: int) -> Pixels:
         y += 1.25 * small
     if side:
         y += 0.4 * em
-        sheet.alpha_composite(_shape("plane", (side, side)), (round(pad), round(y)))
+        sheet.alpha_composite(_plane(side), (round(pad), round(y)))
         for name, value, down in (("valence", row["valence"], 0.3), ("arousal", row["arousal"], 0.7)):
             middle = y + down * side
             _write(draw, pad + side + 0.6 * em, middle - 0.45 * em, name, _GREY, small)
             _write(draw, pad + side + 0.6 * em, middle + 0.45 * em, f"{value:+.2f}", _WHITE, small)
-        dot = _shape("dot", (round(0.72 * em),) * 2, *colour, 255)
-        x, y = (pad + side * (1 + row["valence"]) / 2, y + side * (1 - row["arousal"]) / 2)
+        dot = _dot(round(0.72 * em), colour)
+        x, y = pad + side * (1 + row["valence"]) / 2, y + side * (1 - row["arousal"]) / 2
         sheet.alpha_composite(dot, (max(0, round(x - dot.width / 2)), max(0, round(y - dot.height / 2))))
     return np.asarray(sheet)

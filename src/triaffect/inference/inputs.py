@@ -242,16 +242,16 @@ def open_input(
         InputError: It cannot be read; also while the frames are read.
     """
     notices = [] if notices is None else notices
-    path = item.source
-    if isinstance(path, Path) and is_image(path):
-        return True, [Frame(0, 0.0, read_photo(path, strict=strict, notices=notices))]
-    if isinstance(item.source, tuple):
-        return False, read_ahead(_read_sequence(item.source, every, fps, rate, strict, notices))
+    source = item.source
+    if isinstance(source, Path) and is_image(source):
+        return True, [Frame(0, 0.0, read_photo(source, strict=strict, notices=notices))]
+    if isinstance(source, tuple):
+        return False, read_ahead(_read_sequence(source, every, fps, rate, strict, notices))
     from triaffect.inference.video import read_camera, read_video  # FFmpeg is not loaded for photos
 
-    if isinstance(item.source, int):
-        return False, read_ahead(read_camera(item.source, every, fps))
-    return False, read_ahead(read_video(Path(item.source), every, fps, notices))
+    if isinstance(source, int):
+        return False, read_ahead(read_camera(source, every, fps))
+    return False, read_ahead(read_video(Path(source), every, fps, notices))
 
 
 def _read_sequence(
