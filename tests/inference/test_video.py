@@ -264,6 +264,13 @@ def test_a_camera_that_is_not_there(monkeypatch):
         next(read_camera(3))
 
 
+def test_opencv_prints_nothing_of_its_own_about_a_camera(capfd):
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)
+    with pytest.raises(InputError, match="camera 63: returns no image"):
+        next(read_camera(63))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_size_that_changes_on_the_way(tmp_path):
     """Streams of H.264 after one another, as a call that is turned records them: every frame has its own size."""
     path, sizes = tmp_path / "both.h264", [(64, 48), (96, 128)]

@@ -211,6 +211,7 @@ def read_camera(number: int, every: int = 1, fps: float | None = None) -> Genera
     Raises:
         InputError: There is no such camera, it returns no image, or it ends by itself.
     """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # its warnings say less than ours
     device = cv2.VideoCapture(number)
     try:
         count, start, now, due = -1, 0.0, 0.0, 0.0
