@@ -3,7 +3,7 @@
     python examples/ferplus.py ferplus_trainval.npz work/ferplus
     triaffect sample work/sample
     triaffect render --out work/renders --videos 48 --frames 15 --seed 2611 --seconds 0.3 --layout affwild2
-    python benchmarks/questions.py work identity identity-random affect affect-random ...
+    python benchmarks/questions.py work identity identity-random affect ...
 
 `work/weights` holds `mobilenetv2_100.safetensors` (`--imagenet`, below) and `face_descriptor.safetensors`
 (examples/face_weights.py). The features of FER+ (3,000 faces to train on, 1,500 to validate, seven classes) and of
@@ -45,8 +45,7 @@ BACKBONES = {
     "mobilenet-imagenet": ("mobilenetv2_100", "mobilenetv2_100.safetensors"),
     "identity-random": ("face_descriptor", None),
     "identity": ("face_descriptor", "face_descriptor.safetensors"),
-    "affect-random": ("resnet10t", None),
-    "affect": ("resnet10t", "triaffect-base"),  # has learned from all of FER+ and from other renders
+    "affect": ("face_descriptor", "triaffect-base"),  # went on from identity, with all of FER+ and renders
 }
 AUGMENTATIONS = {
     "none": None,
@@ -70,7 +69,7 @@ Rows = pl.DataFrame
 def load(name: str, weights: Path) -> AffectModel:
     torch.manual_seed(0)
     backbone, file = BACKBONES[name]
-    model = AffectModel(backbone, size=64, grey=backbone == "resnet10t")
+    model = AffectModel(backbone, size=64, grey=file == "triaffect-base")
     if file:
         load_backbone_weights(model, file if file == "triaffect-base" else weights / file)
     return model.eval()
@@ -162,9 +161,9 @@ def heads(x: np.ndarray, train: Rows, v: np.ndarray, val: Rows, tasks: Sequence[
     for task in tasks:
 
         def inner_score(penalty: float, task: str = task) -> float:
-            judged = train.filter(inner)
-            predictions = fit(x[~inner], train.filter(~inner), x[inner], judged, task, penalty)
-            return score(predictions, judged, resamples=0, classes=classes).tasks[task]
+            held_out = train.filter(inner)
+            predictions = fit(x[~inner], train.filter(~inner), x[inner], held_out, task, penalty)
+            return score(predictions, held_out, resamples=0, classes=classes).tasks[task]
 
         best = max(PENALTIES, key=inner_score)
         table = table.hstack(fit(x, train, v, val, task, best).drop("image"))

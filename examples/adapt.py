@@ -7,7 +7,7 @@
 Minutes instead of hours: each head is a convex problem. Expressions: cross-entropy with the votes on FER+ faces, and
 with exact or soft labels on renders. Action units: binary cross-entropy with what `base.py write` derived. Valence and
 arousal: squared error. A penalty on the distance from the model's own weights keeps what it has learned from more
-people. `--ablate` fits with parts left out, and judges on faces and rendered people that neither fit nor model has
+people. `--ablate` fits with parts left out, and scores on faces and rendered people that neither fit nor model has
 seen; intervals are of 300 bootstraps over images and over people.
 """
 
@@ -172,7 +172,7 @@ def ablate(
         low, high = np.nanpercentile(draws, [2.5, 97.5])
         return f"{values(np.flatnonzero(rows)):.3f} [{low:.3f}, {high:.3f}]"
 
-    def judge(name: str, heads: dict[str, tuple[Tensor, Tensor]]) -> None:
+    def print_row(name: str, heads: dict[str, tuple[Tensor, Tensor]]) -> None:
         raw = {task: (val.x @ matrix.T + bias).numpy() for task, (matrix, bias) in heads.items()}
         best = raw["expr"].argmax(1)
 
@@ -197,7 +197,7 @@ def ablate(
     print(f"{faces.sum()} faces, {render.sum()} renders, {smile.sum()} weak closed-lip smiles, {rest.sum()} at rest")
     print("| heads | FER+ accuracy | renders accuracy | weak smiles called Neutral | rest called Happiness | AU AUC |")
     print("|---|---|---|---|---|---|")
-    judge("as trained", own)
+    print_row("as trained", own)
     zero = {t: (w * 0, b * 0) for t, (w, b) in own.items()}
     for name, share, weak, penalty, keep in (
         ("with renders, exact and soft labels", options.renders, True, options.penalty, own),
@@ -210,7 +210,7 @@ def ablate(
         ("from zero", options.renders, True, options.penalty, zero),
     ):
         weight = weights(train, share, weak)
-        judge(name, {task: fit(train, task, keep[task], weight, penalty) for task in own})
+        print_row(name, {task: fit(train, task, keep[task], weight, penalty) for task in own})
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def curve(odds: np.ndarray, intensity: np.ndarray) -> dict[str, list[float]]:
 
 
 def halves(groups: pl.Series) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Two pairs of masks (to fit on, to judge on); a group is never on both sides."""
+    """Two pairs of masks (to fit on, to check on); a group is never on both sides."""
     rng = np.random.default_rng(0)
     first = np.isin(groups.rank("dense").to_numpy(), rng.permutation(groups.n_unique())[::2] + 1)
     return [(first, ~first), (~first, first)]
@@ -100,8 +100,8 @@ def main() -> None:
     faces = pl.read_csv(options.data / "ferplus.csv").filter(pl.col("kind") == "aligned")
     raw, codes = raw_outputs(model, faces["image"], images)["expr"], faces["expression"].to_numpy()
     fitted = raw.copy()
-    for fit, judge in halves(faces["image"]):
-        fitted[judge] = raw[judge] / temperature(raw[fit], codes[fit])
+    for fit, check in halves(faces["image"]):
+        fitted[check] = raw[check] / temperature(raw[fit], codes[fit])
     heat = temperature(raw, codes)
     for name, values in (("as trained", raw), ("calibrated", fitted)):
         p = np.exp(log_softmax(values))
@@ -126,11 +126,11 @@ def main() -> None:
     for i, unit in enumerate(ACTION_UNITS):
         z, present, calibrated = outputs["au"][:, i], labels[:, i], np.zeros(len(labels))
         known = present >= 0
-        for fit, judge in halves(truth["video"]):
+        for fit, check in halves(truth["video"]):
             scale, shift = platt(z[fit & known], present[fit & known])
-            calibrated[judge] = scale * z[judge] + shift
+            calibrated[check] = scale * z[check] + shift
             line = curve(z[fit], exact[fit, i])
-            levels[judge, i] = np.interp(z[judge], line["log_odds"], line["intensity"])
+            levels[check, i] = np.interp(z[check], line["log_odds"], line["intensity"])
         if options.units:
             scales[i], shifts[i] = platt(z[known], present[known])
         curves[unit] = curve(scales[i] * z + shifts[i], exact[:, i])
@@ -152,8 +152,8 @@ def main() -> None:
                 layer.bias.copy_(layer.bias * scale + shift)
         model.provenance |= {"temperature": round(heat, 4), "au_intensity": curves}
         model.save_pretrained(options.out)
-        check = log_odds(1 / (1 + np.exp(-(scales * outputs["au"][:1] + shifts))))
-        assert np.isfinite(au_intensity(1 / (1 + np.exp(-check)), curves)).all()
+        odds = log_odds(1 / (1 + np.exp(-(scales * outputs["au"][:1] + shifts))))
+        assert np.isfinite(au_intensity(1 / (1 + np.exp(-odds)), curves)).all()
         print(f"{options.out}: {json.dumps({'temperature': round(heat, 3)})}")
 
 

@@ -64,7 +64,7 @@ def convert(package: Path, out: Path) -> dict[str, torch.Tensor]:
     for name, source in names.items():
         state[f"{name}.weight"], state[f"{name}.bias"] = convolution(weights, source)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, out)
+    save_file(state, out, {"licence": "CC0-1.0 (dlib, Davis King)"})
     return state
 
 

@@ -115,9 +115,9 @@ def test_excel_is_read(tmp_path: Path) -> None:
         annotations = read(tmp_path / name)
         assert label_rows(annotations.index) == [("a/00001.jpg", 0.25, -0.5, 4), ("a/00002.jpg", 0.0, None, None)]
         assert annotations.index["AU12"].to_list() == [1, 0]
-        said = " ".join(annotations.notices.lines())
-        assert ("above the header" in said) == (name == "title.xls")
-        assert ("'labels' of 'labels', 'old'" in said) == (name == "sheets.csv")
+        lines = " ".join(annotations.notices.lines())
+        assert ("above the header" in lines) == (name == "title.xls")
+        assert ("'labels' of 'labels', 'old'" in lines) == (name == "sheets.csv")
     workbook(tmp_path / "twice.xlsx", labels=[["image", "valence", "valence"], ["a.jpg", 0.1, 0.2]])
     with pytest.raises(InputError, match="'valence' and 'valence' are both valence; remove one of them"):
         read(tmp_path / "twice.xlsx")

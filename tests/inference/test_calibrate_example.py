@@ -48,6 +48,6 @@ def test_the_curve_of_intensity_rises_and_follows_the_truth(example):
 
 def test_halves_never_share_a_person(example):
     people = pl.Series([f"p{i // 5}" for i in range(60)])
-    for fit, judge in example.halves(people):
-        assert not set(people.filter(fit)) & set(people.filter(judge))
-        assert (fit ^ judge).all()
+    for fit, check in example.halves(people):
+        assert not set(people.filter(fit)) & set(people.filter(check))
+        assert (fit ^ check).all()

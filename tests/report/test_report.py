@@ -321,7 +321,7 @@ def test_epochs_to_90_agree_with_the_runs(page, study):
 def test_who_is_looked_at_closely(study):
     loaded = StudyFolder.read(study)
     score = {model.name: model.score("expr") for model in loaded.models}
-    names = [name for name in score if score[name] is not None and name != "expr"]  # which stands in single-task
+    names = [name for name in score if score[name] is not None and name != "expr"]  # which single-task has
     assert [model.name for model in loaded.leading("expr", 9)] == sorted(names, key=score.__getitem__, reverse=True)
     assert len(loaded.leading("expr")) == 3
     assert {model.name for model in loaded.best().values()} == {"fused, tuned λ"}
@@ -344,7 +344,7 @@ def test_pairs_are_turned_to_the_one_ahead(change):
     va, total = row["cells"]
     assert (va["value"], va["low"], va["high"], va["significant"], va["p"]) == (0.1, -0.05, 0.2, False, 0.3)
     assert (total["value"], total["low"], total["high"], total["significant"]) == (0.3, 0.2, 0.4, True)
-    assert va["place"]["reference"] == 50  # zero stands in the middle
+    assert va["place"]["reference"] == 50  # zero is in the middle
     assert (part["count"], part["significant"]) == (2, 1)
 
 

@@ -638,11 +638,11 @@ def test_lambda_by_hand(frames, tmp_path):
 
 
 def test_the_bundled_model_is_a_start_for_others(tmp_path):
-    text = "base: {model: {backbone: resnet10t, pretrained: triaffect-base}}\nruns: {all: {}}"
+    text = "base: {model: {backbone: face_descriptor, pretrained: triaffect-base}}\nruns: {all: {}}"
     assert (
         read_study(write_study(tmp_path / "r.yaml", text), "i.parquet").runs["all"].model.pretrained == "triaffect-base"
     )
-    model = AffectModel("resnet10t", size=32)
+    model = AffectModel("face_descriptor", size=64)
     load_backbone_weights(model, "triaffect-base")
     bundled = load_model("triaffect-base").backbone.state_dict()
     assert all(torch.equal(value, bundled[name]) for name, value in model.backbone.state_dict().items())

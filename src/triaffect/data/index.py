@@ -370,7 +370,8 @@ def is_table(path: Path) -> bool:
 
 def _load_annotations(path: Path) -> pl.DataFrame:
     annotations = read_annotations(path)
-    if annotations.format not in ("per-video", "mtl", "list"):  # what is assumed of a table is said wherever it is read
+    # What is assumed of a table is reported wherever it is read.
+    if annotations.format not in ("per-video", "mtl", "list"):
         for line in annotations.notices.lines():
             warnings.warn(line, stacklevel=3)
     return annotations.index

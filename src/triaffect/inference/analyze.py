@@ -167,7 +167,7 @@ SAMPLES = 20
 
 
 def plan(work: Work, items: Sequence[Input]) -> list[tuple[str, int, float]]:
-    """List inputs with their sizes, and the seconds that one process needs, judged by a few of them.
+    """List inputs with their sizes, and the seconds that one process needs, estimated from a few of them.
 
     Args:
         work: What to do with each.
@@ -212,7 +212,9 @@ def _finish(work: Work, outcome: Outcome[Input, Finished]) -> Finished:
     if isinstance(error, InputError):
         raise error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        raise InputError(f"{work.out}: cannot be written to ({error.strerror or error}); call again to go on") from None
+        raise InputError(
+            f"{work.out}: cannot be written to ({error.strerror or error}); call again to continue"
+        ) from None
     kind, reason = (DIED, str(error)) if isinstance(error, ChildProcessError) else (ERROR, repr(error))
     result = FileResult(
         item.name, work.key(item), kind, f"{item.name}: {reason}", backend=work.analyzer.get().backend.name

@@ -233,7 +233,7 @@ def estimate_seconds(item: Input, options: AnalyzeOptions) -> float:
 def _annotated(
     stream: Stream, work: Work, item: Input, still: bool, result: FileResult, stack: contextlib.ExitStack
 ) -> Stream:
-    """Pass frames on, and draw their faces; where that cannot be written, the rows go on."""
+    """Pass frames on, and draw their faces; where that cannot be written, the rows continue."""
     path = Path(work.out or "", "annotated", f"{item.place}{'.jpg' if still else '.mp4'}")
     writer: VideoWriter | None = None
     for frames, rows in stream:

@@ -258,7 +258,7 @@ class AffectTraining(lightning.LightningModule):
                 warnings.warn(f"skipped {name}: {reason}", stacklevel=1)
 
     def _stop_on_nan(self) -> None:
-        """Refuse to go on after a loss that is not finite; names the task and the images."""
+        """Stop after a loss that is not finite, naming the task and the images."""
         recent, self._recent = self._recent, []
         for values, rows in recent:
             if torch.isfinite(values).all():
