@@ -45,7 +45,7 @@ BACKBONES = {
     "mobilenet-imagenet": ("mobilenetv2_100", "mobilenetv2_100.safetensors"),
     "identity-random": ("face_descriptor", None),
     "identity": ("face_descriptor", "face_descriptor.safetensors"),
-    "affect": ("face_descriptor", "triaffect-base"),  # went on from identity, with all of FER+ and renders
+    "affect": ("face_descriptor", "triaffect-base"),  # trained from identity, on all of FER+ and renders
 }
 AUGMENTATIONS = {
     "none": None,
