@@ -52,28 +52,24 @@ def is_crop(name: str) -> bool:
     return name.endswith(CROP_SUFFIXES) and name[:5].isdecimal()
 
 
-def crop_suffix(folder: Path) -> str:
-    """Return the ending of the first crop in a folder; `.jpg` if there is none."""
-    try:
-        with os.scandir(folder) as entries:
-            return next((os.path.splitext(entry.name)[1] for entry in entries if is_crop(entry.name)), ".jpg")
-    except OSError:
-        return ".jpg"
+def list_crops(folder: Path) -> tuple[str, NDArray[np.int32]]:
+    """List the crops `00001.jpg` in a folder; other files are ignored.
 
-
-def crop_numbers(folder: Path) -> NDArray[np.int32]:
-    """Return the frame numbers of the crops `00001.jpg` in a folder, in no order; other files are ignored."""
-    names, suffix = os.listdir(folder), crop_suffix(folder)
+    Returns:
+        Their ending, which is that of the first (`.jpg` if there is none), and their frame numbers, in no order.
+    """
+    names = os.listdir(folder) if folder.is_dir() else []
+    suffix = next((os.path.splitext(name)[1] for name in names if is_crop(name)), ".jpg")
     text = "".join(names).encode("utf-8", "surrogateescape")
     width = 5 + len(suffix)
     if len(text) == width * len(names):
         grid = np.frombuffer(text, np.uint8).reshape(-1, width)
         digits = grid[:, :5] - np.uint8(ord("0"))
         if (digits <= 9).all() and (grid[:, 5:] == np.frombuffer(suffix.encode(), np.uint8)).all():
-            return digits.astype(np.int32) @ np.array([10000, 1000, 100, 10, 1], np.int32)
+            return suffix, digits.astype(np.int32) @ np.array([10000, 1000, 100, 10, 1], np.int32)
     stems = (name.removesuffix(suffix) for name in names if name.endswith(suffix) and name.isascii())
     numbers = ((stem, int(stem)) for stem in stems if stem.isdecimal() and len(stem) < 10)
-    return np.array([number for stem, number in numbers if stem == f"{number:05d}"], np.int32)
+    return suffix, np.array([number for stem, number in numbers if stem == f"{number:05d}"], np.int32)
 
 
 def find_images(

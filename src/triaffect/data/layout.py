@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from triaffect.data.abaw_text import (
     read_video,
     read_videos,
 )
-from triaffect.data.crops import FOLDER, crop_numbers, crop_suffix, find_folders, find_images, is_crop
+from triaffect.data.crops import FOLDER, find_folders, find_images, is_crop, list_crops
 from triaffect.io import InputError, Notices
 from triaffect.jobs import prefetch
 from triaffect.labels import INDEX_COLUMNS, LABEL_COLUMNS, SPLITS, TASKS
@@ -175,29 +175,35 @@ def _videos(files: AnnotationFiles, in_lists: set[str], notices: Notices) -> lis
 def _read_videos(videos: list[Video], images: Path | None, notices: Notices) -> list[pl.DataFrame]:
     locations = find_folders(images, {video.name for video in videos}) if images else {}
     folders = [locations.get(video.name, [video.name]) for video in videos]
-    suffixes = [crop_suffix(images / folder) if images else ".jpg" for folder in chain(*folders)]
     first_folder = np.cumsum([0, *map(len, folders)])
-    number = pl.col("frame").cast(pl.String).str.zfill(5)
+    suffixes = [".jpg"] * int(first_folder[-1])
+
+    def read(i: int) -> tuple[list[pl.DataFrame], Notices]:
+        of_video = Notices()
+        keys, labels, found = _read_video(videos[i], folders[i], images, of_video)
+        suffixes[first_folder[i] : first_folder[i + 1]] = found
+        keys |= {"folder": keys["folder"] + first_folder[i], "video": np.full_like(keys["frame"], i)}
+        joined = [pl.DataFrame(keys), *labels]
+        ends = pairwise([0, *sorted({table.height for table in joined})])
+        parts = ([t[start:end] for t in joined if t.height >= end] for start, end in ends)
+        return [pl.concat(part, how="horizontal") for part in parts], of_video
+
+    # Every number is formatted once, not once per video.
+    numbers = pl.int_range(pl.col("frame").max().fill_null(0) + 1).cast(pl.String).str.zfill(5)
     columns = {
-        "image": pl.concat_str(_gather(chain(*folders), "folder"), pl.lit("/"), number, _gather(suffixes, "folder")),
         "video": _gather((video.name for video in videos), "video"),
         "split": _gather((video.split for video in videos), "video"),
     } | ({} if images else {"exists": pl.lit(None, pl.Boolean)})
-
-    def read(i: int) -> tuple[pl.DataFrame, Notices]:
-        of_video = Notices()
-        keys, labels = _read_video(videos[i], folders[i], images, of_video)
-        keys |= {"folder": keys["folder"] + first_folder[i], "video": np.full_like(keys["frame"], i)}
-        return pl.concat([pl.DataFrame(keys), *labels], how="horizontal"), of_video
-
     tables, block = [], [pl.DataFrame(schema={name: SCHEMA[name] for name in ALL_LABELS})]
-    for i, (table, of_video) in enumerate(prefetch(read, range(len(videos)), 2, 64)):  # one waits for the disk
-        block.append(table)
+    for i, (parts, of_video) in enumerate(prefetch(read, range(len(videos)), 2, 64)):  # one waits for the disk
+        block += parts
         for message, cases in of_video.items():
             notices[message] += cases
         if sum(part.height for part in block) >= BLOCK or i == len(videos) - 1:
-            rows = missing_to_null(pl.concat(block, how="diagonal"))
-            tables.append(rows.with_columns(**columns).select(INDEX_COLUMNS).cast(SCHEMA).rechunk())
+            folder = _gather((f"{name}/" for name in chain(*folders)), "folder")
+            image = pl.concat_str(folder, numbers.gather(pl.col("frame")), _gather(suffixes, "folder"))
+            rows = missing_to_null(pl.concat(block, how="diagonal", rechunk=True))
+            tables.append(rows.with_columns(image=image, **columns).select(INDEX_COLUMNS).cast(SCHEMA))
             del block[1:]
     return tables
 
@@ -209,15 +215,16 @@ def _gather(values: Iterable[str | None], column: str) -> pl.Expr:
 
 def _read_video(
     video: Video, folders: list[str], images: Path | None, notices: Notices
-) -> tuple[Keys, list[pl.DataFrame]]:
+) -> tuple[Keys, list[pl.DataFrame], list[str]]:
     """Read a video's labels and crops, for frames from 1 to the length of the longest file.
 
     Returns:
-        `frame`, `folder` (the position in `folders` of the frame's crop) and `exists`; the labels of each task.
+        `frame`, `folder` (the position in `folders` of the frame's crop) and `exists`; the labels of each task; the
+        ending of the crops in each folder.
     """
     labels = [read_video(path, task, notices) for task, path in video.files.items()]
-    crops = [crop_numbers(images / folder) for folder in folders if (images / folder).is_dir()] if images else []
-    last = max((int(numbers.max()) for numbers in crops if len(numbers)), default=0)
+    crops = [list_crops(images / folder) for folder in folders] if images else []
+    last = max((int(numbers.max()) for _, numbers in crops if len(numbers)), default=0)
     length = max((table.height for table in labels), default=video.frames or last)
     if len({table.height for table in labels}) > 1:
         notices["tasks differ in length"].append(video.name)
@@ -226,16 +233,11 @@ def _read_video(
     if not video.files and not length:
         notices["video in a test list without crops or a number of frames: no rows"].append(video.name)
     folder = np.full(length + 1, -1, np.int32)
-    for i, numbers in reversed(list(enumerate(crops))):
+    for i, (_, numbers) in reversed(list(enumerate(crops))):
         folder[numbers[numbers <= length]] = i
     frame = np.arange(1, length + 1, dtype=np.int32)
     keys = {"frame": frame, "folder": folder[1:].clip(0), "exists": folder[1:] >= 0}
-    return keys, [table if table.height == length else _pad(table, length) for table in labels]
-
-
-def _pad(table: pl.DataFrame, length: int) -> pl.DataFrame:
-    missing = [pl.repeat(None, length - table.height, dtype=t).alias(name) for name, t in table.schema.items()]
-    return table.vstack(pl.select(missing))
+    return keys, labels, [suffix for suffix, _ in crops] or [".jpg"] * len(folders)
 
 
 def find_image_root(root: Path, folders: set[str]) -> Path | None:
