@@ -14,7 +14,7 @@ from triaffect.data.predictions import Thresholds, tasks_of, threshold_row
 from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS, TASK_NAMES, TASKS
 from triaffect.metrics import measures
-from triaffect.metrics.bootstrap import Sums, bootstrap, source_folds
+from triaffect.metrics.bootstrap import Floats, Sums, bootstrap, source_folds
 from triaffect.metrics.matching import Table, aligned, common_tasks, locate, read_index, read_predictions
 from triaffect.text import format_number, text_table
 
@@ -101,14 +101,10 @@ class Tuning:
 
     def table(self) -> str:
         """Format the scores as text."""
-        rows = [
-            [
-                TASK_NAMES[row["task"]],
-                *(format_number(row[name]) for name in SCORES),
-                f"{self.lambdas[row['task']]:.2f}",
-            ]
-            for row in self.scores.to_dicts()
-        ]
+        rows = []
+        for row in self.scores.to_dicts():
+            values = [format_number(row[name]) for name in SCORES]
+            rows.append([TASK_NAMES[row["task"]], *values, f"{self.lambdas[row['task']]:.2f}"])
         totals = [None if self.scores[name].null_count() else float(self.scores[name].sum()) for name in SCORES]
         rows.append(["total", *map(format_number, totals), ""])
         head = ["task", "single", "multi", "paper's λ", "tuned λ", "in-sample", "λ to use"]
@@ -173,16 +169,18 @@ def tune_fusion(
         multi_columns, _, _ = aligned(multi_table, places[id(multi_table)], index, task, classes)
         task_tuning = _TaskTuning(task, single_columns, multi_columns, target, unit, fold, lambda_grid, cuts, seed)
         lambdas[task] = task_tuning.choose(np.full(len(fold), True))
-        curve = task_tuning.curve()
-        curves.append(pl.DataFrame({"task": [task] * len(curve), "lambda": lambda_grid, "score": curve}))
-        scores.append([task, *(task_tuning.scores().get(name) for name in SCORES)])
+        curves.append(pl.DataFrame({"task": task, "lambda": lambda_grid, "score": task_tuning.curve}))
+        scores.append({"task": task, **task_tuning.scores()})
     schema = {"task": pl.String, **dict.fromkeys(SCORES, pl.Float64)}
-    return lambdas, Tuning(lambdas, pl.concat(curves), pl.DataFrame(scores, schema, orient="row"), folds)
+    return lambdas, Tuning(lambdas, pl.concat(curves), pl.DataFrame(scores, schema), folds)
 
 
 @dataclass
 class _TaskTuning:
-    """One task's predictions of both sides and labels, (n,) columns each; `fold` is the fold of each source video."""
+    """One task's predictions of both sides and labels, (n,) columns each; `fold` is the fold of each source video.
+
+    `sums` are those of each source video at every λ of the grid, `curve` is the score at every λ.
+    """
 
     task: str
     single: Columns
@@ -190,25 +188,22 @@ class _TaskTuning:
     target: Columns
     unit: NDArray
     fold: NDArray
-    grid: NDArray[np.float64]
-    cuts: NDArray[np.float64]
+    grid: Floats
+    cuts: Floats
     seed: int
 
     def __post_init__(self) -> None:
         # (sources, λ, columns, ...)
         self.sums = np.stack([self._fused_sums(share, len(self.fold)) for share in self.grid], axis=1)
         self.labelled = measures.labelled(self.task, self.sums[:, 0].sum(0)) > 0
+        self.curve = self._score(self.sums.sum(0))
 
-    def _fused_sums(self, share: float | NDArray[np.float64], sources: int = 1) -> NDArray[np.float64]:
+    def _fused_sums(self, share: float | Floats, sources: int = 1) -> Floats:
         pred = [share * a + (1 - share) * b for a, b in zip(self.single, self.multi, strict=True)]
         return measures.sums(self.task, pred, self.target, self.unit if sources > 1 else None, sources, self.cuts)
 
-    def _score(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _score(self, sums: Floats) -> Floats:
         return measures.values(self.task, sums)[..., self.labelled].mean(-1)
-
-    def curve(self) -> NDArray[np.float64]:
-        """Return the score at every λ of the grid."""
-        return self._score(self.sums.sum(0))
 
     def choose(self, sources: NDArray[np.bool_]) -> float:
         """Choose λ on some source videos: the nearest to 0.5 within one standard error of the best."""
@@ -228,7 +223,7 @@ class _TaskTuning:
         """Return the scores of `Tuning.scores`; `cross_fitted` needs two source videos."""
         shares = {"single": 1.0, "multi": 0.0, "paper": DEFAULT_LAMBDAS[self.task]}
         scores = {name: float(self._score(self._fused_sums(share))[0]) for name, share in shares.items()}
-        scores["in_sample"] = float(self.curve().max())
+        scores["in_sample"] = float(self.curve.max())
         if len(self.fold) > 1:
             chosen = np.array([self.choose(self.fold != number) for number in range(self.fold.max() + 1)])
             scores["cross_fitted"] = float(self._score(self._fused_sums(chosen[self.fold[self.unit]]))[0])
