@@ -65,11 +65,10 @@ def tune_blend(members: Sequence[Table], index: Table, *, classes: int = 8) -> B
             of_fold[number][task] = _choose(task, columns[..., others], [column[others] for column in target])
     images = tables[-1].select("image")
     fold_of_image = labels.select("image", fold=pl.Series(fold_of_source[labels["unit"].to_numpy()])).unique("image")
-    fold = images.join(fold_of_image, on="image", how="left", maintain_order="left")["fold"]
     # Frames without a label are in no fold, and get the weights of all videos.
-    chosen = enumerate([*of_fold, weights])
-    crossed = pl.concat(blend(tables, names, row).filter(fold.fill_null(folds) == number) for number, row in chosen)
-    return Blend(weights, images.join(crossed, on="image", how="left", maintain_order="left"))
+    fold = images.join(fold_of_image, on="image", how="left", maintain_order="left")["fold"].fill_null(folds)
+    crossed = [blend(tables, names, row).filter(fold == number) for number, row in enumerate([*of_fold, weights])]
+    return Blend(weights, images.join(pl.concat(crossed), on="image", how="left", maintain_order="left"))
 
 
 def apply_weights(members: Sequence[Table], weights: Mapping[str, Sequence[float]]) -> pl.DataFrame:

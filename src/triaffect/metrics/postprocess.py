@@ -159,8 +159,7 @@ class PostProcessing:
     @property
     def tasks(self) -> dict[str, Correction]:
         """Task -> its correction."""
-        corrections = {"va": self.va, "expr": self.expr, "au": self.au}
-        return {task: correction for task, correction in corrections.items() if correction is not None}
+        return {task: correction for task in CORRECTIONS if (correction := getattr(self, task)) is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for JSON."""
@@ -181,12 +180,10 @@ class PostProcessing:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read as JSON ({error}); write it with triaffect tune") from None
-        tasks = [task for task in CORRECTIONS if isinstance(data, dict) and task in data]
-        if not tasks:
+        kinds = {task: kind for task, kind in CORRECTIONS.items() if isinstance(data, dict) and task in data}
+        if not kinds:
             raise InputError(f"{path}: contains no task; write it with triaffect tune")
-        corrections: dict[str, Any] = {
-            task: CORRECTIONS[task].from_dict(data[task], f"{path}: {task}") for task in tasks
-        }
+        corrections: Any = {task: kind.from_dict(data[task], f"{path}: {task}") for task, kind in kinds.items()}
         return cls(**corrections, source=data.get("source") or {})
 
     def apply(self, table: pl.DataFrame) -> pl.DataFrame:

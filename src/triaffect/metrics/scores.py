@@ -173,10 +173,9 @@ class Comparison:
 
     def table(self) -> str:
         """Format the differences as text."""
-        rows = [
-            [name, f"{value:+.4f}", _span(self.intervals.get(name)), format_number(self.p[name])]
-            for name, value in self.difference.items()
-        ]
+        rows = []
+        for name, value in self.difference.items():
+            rows.append([name, f"{value:+.4f}", _span(self.intervals.get(name)), format_number(self.p[name])])
         return text_table(["", "difference", "95 % interval", "p"], rows) + "\n" + self.signature
 
 
