@@ -24,7 +24,7 @@ from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 from triaffect.report import image_sections, panels, sections
 from triaffect.report.figures import contact_sheet
-from triaffect.report.report import TITLES, write_report
+from triaffect.report.report import SECTIONS, write_report
 from triaffect.report.study_folder import StudyFolder, epochs_to, extreme_frames, typical_videos
 from triaffect.report.style import svg, thumbnail
 
@@ -113,10 +113,10 @@ def change(study, tmp_path):
 
 
 def test_every_section_is_there_in_order_and_in_the_contents(page):
-    assert page.sections == list(TITLES)
+    assert page.sections == list(SECTIONS)
     first, *contents = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert first == "#failures"  # beneath the answer
-    assert contents == [f"#{name}" for name in TITLES]
+    assert contents == [f"#{name}" for name in SECTIONS]
 
 
 def test_sections_without_data_are_left_out(change):

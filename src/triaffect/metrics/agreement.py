@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -12,9 +12,7 @@ from triaffect.data.codes import TARGETS, codes_of_frames
 from triaffect.io import InputError
 from triaffect.labels import EXPRESSIONS, VA
 from triaffect.metrics import measures
-from triaffect.metrics.bootstrap import Sums, bootstrap, number_sources, percentile_intervals
-
-Floats = NDArray[np.float64]
+from triaffect.metrics.bootstrap import Floats, Sums, bootstrap, number_sources, percentile_intervals
 
 
 def continuous_agreement(sums: Sums) -> dict[str, Floats]:
@@ -52,6 +50,10 @@ def categorical_agreement(sums: Sums) -> dict[str, Floats]:
     is_coded = counts.sum(-1) > 0
     mean = f1[..., 1] if counts.shape[-1] == 2 else _ratio((f1 * is_coded).sum(-1), is_coded.sum(-1))
     return {"kappa": _ratio(observed - expected, 1 - expected), "F1": mean}
+
+
+MEASURES = {"moments": continuous_agreement, "counts": categorical_agreement}
+"""What a function needs the sums of -> the function."""
 
 
 def _ratio(top: Floats, bottom: NDArray) -> Floats:
@@ -98,27 +100,23 @@ def agreement(
             continue
         units, videos = number_sources(coded_rows["file"])
         group, coded = units.to_numpy(), coded_rows[code].to_numpy()
-        parts: list[tuple[Callable[[Sums], dict[str, Floats]], dict[str, Floats]]] = []
+        sums: dict[str, Floats] = {}
         if target == "expression":
             ours = coded_rows[target].replace_strict(EXPRESSIONS, range(8), return_dtype=pl.Int64).to_numpy()
-            parts.append((categorical_agreement, {"counts": measures.count(group, videos, coded, 8, ours, 8)}))
+            sums["counts"] = measures.count(group, videos, coded, 8, ours, 8)
         else:
             values, is_graded = coded_rows[target].to_numpy().astype(float), target in VA
             if not is_graded:
                 is_graded = bool(((coded != 0) & (coded != 1)).any())
                 hits, active = coded >= (present if is_graded else 0.5), values >= threshold
-                parts.append((categorical_agreement, {"counts": measures.count(group, videos, hits, 2, active, 2)}))
+                sums["counts"] = measures.count(group, videos, hits, 2, active, 2)
             if is_graded:
                 grade = f"{target}_intensity" if f"{target}_intensity" in coded_rows.columns else target
                 scaled = values if target in VA else 5 * coded_rows[grade].to_numpy().astype(float)
-                parts.append(
-                    (continuous_agreement, {"moments": measures.moments(scaled, coded.astype(float), group, videos)})
-                )
-        for measure, sums in parts:
-            values_all = measure({name: value.sum(0) for name, value in sums.items()})
-            draws = bootstrap(sums, measure, resamples=resamples if videos > 1 else 0, seed=seed)
-            limits = percentile_intervals(draws)
-            for name, value in values_all.items():
+                sums["moments"] = measures.moments(scaled, coded.astype(float), group, videos)
+        for kind, by_video in sums.items():
+            limits = percentile_intervals(bootstrap({kind: by_video}, MEASURES[kind], resamples=resamples, seed=seed))
+            for name, value in MEASURES[kind]({kind: by_video.sum(0)}).items():
                 low, high = limits.get(name, (None, None))
                 results.append((target, name, float(value), low, high, coded_rows.height, videos))
     if not results:

@@ -10,9 +10,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.data.predictions import tasks_of
-from triaffect.labels import PREDICTION_COLUMNS
 from triaffect.metrics import measures
-from triaffect.metrics.bootstrap import source_folds
+from triaffect.metrics.bootstrap import Floats, source_folds
 from triaffect.metrics.fusion import blend, same_tasks
 from triaffect.metrics.matching import Table, aligned, common_tasks, locate, read_index
 
@@ -20,8 +19,6 @@ FOLDS = 5
 """Maximum number of folds."""
 PICKS = 5
 """Additions per member after the first, so that the finest step of a weight is one sixth of an equal share."""
-
-Floats = NDArray[np.float64]
 
 
 @dataclass
@@ -31,12 +28,10 @@ class Blend:
     Attributes:
         weights: Task -> one weight per member, with sum 1, chosen on all videos; those to use on other videos.
         cross_fitted: Predictions, each fold of videos with the weights chosen on the others.
-        folds: Number of folds.
     """
 
     weights: dict[str, list[float]]
     cross_fitted: pl.DataFrame
-    folds: int
 
 
 def tune_blend(members: Sequence[Table], index: Table, *, classes: int = 8) -> Blend:
@@ -68,18 +63,12 @@ def tune_blend(members: Sequence[Table], index: Table, *, classes: int = 8) -> B
         for number in range(folds):
             others = fold_of_source[unit] != number
             of_fold[number][task] = _choose(task, columns[..., others], [column[others] for column in target])
-    crossed = blend(tables, names, weights)
-    # Frames without a label are in no fold, and get the weights of all videos.
+    images = tables[-1].select("image")
     fold_of_image = labels.select("image", fold=pl.Series(fold_of_source[labels["unit"].to_numpy()])).unique("image")
-    fold = crossed.select("image").join(fold_of_image, on="image", how="left", maintain_order="left")["fold"]
-    for number, chosen in enumerate(of_fold):
-        part = blend(tables, names, chosen)
-        crossed = crossed.with_columns(
-            pl.when(fold == number).then(part[name]).otherwise(pl.col(name)).alias(name)
-            for task in weights
-            for name in PREDICTION_COLUMNS[task]
-        )
-    return Blend(weights, crossed, folds)
+    # Frames without a label are in no fold, and get the weights of all videos.
+    fold = images.join(fold_of_image, on="image", how="left", maintain_order="left")["fold"].fill_null(folds)
+    crossed = [blend(tables, names, row).filter(fold == number) for number, row in enumerate([*of_fold, weights])]
+    return Blend(weights, images.join(pl.concat(crossed), on="image", how="left", maintain_order="left"))
 
 
 def apply_weights(members: Sequence[Table], weights: Mapping[str, Sequence[float]]) -> pl.DataFrame:

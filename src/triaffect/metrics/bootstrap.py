@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from triaffect.data.index import source_video
 from triaffect.io import InputError
+from triaffect.metrics.measures import Floats
 
-Floats = NDArray[np.float64]
 Sums = Mapping[str, Floats]
 """Name -> sums, one row per unit or per resample."""
 
@@ -81,14 +81,14 @@ def bootstrap(
         units: (units,) which of them to draw from; all by default.
 
     Returns:
-        Name -> (resamples, ...), what `measure` returns; empty without resamples.
+        Name -> (resamples, ...), what `measure` returns; empty without resamples or with fewer than two units.
     """
     total = len(next(iter(sums.values())))
     drawn = np.full(total, True) if units is None else units
     count = int(drawn.sum())
     rng, parts = np.random.default_rng(seed), []
     step = max(1, MAX_WEIGHTS // total)
-    for start in range(0, resamples, step):
+    for start in range(0, resamples if count > 1 else 0, step):
         # How often each unit is drawn, times its sums.
         weights = rng.multinomial(count, drawn / count, min(step, resamples - start)).astype(float)
         parts.append(measure({name: np.tensordot(weights, value, 1) for name, value in sums.items()}))

@@ -14,7 +14,7 @@ from triaffect.data.predictions import Thresholds, tasks_of, threshold_row
 from triaffect.io import InputError
 from triaffect.labels import PREDICTION_COLUMNS, TASK_NAMES, TASKS
 from triaffect.metrics import measures
-from triaffect.metrics.bootstrap import Sums, bootstrap, source_folds
+from triaffect.metrics.bootstrap import Floats, Sums, bootstrap, source_folds
 from triaffect.metrics.matching import Table, aligned, common_tasks, locate, read_index, read_predictions
 from triaffect.text import format_number, text_table
 
@@ -101,14 +101,10 @@ class Tuning:
 
     def table(self) -> str:
         """Format the scores as text."""
-        rows = [
-            [
-                TASK_NAMES[row["task"]],
-                *(format_number(row[name]) for name in SCORES),
-                f"{self.lambdas[row['task']]:.2f}",
-            ]
-            for row in self.scores.to_dicts()
-        ]
+        rows = []
+        for row in self.scores.to_dicts():
+            values = [format_number(row[name]) for name in SCORES]
+            rows.append([TASK_NAMES[row["task"]], *values, f"{self.lambdas[row['task']]:.2f}"])
         totals = [None if self.scores[name].null_count() else float(self.scores[name].sum()) for name in SCORES]
         rows.append(["total", *map(format_number, totals), ""])
         head = ["task", "single", "multi", "paper's λ", "tuned λ", "in-sample", "λ to use"]
@@ -171,68 +167,71 @@ def tune_fusion(
     for task in common_tasks(tuple(by_task), index):
         single_columns, target, unit = aligned(by_task[task], places[id(by_task[task])], index, task, classes)
         multi_columns, _, _ = aligned(multi_table, places[id(multi_table)], index, task, classes)
-        task_tuning = _TaskTuning(task, single_columns, multi_columns, target, unit, fold, lambda_grid, cuts, seed)
-        lambdas[task] = task_tuning.choose(np.full(len(fold), True))
-        curve = task_tuning.curve()
-        curves.append(pl.DataFrame({"task": [task] * len(curve), "lambda": lambda_grid, "score": curve}))
-        scores.append([task, *(task_tuning.scores().get(name) for name in SCORES)])
+        sides = [single_columns, multi_columns]
+        lambdas[task], curve, task_scores = _tune_task(task, sides, target, unit, fold, lambda_grid, cuts, seed)
+        curves.append(pl.DataFrame({"task": task, "lambda": lambda_grid, "score": curve}))
+        scores.append({"task": task, **task_scores})
     schema = {"task": pl.String, **dict.fromkeys(SCORES, pl.Float64)}
-    return lambdas, Tuning(lambdas, pl.concat(curves), pl.DataFrame(scores, schema, orient="row"), folds)
+    return lambdas, Tuning(lambdas, pl.concat(curves), pl.DataFrame(scores, schema), folds)
 
 
-@dataclass
-class _TaskTuning:
-    """One task's predictions of both sides and labels, (n,) columns each; `fold` is the fold of each source video."""
+def _tune_task(
+    task: str,
+    sides: Sequence[Columns],
+    target: Columns,
+    unit: NDArray,
+    fold: NDArray,
+    grid: Floats,
+    cuts: Floats,
+    seed: int,
+) -> tuple[float, Floats, dict[str, float]]:
+    """Choose λ of one task.
 
-    task: str
-    single: Columns
-    multi: Columns
-    target: Columns
-    unit: NDArray
-    fold: NDArray
-    grid: NDArray[np.float64]
-    cuts: NDArray[np.float64]
-    seed: int
+    Args:
+        task: `va`, `expr` or `au`.
+        sides: Single-task and multi-task predictions, (n,) columns each.
+        target: (n,) label columns.
+        unit: (n,) source video of each frame.
+        fold: Fold of each source video.
+        grid: λ to try.
+        cuts: (12,) thresholds of AU probabilities.
+        seed: Seed of the resamples.
 
-    def __post_init__(self) -> None:
-        # (sources, λ, columns, ...)
-        self.sums = np.stack([self._fused_sums(share, len(self.fold)) for share in self.grid], axis=1)
-        self.labelled = measures.labelled(self.task, self.sums[:, 0].sum(0)) > 0
+    Returns:
+        λ chosen on all videos; the score at every λ of the grid; the scores of `Tuning.scores`, `cross_fitted` only
+        with two source videos.
+    """
 
-    def _fused_sums(self, share: float | NDArray[np.float64], sources: int = 1) -> NDArray[np.float64]:
-        pred = [share * a + (1 - share) * b for a, b in zip(self.single, self.multi, strict=True)]
-        return measures.sums(self.task, pred, self.target, self.unit if sources > 1 else None, sources, self.cuts)
+    def fused_sums(share: float | Floats, sources: int = 1) -> Floats:
+        pred = [share * single + (1 - share) * multi for single, multi in zip(*sides, strict=True)]
+        return measures.sums(task, pred, target, unit if sources > 1 else None, sources, cuts)
 
-    def _score(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return measures.values(self.task, sums)[..., self.labelled].mean(-1)
+    def score(sums: Floats) -> Floats:
+        return measures.values(task, sums)[..., labelled].mean(-1)
 
-    def curve(self) -> NDArray[np.float64]:
-        """Return the score at every λ of the grid."""
-        return self._score(self.sums.sum(0))
+    def measure(drawn: Sums) -> Sums:
+        return {"score": score(drawn["fused"])}
 
-    def choose(self, sources: NDArray[np.bool_]) -> float:
+    def choose(videos: NDArray[np.bool_]) -> float:
         """Choose λ on some source videos: the nearest to 0.5 within one standard error of the best."""
-        curve = self._score(self.sums[sources].sum(0))
+        curve = score(sums[videos].sum(0))
         best, error = curve.argmax(), np.zeros(len(curve))
-
-        def measure(sums: Sums) -> Sums:
-            return {"score": self._score(sums["fused"])}
-
-        if sources.sum() > 1:
-            draws = bootstrap({"fused": self.sums}, measure, resamples=RESAMPLES, seed=self.seed, units=sources)
+        draws = bootstrap({"fused": sums}, measure, resamples=RESAMPLES, seed=seed, units=videos)
+        if draws:
             error = (draws["score"] - draws["score"][:, [best]]).std(0)
         near = np.flatnonzero(curve[best] - curve <= error + 1e-12)
-        return float(min(self.grid[near], key=lambda share: abs(share - 0.5)))
+        return float(min(grid[near], key=lambda share: abs(share - 0.5)))
 
-    def scores(self) -> dict[str, float]:
-        """Return the scores of `Tuning.scores`; `cross_fitted` needs two source videos."""
-        shares = {"single": 1.0, "multi": 0.0, "paper": DEFAULT_LAMBDAS[self.task]}
-        scores = {name: float(self._score(self._fused_sums(share))[0]) for name, share in shares.items()}
-        scores["in_sample"] = float(self.curve().max())
-        if len(self.fold) > 1:
-            chosen = np.array([self.choose(self.fold != number) for number in range(self.fold.max() + 1)])
-            scores["cross_fitted"] = float(self._score(self._fused_sums(chosen[self.fold[self.unit]]))[0])
-        return scores
+    sums = np.stack([fused_sums(share, len(fold)) for share in grid], axis=1)  # (sources, λ, columns, ...)
+    labelled = measures.labelled(task, sums[:, 0].sum(0)) > 0
+    curve = score(sums.sum(0))
+    shares = {"single": 1.0, "multi": 0.0, "paper": DEFAULT_LAMBDAS[task]}
+    scores = {name: float(score(fused_sums(share))[0]) for name, share in shares.items()}
+    scores["in_sample"] = float(curve.max())
+    if len(fold) > 1:
+        chosen = np.array([choose(fold != number) for number in range(fold.max() + 1)])
+        scores["cross_fitted"] = float(score(fused_sums(chosen[fold[unit]]))[0])
+    return choose(np.full(len(fold), True)), curve, scores
 
 
 @dataclass
@@ -342,15 +341,12 @@ def blend(
                 raise InputError(f"{a_name}: lacks {first}; predict the same index")
         numbered = table.rename({c: f"{c}:{i}" for c in table.columns if c != "image"})
         joined = joined.join(numbered, on="image", how="left", maintain_order="left")
-    columns = [
-        pl.sum_horizontal(
-            *(share * pl.col(f"{c}:{i}") for i, share in enumerate(shares) if share is not None), ignore_nulls=False
-        )
-        .clip(-1 if task == "va" else 0, 1)  # against rounding
-        .alias(c)
-        for task, shares in weights.items()
-        for c in PREDICTION_COLUMNS[task]
-    ]
+    columns = []
+    for task, shares in weights.items():
+        for c in PREDICTION_COLUMNS[task]:
+            parts = [share * pl.col(f"{c}:{i}") for i, share in enumerate(shares) if share is not None]
+            total = pl.sum_horizontal(parts, ignore_nulls=False)
+            columns.append(total.clip(-1 if task == "va" else 0, 1).alias(c))  # clipped against rounding
     filled = [c for c in joined.columns if c.startswith("filled:")]
     marks = [pl.any_horizontal(pl.col(c).fill_null(False) for c in filled).alias("filled")] if filled else []
     return joined.select("image", *columns, *marks)

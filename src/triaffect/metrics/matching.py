@@ -17,7 +17,7 @@ from triaffect.data.submission import read_submission
 from triaffect.io import InputError
 from triaffect.labels import LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS
 from triaffect.metrics import measures
-from triaffect.metrics.bootstrap import number_sources
+from triaffect.metrics.bootstrap import Floats, number_sources
 
 Table = pl.DataFrame | str | os.PathLike[str]
 """A table, or the path of a file that holds one."""
@@ -155,7 +155,7 @@ class VideoSums:
         split: Names of the splits.
     """
 
-    sums: dict[str, NDArray[np.float64]]
+    sums: dict[str, Floats]
     frames: dict[str, NDArray[np.int64]]
     rows: pl.DataFrame
     split: str
@@ -168,11 +168,11 @@ class VideoSums:
         sums = {task: value[rows] for task, value in self.sums.items() if self.frames[task][rows].any()}
         return VideoSums(sums, {task: self.frames[task][rows] for task in sums}, self.rows[rows], self.split)
 
-    def total(self) -> dict[str, NDArray[np.float64]]:
+    def total(self) -> dict[str, Floats]:
         """Return the sums over all frames: task -> (columns, ...)."""
         return {task: value.sum(0) for task, value in self.sums.items()}
 
-    def by_source(self) -> dict[str, NDArray[np.float64]]:
+    def by_source(self) -> dict[str, Floats]:
         """Return the sums of each source video: task -> (sources, columns, ...)."""
         sums = {task: np.zeros((self.sources, *value.shape[1:])) for task, value in self.sums.items()}
         for task, value in self.sums.items():
@@ -184,7 +184,7 @@ def video_sums(
     predictions: pl.DataFrame,
     index: pl.DataFrame,
     tasks: Sequence[str],
-    thresholds: NDArray[np.float64],
+    thresholds: Floats,
     by: str | None = None,
     classes: int = 8,
 ) -> VideoSums:

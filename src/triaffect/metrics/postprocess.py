@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -22,13 +21,15 @@ from numpy.typing import NDArray
 from triaffect.data.index import provenance
 from triaffect.data.predictions import save_predictions, tasks_of
 from triaffect.io import InputError, write_text
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS, VA
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS
 from triaffect.metrics.matching import read_predictions
-
-Floats = NDArray[np.float64]
+from triaffect.metrics.measures import Floats
 
 EPSILON = 1e-6
-MAX_SIGMA = 1000
+
+FLOAT = np.finfo(float)
+LIMITS = {"sigma": (0, 1000), "temperature": (FLOAT.tiny, FLOAT.max)}
+"""Lowest and highest value of a setting in a file; any finite number for the others."""
 
 NEVER = -1e4
 """Bias of an expression beyond the declared ones: its probability becomes 0."""
@@ -39,8 +40,6 @@ class Correction:
     """Post-processing of one task; `sigma` is the width of the smoothing in frames, 0 for none."""
 
     sigma: float = 0.0
-    sizes: ClassVar[Mapping[str, int]] = {}
-    """Length of every field; 0 for a single number."""
 
     @classmethod
     def fit(cls, x: Floats, y: Floats) -> Self:
@@ -53,25 +52,21 @@ class Correction:
 
     def without_effect(self) -> Self:
         """Return a copy that changes no score of smoothed predictions; sigma and temperature stay."""
-        raise NotImplementedError
+        return type(self)(sigma=self.sigma)
 
     @classmethod
     def from_dict(cls, data: Any, name: str) -> Self:
         """Check and read plain data; `name` is what to call it in the InputError."""
         values: dict[str, Any] = {}
-        for key, size in {"sigma": 0, **cls.sizes}.items():
+        for key, default in asdict(cls()).items():
+            low, high = LIMITS.get(key, (FLOAT.min, FLOAT.max))
             try:
                 value = np.asarray(data[key], float)
-                is_valid = value.shape == ((size,) if size else ()) and np.isfinite(value).all()
             except (KeyError, TypeError, ValueError):
-                is_valid = False
-            if is_valid and key == "sigma":
-                is_valid = 0 <= value <= MAX_SIGMA
-            if is_valid and key == "temperature":
-                is_valid = value > 0
-            if not is_valid:
-                raise InputError(f"{name}.{key}: must be {size or 1} valid number(s); run triaffect tune again")
-            values[key] = tuple(value.tolist()) if size else float(value)
+                value = np.empty(0)
+            if value.shape != np.shape(default) or not ((value >= low) & (value <= high)).all():
+                raise InputError(f"{name}.{key}: must be {np.size(default)} valid number(s); run triaffect tune again")
+            values[key] = tuple(value.tolist()) if value.ndim else float(value)
         return cls(**values)
 
 
@@ -82,7 +77,6 @@ class VaScaling(Correction):
     scale: tuple[float, ...] = (1.0, 1.0)
     shift: tuple[float, ...] = (0.0, 0.0)
     interval: tuple[float, ...] = (0.0, 0.0)
-    sizes: ClassVar[Mapping[str, int]] = {"scale": len(VA), "shift": len(VA), "interval": len(VA)}
 
     @classmethod
     def fit(cls, x: Floats, y: Floats) -> Self:
@@ -99,10 +93,6 @@ class VaScaling(Correction):
         """Scale and shift, then clip to [-1, 1]."""
         return np.clip(x * np.array(self.scale) + np.array(self.shift), -1, 1)
 
-    def without_effect(self) -> Self:
-        """Return a copy with scale 1 and shift 0."""
-        return replace(self, scale=(1.0, 1.0), shift=(0.0, 0.0))
-
 
 @dataclass(frozen=True)
 class ExprCalibration(Correction):
@@ -110,7 +100,6 @@ class ExprCalibration(Correction):
 
     temperature: float = 1.0
     bias: tuple[float, ...] = (0.0,) * len(EXPRESSIONS)
-    sizes: ClassVar[Mapping[str, int]] = {"temperature": 0, "bias": len(EXPRESSIONS)}
 
     @classmethod
     def fit(cls, x: Floats, y: Floats) -> Self:
@@ -137,7 +126,6 @@ class AuThresholds(Correction):
     """Probabilities of the action units are moved so that each of `thresholds` becomes 0.5."""
 
     thresholds: tuple[float, ...] = (0.5,) * len(ACTION_UNITS)
-    sizes: ClassVar[Mapping[str, int]] = {"thresholds": len(ACTION_UNITS)}
 
     @classmethod
     def fit(cls, x: Floats, y: Floats) -> Self:
@@ -147,10 +135,6 @@ class AuThresholds(Correction):
     def apply(self, x: Floats) -> Floats:
         """Shift the log odds."""
         return 1 / (1 + np.exp(_logit(np.array(self.thresholds)) - _logit(x)))
-
-    def without_effect(self) -> Self:
-        """Return a copy with thresholds of 0.5."""
-        return replace(self, thresholds=(0.5,) * len(ACTION_UNITS))
 
 
 CORRECTIONS: dict[str, type[Correction]] = {"va": VaScaling, "expr": ExprCalibration, "au": AuThresholds}
@@ -175,8 +159,7 @@ class PostProcessing:
     @property
     def tasks(self) -> dict[str, Correction]:
         """Task -> its correction."""
-        corrections = {"va": self.va, "expr": self.expr, "au": self.au}
-        return {task: correction for task, correction in corrections.items() if correction is not None}
+        return {task: correction for task in CORRECTIONS if (correction := getattr(self, task)) is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for JSON."""
@@ -197,12 +180,10 @@ class PostProcessing:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read as JSON ({error}); write it with triaffect tune") from None
-        tasks = [task for task in CORRECTIONS if isinstance(data, dict) and task in data]
-        if not tasks:
+        kinds = {task: kind for task, kind in CORRECTIONS.items() if isinstance(data, dict) and task in data}
+        if not kinds:
             raise InputError(f"{path}: contains no task; write it with triaffect tune")
-        corrections: dict[str, Any] = {
-            task: CORRECTIONS[task].from_dict(data[task], f"{path}: {task}") for task in tasks
-        }
+        corrections: Any = {task: kind.from_dict(data[task], f"{path}: {task}") for task, kind in kinds.items()}
         return cls(**corrections, source=data.get("source") or {})
 
     def apply(self, table: pl.DataFrame) -> pl.DataFrame:

@@ -18,13 +18,8 @@ from triaffect.labels import AU_NAMES, TASK_NAMES, TASKS, VA
 from triaffect.metrics import measures
 from triaffect.metrics.bootstrap import UNIT, Sums, bootstrap, percentile_intervals
 from triaffect.metrics.matching import Table, VideoSums, common_tasks, read_index, read_predictions, video_sums
-from triaffect.metrics.measures import COLUMNS, au_score, ccc, expr_score, va_score
+from triaffect.metrics.measures import COLUMNS, Floats
 from triaffect.text import format_number, text_table
-
-__all__ = ["Comparison", "Gap", "Scores", "au_score", "ccc", "compare", "expr_score", "score", "va_score"]
-
-Labelled = Mapping[str, NDArray[np.bool_]]
-"""Task -> whether each column has any label, (columns,)."""
 
 
 @dataclass
@@ -144,9 +139,7 @@ class Scores:
         return "\n".join(lines)
 
     def _notes(self) -> list[str]:
-        words = {"va": "constant valence and arousal", "au": "every AU present"} | {
-            "expr": self.baseline_prediction.get("expr", "")
-        }
+        words = self.baseline_prediction | {"va": "constant valence and arousal", "au": "every AU present"}
         notes = [f"baseline: the best trivial predictor ({', '.join(words[task] for task in self.tasks)})"]
         if not self.intervals:
             reason = f"{self.videos} video; resampling needs two" if self.videos < 2 else "without resamples"
@@ -180,10 +173,9 @@ class Comparison:
 
     def table(self) -> str:
         """Format the differences as text."""
-        rows = [
-            [name, f"{value:+.4f}", _span(self.intervals.get(name)), format_number(self.p[name])]
-            for name, value in self.difference.items()
-        ]
+        rows = []
+        for name, value in self.difference.items():
+            rows.append([name, f"{value:+.4f}", _span(self.intervals.get(name)), format_number(self.p[name])])
         return text_table(["", "difference", "95 % interval", "p"], rows) + "\n" + self.signature
 
 
@@ -283,12 +275,11 @@ def compare(
         return _difference(*means)
 
     point = {name: value[0] for name, value in measure({k: v.sum(0)[None] for k, v in stacked.items()}).items()}
-    tested = first.sources > 1 and resamples > 0
-    samples = bootstrap(stacked, measure, resamples=resamples * tested, seed=seed)
+    samples = bootstrap(stacked, measure, resamples=resamples, seed=seed)
     p: dict[str, float | None] = {}
     for name, value in point.items():
         p[name] = 1.0 if value == 0 else None
-        if value != 0 and tested:
+        if value != 0 and name in samples:
             opposite = min((samples[name] <= 0).sum(), (samples[name] >= 0).sum())
             p[name] = float(min(1, 2 * (opposite + 1) / (resamples + 1)))
     difference = {name: float(value) for name, value in point.items()}
@@ -296,18 +287,19 @@ def compare(
     return Comparison(difference, percentile_intervals(samples), p, signature)
 
 
-def _difference(a: Sums, b: Sums) -> dict[str, NDArray[np.float64]]:
+def _difference(a: Sums, b: Sums) -> dict[str, Floats]:
     """First minus second, without rounding: rows in another order must not make a difference."""
     return {name: np.where(abs(a[name] - b[name]) < 1e-12, 0, a[name] - b[name]) for name in a}
 
 
 def _labelled(total: Sums) -> dict[str, NDArray[np.bool_]]:
+    """Return task -> whether each column has any label, (columns,)."""
     return {task: measures.labelled(task, value) > 0 for task, value in total.items()}
 
 
-def _evaluate(sums: Sums, labelled: Labelled) -> dict[str, NDArray[np.float64]]:
+def _evaluate(sums: Sums, labelled: Mapping[str, NDArray[np.bool_]]) -> dict[str, Floats]:
     """Return the score of every column, task and the total, (...) each, from sums (..., columns, k)."""
-    scores: dict[str, NDArray[np.float64]] = {}
+    scores: dict[str, Floats] = {}
     for task, value in sums.items():
         columns = measures.values(task, value)
         scores |= {name: columns[..., i] for i, name in enumerate(_names(task, value)) if labelled[task][i]}
@@ -316,25 +308,21 @@ def _evaluate(sums: Sums, labelled: Labelled) -> dict[str, NDArray[np.float64]]:
     return scores
 
 
-def _summarise(videos: VideoSums, cuts: NDArray[np.float64], resamples: int, seed: int) -> Scores:
+def _summarise(videos: VideoSums, cuts: Floats, resamples: int, seed: int) -> Scores:
     total = videos.total()
     labelled = _labelled(total)
     point = _evaluate(total, labelled)
-    draws = resamples if videos.sources > 1 else 0
-    samples = bootstrap(videos.by_source(), lambda sums: _evaluate(sums, labelled), resamples=draws, seed=seed)
+    samples = bootstrap(videos.by_source(), lambda sums: _evaluate(sums, labelled), resamples=resamples, seed=seed)
     baselines = {task: measures.trivial_baseline(task, value) for task, value in total.items()}
     frames = {task: measures.labelled(task, value) for task, value in total.items()}
     positives = {task: measures.positives(task, value) for task, value in total.items() if task != "va"}
-    columns: dict[str, dict[str, float | None]] = {
-        task: {c: float(point[c]) if c in point else None for c in _names(task, total[task])} if task in total else {}
-        for task in TASKS
+    columns: dict[str, Any] = {
+        task: {c: float(point[c]) if c in point else None for c in _names(task, value)} for task, value in total.items()
     }
     return Scores(
         tasks={task: float(point[task]) for task in total},
         total=float(point["total"]),
-        va=columns["va"],
-        expr=columns["expr"],
-        au=columns["au"],
+        **columns,
         intervals=percentile_intervals(samples),
         baseline={task: value for task, (value, _) in baselines.items()}
         | {"total": sum(value for value, _ in baselines.values())},
@@ -357,7 +345,7 @@ def _by_column(counts: Sums) -> dict[str, int]:
     return {c: int(n) for task, row in counts.items() for c, n in zip(COLUMNS[task], row, strict=False)}
 
 
-def _signature(videos: VideoSums, cuts: NDArray[np.float64], resamples: int, seed: int) -> str:
+def _signature(videos: VideoSums, cuts: Floats, resamples: int, seed: int) -> str:
     tasks, labelled = list(videos.sums), _labelled(videos.total())
     unlabelled = [name for task in tasks for name, any_ in zip(COLUMNS[task], labelled[task], strict=False) if not any_]
     thresholds = [f"{cut:g}" for cut in (cuts if np.ptp(cuts) else cuts[:1])]

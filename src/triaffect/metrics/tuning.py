@@ -13,20 +13,9 @@ from numpy.typing import NDArray
 from triaffect.data.predictions import tasks_of
 from triaffect.labels import PREDICTION_COLUMNS, TASK_NAMES, VA
 from triaffect.metrics import measures
-from triaffect.metrics.bootstrap import Sums, bootstrap, source_folds
+from triaffect.metrics.bootstrap import Floats, Sums, bootstrap, source_folds
 from triaffect.metrics.matching import Table, aligned, common_tasks, locate, read_index, read_predictions
-from triaffect.metrics.measures import au_score, expr_score, va_score
-from triaffect.metrics.postprocess import (
-    CORRECTIONS,
-    EPSILON,
-    Correction,
-    ExprCalibration,
-    Floats,
-    PostProcessing,
-    VaScaling,
-    frame_numbers,
-    smooth,
-)
+from triaffect.metrics.postprocess import CORRECTIONS, EPSILON, Correction, PostProcessing, frame_numbers, smooth
 from triaffect.metrics.scores import Comparison, Scores, compare, score
 from triaffect.text import format_number, text_table
 
@@ -42,7 +31,7 @@ INNER_FOLDS = 5
 RESAMPLES = 200
 """Resamples of the source videos, for the standard error of a gain."""
 
-TASK_SCORES = {"va": va_score, "expr": expr_score, "au": au_score}
+TASK_SCORES = {"va": measures.va_score, "expr": measures.expr_score, "au": measures.au_score}
 
 
 @dataclass
@@ -137,7 +126,7 @@ def tune(
         (rows, *_), target, unit = aligned(numbered, places, labels, task)
         fold, y = fold_of_source[unit], np.stack(target, 1).astype(float)
         smoothed = {sigma: smooth(values, video, frame, sigma) for sigma in SIGMAS}
-        fitted = _fit(task, smoothed, rows, y, unit, seed)
+        fitted: Any = _fit(task, smoothed, rows, y, unit, seed)
         after = fitted.apply(smoothed[int(fitted.sigma)])
         in_sample = _with_values(in_sample, columns, after)
         crossed, warm = after.copy(), values.copy()
@@ -145,14 +134,14 @@ def tune(
             others, of_fold = fold != number, rows[fold == number]
             part = _fit(task, smoothed, rows[others], y[others], unit[others], seed)
             crossed[of_fold] = part.apply(smoothed[int(part.sigma)][of_fold])
-            if isinstance(part, ExprCalibration):
+            if task == "expr":
                 warm[of_fold] = part.without_effect().apply(smoothed[int(part.sigma)][of_fold])
         cross_fitted = _with_values(cross_fitted, columns, crossed)
         if task == "expr":
             labelled, codes = rows[y[:, 0] >= 0], y[y[:, 0] >= 0, 0].astype(int)
             declared = values[labelled] / values[labelled].sum(1, keepdims=True).clip(EPSILON)
             calibration = calibration_error(declared, codes), calibration_error(warm[labelled], codes)
-        elif isinstance(fitted, VaScaling):
+        elif task == "va":
             error = np.abs(crossed[rows] - y)
             fitted = replace(fitted, interval=tuple(np.nanquantile(error, COVERAGE, axis=0).tolist()))
             coverage = _coverage(error, fold, folds)

@@ -29,8 +29,9 @@ Shares = Mapping[str, Mapping[str, float | None]]
 """Split -> name -> share."""
 
 
-def _balance(shares: Shares, title: str, x: str, words: Mapping[str, Mapping[str, str]]) -> Figure:
-    """Draw horizontal bars of shares in [0, 1] by split, with a text after each bar."""
+def _balance(shares: Shares, title: str, x: str, words: Mapping[str, Mapping[str, str]] | None = None) -> Figure:
+    """Draw horizontal bars of shares in [0, 1] by split, with a text after each bar: the share, or other words."""
+    words = words or {split: {name: _percent(share) for name, share in row.items()} for split, row in shares.items()}
     names = list(next(iter(shares.values())))
     figure = page(7.2, 1.2 + len(names) * max(0.3, 0.2 * len(shares)), title)
     axes = tidy(figure.subplots(), x=x, grid="x")
@@ -141,10 +142,8 @@ def contact_sheet(
             note, style = f"cannot be decoded\n{row['image']}", {"ha": "center", "va": "center", "wrap": True}
             picture.text(3.5, 3.5, note, fontsize=7, color=SOFT, **style)
         picture.imshow(pixels)
-        words = [
-            f"frame {row['frame']}, {row['split']}",
-            *(words for task in tasks for words in label_words(task, row)),
-        ]
+        words = [f"frame {row['frame']}, {row['split']}"]
+        words += [line for task in tasks for line in label_words(task, row)]
         text.text(0, 1, _short(str(row["video"])), va="top", fontsize=9, fontweight="bold", color=INK)
         text.text(0, 0.85, "\n".join(words), va="top", fontsize=9, linespacing=1.45, color=INK)
     return figure
@@ -187,22 +186,19 @@ def statistics_figures(statistics: Mapping[str, Mapping[str, Any]]) -> dict[str,
         names = {f"{AU_NAMES[unit]}  {unit}": unit for unit in ACTION_UNITS}
         rates: Shares = {split: {n: row[unit]["rate"] for n, unit in names.items()} for split, row in rows.items()}
         x = "present, share of the AU's labelled frames"
-        figures["action_units"] = _balance(rates, "Action units", x, _percent(rates))
+        figures["action_units"] = _balance(rates, "Action units", x)
     if densities := {split: of["va"]["density"] for split, of in statistics.items() if "va" in of}:
         figures["va_density"] = _density(densities)
     missing = {split: dict(of["missing"]) for split, of in statistics.items()}
     if all(len({row[unit] for unit in ACTION_UNITS}) == 1 for row in missing.values()):
         for row in missing.values():  # one bar instead of twelve equal ones
             row["action units"] = max(row.pop(unit) for unit in ACTION_UNITS)
-    figures["missing"] = _balance(missing, "Missing labels", "share of the frames", _percent(missing))
+    figures["missing"] = _balance(missing, "Missing labels", "share of the frames")
     return figures
 
 
-def _percent(shares: Shares) -> dict[str, dict[str, str]]:
-    return {
-        split: {name: "not labelled" if v is None or np.isnan(v) else f"{v:.1%}" for name, v in row.items()}
-        for split, row in shares.items()
-    }
+def _percent(share: float | None) -> str:
+    return "not labelled" if share is None or np.isnan(share) else f"{share:.1%}"
 
 
 def training_curves(metrics: pl.DataFrame, kept_row: int | None = None) -> Figure:
@@ -214,9 +210,8 @@ def training_curves(metrics: pl.DataFrame, kept_row: int | None = None) -> Figur
     """
     notes = [f"learning rate {metrics['lr'][0]:.3g} to {metrics['lr'][-1]:.3g}"] if "lr" in metrics.columns else []
     if kept_row is not None and score_key("total") in metrics.columns:
-        notes.append(
-            f"kept: epoch {metrics['epoch'][kept_row]}, total {metrics[score_key('total')][kept_row]:.3f} (dotted)"
-        )
+        kept = metrics.row(kept_row, named=True)
+        notes.append(f"kept: epoch {kept['epoch']}, total {kept[score_key('total')]:.3f} (dotted)")
     figure = page(8.4, 7.2, "Training", "; ".join(notes))
     draw_run(figure, metrics, kept_row)
     for axes in figure.axes:

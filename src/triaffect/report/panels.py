@@ -102,9 +102,8 @@ def confusion(counts: ArrayLike) -> Figure:
         cell = (j - 0.47, i - 0.47)
         axes.add_patch(Rectangle(cell, 0.94, 0.94, facecolor=SERIES[0], alpha=max(0.05, value), linewidth=0))
         if value >= 0.005:
-            axes.text(
-                j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=PAPER if value > 0.55 else INK
-            )
+            colour = PAPER if value > 0.55 else INK
+            axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=colour)
     names, end = EXPRESSIONS[: len(share)], len(share) - 0.5
     axes.set(xlim=(-0.5, end), ylim=(end, -0.5), aspect="equal")
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,31 +15,31 @@ from typing import Any
 import jinja2
 
 from triaffect.io import write_text
-from triaffect.labels import EXPRESSIONS, TASK_NAMES, TASKS
+from triaffect.labels import EXPRESSIONS, TASK_NAMES
 from triaffect.report import image_sections, sections
 from triaffect.report.panels import CLASS_COLOURS
 from triaffect.report.results import ModelResult, StudyResults
 from triaffect.report.study_folder import StudyFolder
 from triaffect.text import INTENDED_USE, duration, text_table
 
-TITLES = {
-    "scores": "Scores",
-    "comparisons": "Are the differences significant?",
-    "paper": "Comparison with the paper",
-    "cost": "Cost",
-    "va": "Valence and arousal",
-    "expr": "Expressions",
-    "au": "Action units",
-    "timelines": "Time lines",
-    "frames": "Worst and best frames",
-    "fusion": "Fusion",
-    "training": "Training",
-    "search": "Hyper-parameter search",
-    "data": "Data",
-    "failures": "Failures",
-    "reproduction": "How to reproduce this",
+SECTIONS: dict[str, tuple[str, Callable[[StudyFolder], Any]]] = {
+    "scores": ("Scores", sections.scores),
+    "comparisons": ("Are the differences significant?", sections.comparisons),
+    "paper": ("Comparison with the paper", sections.paper),
+    "cost": ("Cost", sections.cost),
+    "va": ("Valence and arousal", partial(sections.values, task="va")),
+    "expr": ("Expressions", partial(sections.values, task="expr")),
+    "au": ("Action units", partial(sections.values, task="au")),
+    "timelines": ("Time lines", image_sections.timelines),
+    "frames": ("Worst and best frames", image_sections.frames),
+    "fusion": ("Fusion", sections.fusion),
+    "training": ("Training", image_sections.training),
+    "search": ("Hyper-parameter search", sections.search),
+    "data": ("Data", sections.data),
+    "failures": ("Failures", lambda study: study.results.failures),
+    "reproduction": ("How to reproduce this", sections.reproduction),
 }
-"""Section -> heading, in the order of the page."""
+"""Section -> heading, and what returns its data, in the order of the page; a section without data is left out."""
 
 FORMATS = {"score": ".3f", "signed": "+.3f", "count": "", "percent": ".1%", "share": ".2f"}
 """Filter of the page -> format of its numbers."""
@@ -61,21 +61,7 @@ def write_report(study: str | os.PathLike[str]) -> Path:
         InputError: The folder has no results of a study.
     """
     folder = StudyFolder.read(study)
-    parts: dict[str, Any] = {
-        "scores": sections.scores(folder),
-        "comparisons": sections.comparisons(folder),
-        "paper": sections.paper(folder),
-        "cost": sections.cost(folder),
-        **{task: sections.values(folder, task) for task in TASKS},
-        "timelines": image_sections.timelines(folder),
-        "frames": image_sections.frames(folder),
-        "fusion": sections.fusion(folder),
-        "training": image_sections.training(folder),
-        "search": sections.search(folder),
-        "data": sections.data(folder),
-        "failures": folder.results.failures,
-        "reproduction": sections.reproduction(folder),
-    }
+    parts = {name: section(folder) for name, (_, section) in SECTIONS.items()}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -89,7 +75,7 @@ def write_report(study: str | os.PathLike[str]) -> Path:
         results=folder.results,
         study=folder,
         parts=parts,
-        titles={name: title for name, title in TITLES.items() if parts[name]},
+        titles={name: title for name, (title, _) in SECTIONS.items() if parts[name]},
         classes=list(zip(EXPRESSIONS, CLASS_COLOURS, strict=True)),
         notes=list(dict.fromkeys(folder.notes)),
         intended_use=INTENDED_USE,
@@ -99,12 +85,8 @@ def write_report(study: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def _number(value: Any, form: str) -> str:
-    if not _is_number(value):
+    if not isinstance(value, int | float) or not math.isfinite(value):
         return "–"
     if not form:  # whole numbers with separators, others with three significant digits
         form = ",.0f" if isinstance(value, int) or abs(value) >= 100 else ".3g"
@@ -116,7 +98,10 @@ def _number(value: Any, form: str) -> str:
 
 def answer(results: StudyResults) -> list[str]:
     """Say in sentences which model is ahead, by how much, and whether that is significant; the total first."""
-    models = _means(results.models)
+    seeds: dict[str, list[ModelResult]] = {}
+    for model in results.models:
+        seeds.setdefault(_without_seed(model.name), []).append(model)
+    models = {name: _mean(name, group) for name, group in seeds.items()}
     if not models:
         return ["No model of this study was completed."]
     lines: list[str] = []
@@ -136,7 +121,12 @@ def answer(results: StudyResults) -> list[str]:
     covered |= {name for name, model in models.items() if model.kind == "single" and covered}
     if set(models) - covered:
         lines += _ranking(results, models)
-    lines += [*_seeds(results.models), _baselines(models)]
+    for name, group in seeds.items():
+        totals = [model.scores.total for model in group]
+        if len(totals) > 1:
+            spread = f"standard deviation {stdev(totals):.3f}"
+            lines.append(f"Over {len(totals)} seeds {name} scores {mean(totals):.3f} in total, {spread}.")
+    lines.append(_baselines(models))
     if results.failures:
         lines.append(f"Missing: {', '.join(failure.name for failure in results.failures)} (see Failures).")
     return [re.sub(r"(?<!\w)-(?=\d)", "−", line) for line in lines]
@@ -156,11 +146,7 @@ def _tally(rivals: Sequence[ModelResult], joined: ModelResult) -> str:
 def _duel(results: StudyResults, a: ModelResult, b: ModelResult) -> list[str]:
     """Compare the totals, with their test, then all tasks in one sentence."""
     first, second = (a, b) if _value(a, "total") >= _value(b, "total") else (b, a)
-    tasks = [
-        f"{TASK_NAMES[task]} {_value(first, task):.3f} to {_value(second, task):.3f}"
-        f"{_significance(results, first, second, task)}"
-        for task in first.tasks
-    ]
+    tasks = [f"{TASK_NAMES[task]} {_scores_of(results, first, second, task)}" for task in first.tasks]
     return [_ahead(results, first, second), f"By task: {', '.join(tasks)}."]
 
 
@@ -169,24 +155,25 @@ def _ahead(results: StudyResults, first: ModelResult, second: ModelResult) -> st
     a, b = _value(first, "total"), _value(second, "total")
     if f"{a:.3f}" == f"{b:.3f}":
         return f"{where} {first.name} and {second.name} are level ({a:.3f})."
-    note = _significance(results, first, second, "total", interval=True)
-    return f"{where} {first.name} is ahead of {second.name}, {a:.3f} to {b:.3f}{note}."
+    both = _scores_of(results, first, second, "total", interval=True)
+    return f"{where} {first.name} is ahead of {second.name}, {both}."
 
 
-def _significance(
+def _scores_of(
     results: StudyResults, first: ModelResult, second: ModelResult, task: str, interval: bool = False
 ) -> str:
-    """Return the result of the paired test of two models, in brackets."""
+    """Return the scores of two models and, in brackets, the result of their paired test."""
+    both = f"{_value(first, task):.3f} to {_value(second, task):.3f}"
     for pair in results.comparisons:
         if {pair.a, pair.b} == {first.name, second.name} and task in pair.measures:
             row = pair.measures[task]
             if row.low is None or row.high is None:
-                return " (not testable with a single video)"
+                return f"{both} (not testable with a single video)"
             low, high = sorted((1 if pair.a == first.name else -1) * end for end in (row.low, row.high))
             words = "significant" if low * high > 0 else "not significant"
             span = f": 95 % interval of the difference {low:+.3f} to {high:+.3f}" if interval else ""
-            return f" ({words}{span})".replace("-", "−")
-    return ""
+            return f"{both} ({words}{span})"
+    return both
 
 
 def _fusion(results: StudyResults, models: Mapping[str, ModelResult], fusion: ModelResult) -> str:
@@ -208,8 +195,8 @@ def _fusion(results: StudyResults, models: Mapping[str, ModelResult], fusion: Mo
     best = max(complete, key=lambda side: _value(side, "total"))
     a, b = _value(fusion, "total"), _value(best, "total")
     order = "ahead of" if a > b else "behind" if a < b else "level with"
-    note = _significance(results, fusion, best, "total")
-    return f"{name} is in total {order} {best.name}, {a:.3f} to {b:.3f}{note}, and {words}."
+    both = _scores_of(results, fusion, best, "total")
+    return f"{name} is in total {order} {best.name}, {both}, and {words}."
 
 
 def _ranking(results: StudyResults, models: Mapping[str, ModelResult]) -> list[str]:
@@ -221,34 +208,17 @@ def _ranking(results: StudyResults, models: Mapping[str, ModelResult]) -> list[s
     return [_ahead(results, *group[:2]) for group in ranked if len(group) > 1]
 
 
-def _means(models: Sequence[ModelResult]) -> dict[str, ModelResult]:
-    """Return name -> model; of several seeds one with their mean scores and the lowest ends of their intervals."""
-    groups: dict[str, list[ModelResult]] = {}
-    for model in models:
-        groups.setdefault(_without_seed(model.name), []).append(model)
-    means = {name: group[0] for name, group in groups.items()}
-    for name, group in groups.items():
-        if len(group) > 1:
-            every = [model.scores for model in group]
-            tasks = {task: mean(scores.tasks[task] for scores in every) for task in every[0].tasks}
-            intervals = {key: min(scores.intervals[key] for scores in every) for key in every[0].intervals}
-            total = mean(scores.total for scores in every)
-            members = [_without_seed(member) for member in group[0].members or ()] or None
-            scores = replace(every[0], tasks=tasks, total=total, intervals=intervals)
-            means[name] = replace(group[0], name=name, members=members, scores=scores)
-    return means
-
-
-def _seeds(models: Sequence[ModelResult]) -> list[str]:
-    """Give mean and standard deviation of models that were trained with several seeds."""
-    groups: dict[str, list[float]] = {}
-    for model in models:
-        groups.setdefault(_without_seed(model.name), []).append(model.scores.total)
-    return [
-        f"Over {len(totals)} seeds {name} scores {mean(totals):.3f} in total, standard deviation {stdev(totals):.3f}."
-        for name, totals in groups.items()
-        if len(totals) > 1
-    ]
+def _mean(name: str, seeds: Sequence[ModelResult]) -> ModelResult:
+    """Return one model for several seeds, with their mean scores and the lowest ends of their intervals."""
+    first, every = seeds[0], [model.scores for model in seeds]
+    if len(seeds) == 1:
+        return first
+    tasks = {task: mean(scores.tasks[task] for scores in every) for task in first.scores.tasks}
+    intervals = {key: min(scores.intervals[key] for scores in every) for key in first.scores.intervals}
+    total = mean(scores.total for scores in every)
+    members = [_without_seed(member) for member in first.members or ()] or None
+    scores = replace(first.scores, tasks=tasks, total=total, intervals=intervals)
+    return replace(first, name=name, members=members, scores=scores)
 
 
 def _baselines(models: Mapping[str, ModelResult]) -> str:

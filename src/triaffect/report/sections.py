@@ -12,17 +12,8 @@ from triaffect.data.statistics import leak_lines, statistics
 from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, TASK_NAMES, TASKS, VA
 from triaffect.metrics.fusion import DEFAULT_LAMBDAS
 from triaffect.metrics.measures import COLUMNS
-from triaffect.report import panels
-from triaffect.report.image_sections import (
-    Section,
-    confusions,
-    density,
-    legend_key,
-    panel,
-    sample,
-    task_name,
-    va_panels,
-)
+from triaffect.report import image_sections, panels
+from triaffect.report.image_sections import Section, legend_key, panel, task_name
 from triaffect.report.results import COST_KEYS, Difference, ModelResult
 from triaffect.report.study_folder import StudyFolder
 
@@ -55,6 +46,7 @@ def _scale(entries: Iterable[Entry], *others: float) -> tuple[float, float]:
 def _cells(entries: Sequence[Entry], scale: tuple[float, float]) -> list[Any]:
     """Return values with their intervals, also as positions on the scale in percent; the highest is marked."""
     values = [value for value, _, _ in entries if value is not None]
+    start, end = scale
     cells: list[Any] = []
     for value, interval, reference in entries:
         if value is None:
@@ -62,9 +54,7 @@ def _cells(entries: Sequence[Entry], scale: tuple[float, float]) -> list[Any]:
             continue
         low, high = interval or (None, None)
         numbers = {"at": value, "from": low, "to": high, "reference": reference}
-        place = {
-            name: round(100 * (x - scale[0]) / (scale[1] - scale[0]), 2) for name, x in numbers.items() if x is not None
-        }
+        place = {name: round(100 * (x - start) / (end - start), 2) for name, x in numbers.items() if x is not None}
         best = len(values) > 1 and value == max(values)
         cells.append({"value": value, "low": low, "high": high, "place": place, "best": best})
     return cells
@@ -80,17 +70,17 @@ def scores(study: StudyFolder) -> Section:
     for name in names:
         entries: list[Entry] = []
         for model in study.models:
-            # A total of fewer tasks cannot be compared.
-            value = None if name == "total" and not study.has_all_tasks(model) else model.score(name)
             of_model = model.scores
-            entries.append((value, of_model.intervals.get(name), of_model.baseline.get(name)))
-        entries = [entry if entry[0] is not None else (None, None, None) for entry in entries]
+            # A total of fewer tasks cannot be compared.
+            if name in of_model.tasks or (name == "total" and study.has_all_tasks(model)):
+                entries.append((of_model.value(name), of_model.intervals.get(name), of_model.baseline.get(name)))
+            else:
+                entries.append((None, None, None))
         columns.append(_cells(entries, _scale(entries)))
         baselines.append(next((baseline for _, _, baseline in entries if baseline is not None), None))
-    rows = [
-        {"name": model.name, "kind": _kind(model), "cells": cells}
-        for model, cells in zip(study.models, zip(*columns, strict=True), strict=True)
-    ]
+    rows = []
+    for model, cells in zip(study.models, zip(*columns, strict=True), strict=True):
+        rows.append({"name": model.name, "kind": _kind(model), "cells": cells})
     example = max((model.scores for model in study.models), key=lambda scores: len(scores.tasks))
     return {
         "head": [task_name(name) for name in names],
@@ -111,12 +101,9 @@ def _kind(model: ModelResult) -> str:
 
 def cost(study: StudyFolder) -> Section:
     """Size, time and energy of each trained model."""
-    rows = []
-    for model in study.models:
-        values = {name: getattr(model, name) for name in COST_KEYS}
-        if any(value is not None for value in values.values()):
-            rows.append({"name": model.name, **values})
+    rows = [{name: getattr(model, name) for name in ("name", *COST_KEYS)} for model in study.models]
     columns = [name for name in COST_KEYS if any(row[name] is not None for row in rows)]
+    rows = [row for row in rows if any(row[name] is not None for name in columns)]
     return {"columns": columns, "rows": rows} if rows else None
 
 
@@ -126,31 +113,31 @@ def comparisons(study: StudyFolder) -> Section:
     names = [name for name in (*TASKS, "total") if any(name in pair.measures for pair in pairs)]
     if not names:
         return None
-    rows: list[dict[str, Any]] = []
-    for pair in pairs:
-        a, b, sign = pair.a, pair.b, 1
-        if pair.measures[next(name for name in reversed(names) if name in pair.measures)].difference < 0:
-            a, b, sign = b, a, -1
-        signed = {name: _signed(row, sign) for name, row in pair.measures.items()}
-        rows.append({"a": a, "b": b, "entries": [signed.get(name, (None, None, 0.0)) for name in names]})
-        rows[-1]["p"] = [pair.measures[name].p if name in pair.measures else None for name in names]
+    last = [next(name for name in reversed(names) if name in pair.measures) for pair in pairs]
+    signs = [-1 if pair.measures[name].difference < 0 else 1 for pair, name in zip(pairs, last, strict=True)]
     columns = []
-    for entries in zip(*(row["entries"] for row in rows), strict=True):
+    for name in names:
+        measured = [pair.measures.get(name) for pair in pairs]
+        entries = [_signed(row, sign) for row, sign in zip(measured, signs, strict=True)]
         reach = max(map(abs, _scale(entries)))
         columns.append(_cells(entries, (-reach, reach)))
-    for row, cells in zip(rows, zip(*columns, strict=True), strict=True):
-        row["cells"] = cells
-        for cell, p in zip(cells, row["p"], strict=True):
-            if cell:
-                cell |= {"p": p, "significant": cell["low"] is not None and cell["low"] * cell["high"] > 0}
-    tested = [cell for row in rows for cell in row["cells"] if cell]
+        for cell, row in zip(columns[-1], measured, strict=True):
+            if row:
+                cell |= {"p": row.p, "significant": cell["low"] is not None and cell["low"] * cell["high"] > 0}
+    rows = []
+    for pair, sign, cells in zip(pairs, signs, zip(*columns, strict=True), strict=True):
+        a, b = (pair.a, pair.b) if sign > 0 else (pair.b, pair.a)
+        rows.append({"a": a, "b": b, "cells": cells})
+    tested = [cell for cells in columns for cell in cells if cell]
     counts = {"count": len(tested), "significant": sum(cell["significant"] for cell in tested)}
     # With several seeds, models have the seed in their name, and pairs do not.
     seeds = {pair.a for pair in pairs} - {model.name for model in study.models}
     return {"head": [task_name(name) for name in names], "rows": rows, "seeds": bool(seeds)} | counts
 
 
-def _signed(row: Difference, sign: int) -> Entry:
+def _signed(row: Difference | None, sign: int) -> Entry:
+    if row is None:
+        return None, None, 0.0
     ends = [sign * end for end in (row.low, row.high) if end is not None]
     return sign * row.difference, sorted(ends) if len(ends) == 2 else None, 0.0
 
@@ -167,8 +154,7 @@ def paper(study: StudyFolder) -> Section:
         if row.get("values") and ours:
             columns = ours.scores.va | ours.scores.expr | ours.scores.au
             values.append((row["name"], [(name, row["values"].get(name), columns.get(name)) for name in names]))
-    tables = {"rows": published["rows"], "others": published.get("others") or [], "values": values}
-    return {**about, **tables, "same_data": study.results.same_data, "models": study.models}
+    return {**about, "rows": published["rows"], "others": published.get("others") or [], "values": values}
 
 
 def values(study: StudyFolder, task: str) -> Section:
@@ -188,7 +174,7 @@ def values(study: StudyFolder, task: str) -> Section:
     scale = _scale([entry for row in entries for entry in row], 0.0, 1.0)
     for row, of_row in zip(rows, entries, strict=True):
         row["cells"] = _cells(of_row, scale)
-    drawn = {"va": va_panels, "expr": confusions}
+    drawn = {"va": image_sections.va_panels, "expr": image_sections.confusions}
     return {
         "head": [model.name for model in models],
         "rows": rows,
@@ -201,20 +187,16 @@ def fusion(study: StudyFolder) -> Section:
     """Curves over λ, the scores of tuned λ on other videos, and on the other half of the videos."""
     tunings = []
     for tuning in study.results.tuning:
-        curves = []
+        curves, lambdas = [], tuning.lambdas
         for task in TASKS:
             points = sorted((row["lambda"], row["score"]) for row in tuning.curves if row["task"] == task)
             if points:
                 share, score = zip(*points, strict=True)
                 label = f"{tuning.name}: score of {TASK_NAMES[task]} at every λ from 0 to 1"
-                figure = panels.lambda_curve(share, score, DEFAULT_LAMBDAS[task], tuning.lambdas.get(task))
+                figure = panels.lambda_curve(share, score, DEFAULT_LAMBDAS[task], lambdas.get(task))
                 curves.append(panel(figure, label, task_name(task)))
-        rows = [
-            {**row, "task": task_name(row["task"]), "share": tuning.lambdas.get(row["task"])} for row in tuning.scores
-        ]
-        single, folds = ", ".join(tuning.single), tuning.folds
-        tunings.append({"name": tuning.name, "single": single, "multi": tuning.multi, "folds": folds})
-        tunings[-1] |= {"panels": curves, "rows": rows}
+        rows = [{**row, "task": task_name(row["task"]), "share": lambdas.get(row["task"])} for row in tuning.scores]
+        tunings.append({**vars(tuning), "single": ", ".join(tuning.single), "panels": curves, "rows": rows})
     halves = [{**asdict(row), "task": task_name(row.task)} for row in study.results.halves]
     several = len({row["name"] for row in halves}) > 1
     return {"tunings": tunings, "halves": halves, "several": several} if tunings or halves else None
@@ -253,26 +235,25 @@ def data(study: StudyFolder) -> Section:
         if "va" in of:
             rows = study.index.filter(pl.col("split").eq_missing(None if split == "none" else split))
             mean = ", ".join(f"mean {name} {of['va']['mean'][name]:+.2f}" for name in VA).replace("-", "−")
-            drawn.append(density(rows, f"Density of valence and arousal labels of {split}: {mean}", f"{split}: {mean}"))
-    return {"splits": splits, "panels": drawn, "leaks": leak_lines(study.index), "sample": sample(study)}
+            label = f"Density of valence and arousal labels of {split}: {mean}"
+            drawn.append(image_sections.density(rows, label, f"{split}: {mean}"))
+    sample = image_sections.sample(study)
+    return {"splits": splits, "panels": drawn, "leaks": leak_lines(study.index), "sample": sample}
 
 
 def reproduction(study: StudyFolder) -> Section:
-    """Commands, signatures, versions and the study file."""
-    results = study.results
+    """Signatures, environment and the study file."""
     try:
         study_file = (study.folder / "study.yaml").read_text(encoding="utf-8", errors="replace")[:MAX_STUDY_FILE]
     except OSError:
         study_file = ""
-    environment = {name: value for name, value in results.environment.items() if name not in ("packages", "command")}
+    recorded = study.results.environment
+    environment = {name: value for name, value in recorded.items() if name not in ("packages", "command")}
     signatures: dict[str, list[str]] = {}
     for model in study.models:
         signatures.setdefault(model.scores.signature, []).append(model.name)
     return {
-        "commands": results.commands,
         "signatures": list(signatures.items()),
-        "packages": results.environment.get("packages", {}),
         "environment": {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in environment.items()},
-        "inputs": {"index": results.index, "images": results.images, "split": results.split},
         "study_file": study_file,
     }

@@ -68,31 +68,28 @@ class StudyFolder:
         return study
 
     def _read_labels(self) -> None:
-        path = self._locate(self.results.index)
-        if path is None:
-            self.notes.append(f"The index {self.results.index!r} is missing; sections that need labels are left out.")
-            return
+        effect = "sections that need labels are left out"
         try:
+            path = self._locate(self.results.index, f"The index {self.results.index!r} is missing")
             self.index = load_index(path)
             evaluated = inside(self.folder, self.results.evaluated) if self.results.evaluated else path
             self.labels = load_index(evaluated, self.results.split)
+            effect = "frames are shown without images"
+            images = str(self.results.images or provenance(path).get("images") or "")
+            self._images = open_images(self._locate(images, f"The images {images!r} are missing"), self.labels["image"])
         except InputError as error:
-            self.notes.append(f"{error}; sections that need labels are left out.")
-            return
-        images = str(self.results.images or provenance(path).get("images") or "")
-        place = self._locate(images)
-        if place is None:
-            self.notes.append(f"The images {images!r} are missing; frames are shown without them.")
-            return
-        try:
-            self._images = open_images(place, self.labels["image"])
-        except InputError as error:
-            self.notes.append(f"{error}; frames are shown without images.")
+            self.notes.append(f"{error}; {effect}.")
 
-    def _locate(self, name: str) -> Path | None:
-        """Find a path that `triaffect study` was given: relative to here, to the folder or to one above it."""
-        places = (Path(), self.folder, *self.folder.resolve().parents)
-        return next((place / name for place in places if name and (place / name).exists()), None)
+    def _locate(self, name: str, reason: str) -> Path:
+        """Find a path that `triaffect study` was given: relative to here, to the folder or to one above it.
+
+        Raises:
+            InputError: It is nowhere; with the reason.
+        """
+        for place in (Path(), self.folder, *self.folder.resolve().parents):
+            if name and (place / name).exists():
+                return place / name
+        raise InputError(reason)
 
     @property
     def split_rows(self) -> int:
