@@ -168,9 +168,8 @@ def _plane(side: int) -> Image.Image:
 @lru_cache(8)
 def _dot(side: int, colour: tuple[int, ...]) -> Image.Image:
     """The dot on the plane."""
-    return _smooth(
-        (side, side), lambda draw, edges: draw.ellipse(edges, (*colour, 255), outline=_WHITE, width=_SUPERSAMPLING)
-    )
+    fill = (*colour, 255)
+    return _smooth((side, side), lambda draw, edges: draw.ellipse(edges, fill, _WHITE, _SUPERSAMPLING))
 
 
 def _sheet(width: float, height: float, em: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:

@@ -123,9 +123,8 @@ def _mediapipe(model: str) -> Network:
     import mediapipe
     from mediapipe.tasks.python import BaseOptions, vision
 
-    options = vision.FaceLandmarkerOptions(
-        base_options=BaseOptions(model_asset_path=model), output_face_blendshapes=True, num_faces=1
-    )
+    file = BaseOptions(model_asset_path=model)
+    options = vision.FaceLandmarkerOptions(base_options=file, output_face_blendshapes=True, num_faces=1)
     try:
         landmarker = vision.FaceLandmarker.create_from_options(options)
     except (ValueError, RuntimeError) as error:
