@@ -253,13 +253,11 @@ def _quantise(file: Path, crops: NDArray[np.uint8]) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.parts = iter(np.array_split(crops, -(-len(crops) // 16)))
+    batches = ({"crops": batch} for batch in np.array_split(crops, -(-len(crops) // 16)))
 
+    class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-            part = next(self.parts, None)
-            return None if part is None else {"crops": part}
+            return next(batches, None)
 
     quant_pre_process(file, file, skip_symbolic_shape=True)  # which fails on graphs of older torch
     operators = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool"]
