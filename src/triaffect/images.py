@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from triaffect.formats import FORMATS, MAX_PIXELS, fill_up, is_heif, is_raw, starts_as_image
 from triaffect.io import InputError
@@ -203,21 +202,11 @@ def _decode_tiff(data: bytes) -> NDArray[np.uint8] | None:
 
 def _jpeg_orientation(data: bytes) -> int:
     """The orientation of a JPEG in its EXIF, or else XMP; 1 where it has none, or a damaged one."""
-    position, from_xmp = 2, 1
-    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] not in (b"\xda", b"\xd9", b""):
-        end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
-        if data[position + 1] == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            exif = Image.Exif()
-            with contextlib.suppress(Exception):  # Pillow raises anything on damaged metadata
-                exif.load(data[position + 4 : end])
-                return int(exif.get(_ORIENTATION, 1))
-            return 1
-        if data[position + 1] == 0xE1 and (
-            match := re.search(rb"""tiff:Orientation(?:=['"]|>)([1-8])""", data[position:end])
-        ):
-            from_xmp = int(match[1])
-        position = end
-    return from_xmp
+    start = data[: 1 << 20]
+    if b"Exif\0\0" in start or b"tiff:Orientation" in start:  # most crops have neither, and Pillow takes its time
+        with contextlib.suppress(Exception):  # Pillow raises anything on damaged metadata
+            return int(JpegImagePlugin.JpegImageFile(io.BytesIO(data)).getexif().get(_ORIENTATION, 1))
+    return 1
 
 
 def _decode_jpeg(data: bytes, strict: bool, notices: list[str]) -> NDArray[np.uint8]:
@@ -226,28 +215,30 @@ def _decode_jpeg(data: bytes, strict: bool, notices: list[str]) -> NDArray[np.ui
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height, 4)
         factor = 1 if width * height <= MAX_PIXELS else 2
-        smaller = {"min_height": height // 2, "min_width": width // 2, "min_factor": 2} if factor == 2 else {}
+        size = {"min_height": height // factor, "min_width": width // factor, "min_factor": factor}
         space = "CMYK" if colours in ("CMYK", "YCCK") else "RGB"
         try:
-            pixels = simplejpeg.decode_jpeg(data, space, **smaller)
+            pixels = simplejpeg.decode_jpeg(data, space, **size)
         except ValueError as error:
             if strict:
                 raise
-            pixels = simplejpeg.decode_jpeg(data, space, **smaller, strict=False)
+            pixels = simplejpeg.decode_jpeg(data, space, **size, strict=False)
             # The decoder fills what is missing with grey.
             is_decoded = (pixels[::-1] + np.uint8(1) > 129) | (pixels[::-1] < 127)
             missing = int(is_decoded.any((1, 2)).argmax()) / len(pixels)
             if missing > _MOST_MISSING or not is_decoded.any():
                 raise ValueError(f"{error}, the last {missing:.0%} are missing") from None
             notices.append(f"damaged ({error}), read" + (f" without its last {missing:.0%}" if missing else ""))
-        if space == "CMYK":  # stored as shares of light, as all programs do
-            ink = pixels.astype(np.uint16)
-            pixels = ((ink[:, :, :3] * ink[:, :, 3:] + 127) // 255).astype(np.uint8)
+    except InputError:  # its size
+        raise
     except ValueError as error:
-        raise ValueError(str(error) if "pixels, more" in str(error) else f"damaged JPEG ({error})") from None
+        raise ValueError(f"damaged JPEG ({error})") from None
+    if space == "CMYK":  # stored as shares of light, as all programs do
+        ink = pixels.astype(np.uint16)
+        pixels = ((ink[:, :, :3] * ink[:, :, 3:] + 127) // 255).astype(np.uint8)
     if factor > 1:
-        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-        notices.append(f"{width}x{height} pixels, read at half its size: boxes are in its {size} pixels")
+        half = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        notices.append(f"{width}x{height} pixels, read at half its size: boxes are in its {half} pixels")
     return pixels
 
 

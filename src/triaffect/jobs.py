@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import multiprocessing
 import os
 import re
 import secrets
 import signal
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -92,14 +90,14 @@ def run_all(
     items: Iterable[Item],
     workers: int = 1,
     gpus: Sequence[str] | None = None,
-    retries: int = 1,
     threads: int | None = None,
     ray: str | None = None,
 ) -> Generator[Outcome[Item, Result]]:
     """Run independent pieces of work here, in processes or on a cluster; yield each outcome as soon as it is known.
 
-    One failure does not stop the others. The processes end at once when this process ends, is killed, or stops reading
-    the outcomes (Ctrl-C). They write to the same terminal. A script that asks for several workers calls this below
+    One failure does not stop the others. An item whose process died (killed, or out of memory) is tried once more, on a
+    cluster three times. The processes end at once when this process ends, is killed, or stops reading the outcomes
+    (Ctrl-C). They write to the same terminal. A script that asks for several workers calls this below
     `if __name__ == "__main__":`, because each process imports the script.
 
     Args:
@@ -107,7 +105,6 @@ def run_all(
         items: What to call it with; read as workers become free.
         workers: Number of processes; with 1, and at most one GPU, the work runs in this process.
         gpus: CUDA names of the GPUs to share out, one to a process; None if the function uses none.
-        retries: How often to try an item again whose process died (killed, or out of memory).
         threads: Number of threads per process; if given, one worker has its own process too. By default, the threads of
             the machine are shared out; on a cluster, one.
         ray: Run on the Ray cluster with this address instead: `auto` for the one that this machine is part of, `local`
@@ -118,7 +115,7 @@ def run_all(
         InputError: Ray is not installed, or there is no such cluster.
     """
     if ray is not None:
-        yield from _run_on_ray(function, items, ray, max(3, retries), threads or 1, gpus is not None)
+        yield from _run_on_ray(function, items, ray, threads or 1, gpus is not None)
         return
     if workers <= 1 and len(gpus or ()) <= 1 and threads is None:
         for item in items:
@@ -126,23 +123,23 @@ def run_all(
         return
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
     pool = [_Worker(threads, gpus[i % len(gpus)] if gpus else None) for i in range(workers)]
-    idle, running = pool.copy(), dict[Future[Result], tuple[_Worker, Item, int]]()
-    source, again = ((item, retries) for item in items), deque[tuple[Item, int]]()
+    idle, running = pool.copy(), dict[Future[Result], tuple[_Worker, Item, bool]]()
+    waiting: Iterator[tuple[Item, bool]] = ((item, True) for item in items)
     try:
         while True:
-            while idle and (waiting := again.popleft() if again else next(source, None)):
-                worker, (item, tries) = idle.pop(), waiting
-                running[worker.submit(function, item)] = worker, item, tries
+            while idle and (start := next(waiting, None)):
+                worker, (item, may_retry) = idle.pop(), start
+                running[worker.submit(function, item)] = worker, item, may_retry
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                worker, item, tries = running.pop(future)
+                worker, item, may_retry = running.pop(future)
                 idle.append(worker)
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
                     worker.stop()
-                    if tries:
-                        again.append((item, tries - 1))
+                    if may_retry:
+                        waiting = itertools.chain([(item, False)], waiting)
                         continue
                     error = ChildProcessError(LOST)
                 yield Outcome(item, error=error) if isinstance(error, Exception) else Outcome(item, future.result())
@@ -199,7 +196,7 @@ def _run_there(folder: str, function: Callable[[Item], Result], item: Item) -> O
 
 
 def _run_on_ray(
-    function: Callable[[Item], Result], items: Iterable[Item], address: str, retries: int, threads: int, uses_gpu: bool
+    function: Callable[[Item], Result], items: Iterable[Item], address: str, threads: int, uses_gpu: bool
 ) -> Generator[Outcome[Item, Result]]:
     """`run_all` on a Ray cluster, at most two items per place waiting, so that neither side fills its memory."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports home
@@ -219,12 +216,11 @@ def _run_on_ray(
     source, running = iter(items), dict[Any, Item]()
     try:
         gpus = int(uses_gpu and ray.cluster_resources().get("GPU", 0) >= 1)
-        work: Any = ray.remote(_run_there).options(num_cpus=threads, num_gpus=gpus, max_retries=retries)
-        shared, places, counted = ray.put(function), 0, -math.inf
+        work: Any = ray.remote(_run_there).options(num_cpus=threads, num_gpus=gpus, max_retries=3)
+        shared = ray.put(function)
         while True:
-            if time.monotonic() > counted + 5:  # machines come and go
-                resources, counted = ray.cluster_resources(), time.monotonic()
-                places = max(1, int(resources.get("GPU", 0) if gpus else resources.get("CPU", 0) / threads))
+            resources = ray.cluster_resources()  # machines come and go
+            places = max(1, int(resources.get("GPU", 0) if gpus else resources.get("CPU", 0) / threads))
             for item in itertools.islice(source, max(0, 2 * places - len(running))):
                 running[work.remote(os.getcwd(), shared, item)] = item
             if not running:

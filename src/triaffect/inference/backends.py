@@ -236,16 +236,14 @@ def _count_threads(number: int) -> str:
 
 
 def _open_onnx(file: Path, threads: int) -> Network:
-    session = _session(file, threads)
+    session, metadata = _session(file, threads)
     crops, outputs = session.get_inputs()[0], [output.name for output in session.get_outputs()]
-    metadata = json.loads(session.get_modelmeta().custom_metadata_map.get("triaffect", "{}"))
     names = [name for name in outputs if name != "features"]
     network = _network(file, "onnx", threads, crops.shape, outputs, lambda x: session.run(names, {crops.name: x}))
     network.provenance = metadata.get("provenance", {})
     temporal_file = file.with_suffix(TEMPORAL_SUFFIX)
     if temporal_file.is_file():
-        temporal_session = _session(temporal_file, threads)
-        metadata = json.loads(temporal_session.get_modelmeta().custom_metadata_map.get("triaffect", "{}"))
+        temporal_session, metadata = _session(temporal_file, threads)
         inputs = [node.name for node in temporal_session.get_inputs()]
         if "temporal" not in metadata or "features" not in outputs or inputs != list(TEMPORAL_INPUTS):
             raise InputError(f"{temporal_file}: not the temporal graph of {file.name}; export the model again")
@@ -259,7 +257,8 @@ def _open_onnx(file: Path, threads: int) -> Network:
     return network
 
 
-def _session(file: Path, threads: int) -> Any:
+def _session(file: Path, threads: int) -> tuple[Any, dict[str, Any]]:
+    """A session of ONNX Runtime, and the metadata that `export` wrote."""
     if file.suffix != ".onnx":
         raise InputError(f"{file}: ONNX Runtime reads .onnx; use the backend openvino")
     onnxruntime = import_onnxruntime()
@@ -270,9 +269,10 @@ def _session(file: Path, threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's errors share no other base
         raise InputError(f"{file}: ONNX Runtime cannot load it ({str(error).splitlines()[0][:160]})") from None
+    return session, json.loads(session.get_modelmeta().custom_metadata_map.get("triaffect", "{}"))
 
 
 def _open_openvino(file: Path, threads: int, precision: str | None = None) -> Network:
@@ -363,9 +363,8 @@ def _open_torch(model: str | Path | AffectModel, threads: int | None, device: st
     kind = place.type if place.type != "cpu" else _count_threads(torch.get_num_threads())
     opened = Network(f"{name} (torch, {kind})", network.size, network.tasks, run, provenance=network.provenance)
     if network.temporal is not None:
-        seconds, causal = network.temporal.seconds, network.temporal.causal
-        fps = network.settings["fps"]
-        opened.temporal = TemporalModel(seconds, causal, fps, temporal_features, temporal_outputs)
+        part, fps = network.temporal, network.settings["fps"]
+        opened.temporal = TemporalModel(part.seconds, part.causal, fps, temporal_features, temporal_outputs)
     return opened
 
 

@@ -31,10 +31,9 @@ _CARD, _WHITE, _GREY, _LINE = (18, 22, 27, 205), (255, 255, 255, 255), (178, 186
 _SUPERSAMPLING = 4  # shapes are drawn this much larger, for smooth edges
 
 
-def active_units(row: Mapping[str, Any], limit: int = 12) -> list[str]:
+def active_units(row: Mapping[str, Any]) -> list[str]:
     """Return the active AUs of a row, the most probable first; none if the model has no AUs."""
-    units = sorted((unit for unit in ACTION_UNITS if (row.get(unit) or 0) >= ACTIVE), key=lambda unit: -row[unit])
-    return units[:limit]
+    return sorted((unit for unit in ACTION_UNITS if (row.get(unit) or 0) >= ACTIVE), key=lambda unit: -row[unit])
 
 
 def annotate(pixels: Pixels, rows: Sequence[Mapping[str, Any]]) -> Pixels:
@@ -169,9 +168,8 @@ def _plane(side: int) -> Image.Image:
 @lru_cache(8)
 def _dot(side: int, colour: tuple[int, ...]) -> Image.Image:
     """The dot on the plane."""
-    return _smooth(
-        (side, side), lambda draw, edges: draw.ellipse(edges, (*colour, 255), outline=_WHITE, width=_SUPERSAMPLING)
-    )
+    fill = (*colour, 255)
+    return _smooth((side, side), lambda draw, edges: draw.ellipse(edges, fill, _WHITE, _SUPERSAMPLING))
 
 
 def _sheet(width: float, height: float, em: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:

@@ -60,18 +60,15 @@ class Exported:
         """A few lines for people."""
         size = sum(file.stat().st_size for file in self.files) / 1e6
         differences = ", ".join(f"{task} {value:.2g}" for task, value in self.parity.items())
-        lines = [
-            f"{self.files[0]}: {size:.1f} MB",
-            f"largest difference from torch on {self.crops} crops: {differences}",
-        ]
+        text = f"{self.files[0]}: {size:.1f} MB\nlargest difference from torch on {self.crops} crops: {differences}"
         if self.scores:
             torch_scores, file_scores = ({**scores.tasks, "total": scores.total} for scores in self.scores)
             rows = [
                 [name, f"{a:.3f}", f"{file_scores[name]:.3f}", f"{file_scores[name] - a:+.3f}"]
                 for name, a in torch_scores.items()
             ]
-            lines.append(text_table(["score", "torch", "file", "change"], rows))
-        return "\n".join(lines)
+            text += "\n" + text_table(["score", "torch", "file", "change"], rows)
+        return text
 
 
 def export(
@@ -128,9 +125,8 @@ def export(
         _save_with_metadata(onnx.load(file), file, metadata)
         files = [file] if format == "onnx" else _to_openvino(file, metadata)
         if network.temporal is not None:
-            temporal = {
-                "seconds": network.temporal.seconds, "causal": network.temporal.causal, "fps": network.settings["fps"]
-            }  # fmt: skip
+            part = network.temporal
+            temporal = {"seconds": part.seconds, "causal": part.causal, "fps": network.settings["fps"]}
             files.append(Path(folder, "model" + TEMPORAL_SUFFIX))
             _save_with_metadata(temporal_graph(network), files[-1], {**metadata, "temporal": temporal})
         backends = open_backend(model, "torch"), open_backend(files[0], format)
@@ -141,10 +137,10 @@ def export(
             tables = [predict(backend, rows, root) for backend in backends]
             predicted = rows.filter(pl.col("image").is_in(tables[0]["image"].implode()))
             scores = tuple(score(table, predicted, resamples=0) for table in tables)
-        targets = [target.with_suffix(part.name.removeprefix("model")) for part in files]
-        for part, part_target in zip(files, targets, strict=True):
-            with atomic_path(part_target) as tmp_path:
-                shutil.copyfile(part, tmp_path)
+        targets = [target.with_suffix(file.name.removeprefix("model")) for file in files]
+        for file, file_target in zip(files, targets, strict=True):
+            with atomic_path(file_target) as tmp_path:
+                shutil.copyfile(file, tmp_path)
         if format == "onnx" and (outdated := target.with_suffix(TEMPORAL_SUFFIX)) not in targets:
             outdated.unlink(missing_ok=True)  # of the model that had this name before
     return Exported(targets, len(pixels), parity, scores)
@@ -173,9 +169,8 @@ def still_graph(model: AffectModel, fold: bool = True) -> onnx.ModelProto:
             return (*outputs, features) if model.temporal is not None else outputs
 
     names = [*model.tasks, *(["features"] if model.temporal is not None else [])]
-    return _convert(
-        StillGraph(), (torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8),), ["crops"], names, fold
-    )
+    crops = torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8)
+    return _convert(StillGraph(), (crops,), ["crops"], names, fold)
 
 
 def temporal_graph(model: AffectModel) -> onnx.ModelProto:
@@ -258,25 +253,16 @@ def _quantise(file: Path, crops: NDArray[np.uint8]) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.parts = iter(np.array_split(crops, -(-len(crops) // 16)))
+    batches = ({"crops": batch} for batch in np.array_split(crops, -(-len(crops) // 16)))
 
+    class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-            part = next(self.parts, None)
-            return None if part is None else {"crops": part}
+            return next(batches, None)
 
     quant_pre_process(file, file, skip_symbolic_shape=True)  # which fails on graphs of older torch
-    quantize_static(
-        file,
-        file,
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool"],
-    )
+    operators = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool"]
+    types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+    quantize_static(file, file, Reader(), QuantFormat.QDQ, operators, per_channel=True, **types)
 
 
 def _to_openvino(file: Path, metadata: dict[str, Any]) -> list[Path]:
@@ -304,9 +290,7 @@ def _calibration_crops(
         labelled = any(rows[name].null_count() < rows.height for name in columns)
         names = rows.filter(pl.col("exists").fill_null(True))["image"].unique(maintain_order=True)
     names = names[np.sort(np.random.default_rng(0).permutation(len(names))[:limit])]
-    crops = np.concatenate(
-        [np.zeros((0, size, size, 3), np.uint8), *(b.pixels for b in read_batches(root, names, size))]
-    )
-    if not len(crops):
+    batches = [batch.pixels for batch in read_batches(root, names, size)]
+    if not any(map(len, batches)):
         raise InputError(f"{root}: holds no image that can be read; name a folder of crops or an index with --crops")
-    return crops, rows if labelled else None, root
+    return np.concatenate(batches), rows if labelled else None, root

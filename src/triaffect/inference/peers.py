@@ -66,12 +66,12 @@ def _emotiefflib(model: str) -> Network:
             f"emotiefflib:{model}: its weights cannot be fetched ({getattr(error, 'reason', error)}); "
             f"put {model}{ending} into {Path('~/.emotiefflib').expanduser()}"
         ) from None
-    places = [_place(network.idx_to_emotion_class[i]) for i in range(len(network.idx_to_emotion_class))]
+    classes = [network.idx_to_emotion_class[i] for i in range(len(network.idx_to_emotion_class))]
 
     def run(crops: Crops) -> list[NDArray[np.float32]]:
         values = np.asarray(network.predict_emotions(list(crops), logits=False)[1], np.float32)
-        expr = _spread(values[:, : len(places)], places)
-        return [np.clip(values[:, len(places) :], -1, 1), expr] if network.is_mtl else [expr]
+        expr = _in_our_order(values[:, : len(classes)], classes)
+        return [np.clip(values[:, len(classes) :], -1, 1), expr] if network.is_mtl else [expr]
 
     tasks = ("va", "expr") if network.is_mtl else ("expr",)
     return Network(f"emotiefflib:{model}", network.img_size, tasks, run)
@@ -87,13 +87,13 @@ def _fer(model: str) -> Network:
         raise InputError(f"{file}: missing; install fer 25.10 or newer")
     request = compile_openvino(file, 1, "f32").create_infer_request()
     # Its own order (fer.FER._get_labels), with our names.
-    places = [_place(n) for n in ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Neutral")]
+    classes = ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Neutral")
 
     def run(crops: Crops) -> list[NDArray[np.float32]]:
         grey = np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in crops])[..., None]
         scaled = grey.astype(np.float32) / 127.5 - 1
         rows = [np.array(next(iter(request.infer([image]).values()))) for image in scaled[:, None]]
-        return [_spread(np.concatenate(rows), places)]
+        return [_in_our_order(np.concatenate(rows), classes)]
 
     return Network("fer", 64, ("expr",), run)
 
@@ -123,9 +123,8 @@ def _mediapipe(model: str) -> Network:
     import mediapipe
     from mediapipe.tasks.python import BaseOptions, vision
 
-    options = vision.FaceLandmarkerOptions(
-        base_options=BaseOptions(model_asset_path=model), output_face_blendshapes=True, num_faces=1
-    )
+    file = BaseOptions(model_asset_path=model)
+    options = vision.FaceLandmarkerOptions(base_options=file, output_face_blendshapes=True, num_faces=1)
     try:
         landmarker = vision.FaceLandmarker.create_from_options(options)
     except (ValueError, RuntimeError) as error:
@@ -157,14 +156,14 @@ def _pyfeat(model: str) -> Network:
     except Exception as error:  # the hub's client, or a file of another model: each has its own
         reason = str(error).split("\n")[0]
         raise InputError(f"pyfeat: its weights cannot be had ({reason}); name their file, pyfeat:PATH") from None
-    names = {"Happy": "Happiness", "Sad": "Sadness", "Contempt": "Other"}
-    places = [_place(names.get(name, name)) for name in network.emotion_names]
+    names = {"Happy": "Happiness", "Sad": "Sadness"}
+    classes = [names.get(name, name) for name in network.emotion_names]
     units = [network.au_names.index(f"AU{int(unit[2:]):02d}") for unit in ACTION_UNITS]
 
     def run(crops: Crops) -> list[NDArray[np.float32]]:
         out = network(torch.from_numpy(crops).permute(0, 3, 1, 2) / 255)
         va = np.stack([out.valence, out.arousal], 1).clip(-1, 1).astype(np.float32)
-        return [va, _spread(out.emotion, places), np.asarray(out.au, np.float32)[:, units]]
+        return [va, _in_our_order(out.emotion, classes), np.asarray(out.au, np.float32)[:, units]]
 
     return Network("pyfeat", 256, ("va", "expr", "au"), run)
 
@@ -174,17 +173,10 @@ def _both(shapes: dict[str, float], name: str) -> float:
     return sum(sides) / len(sides) if sides else float("nan")
 
 
-def _place(name: str) -> int:
-    """The position of a peer's class among ours; what we have not (contempt) belongs to Other."""
-    return EXPRESSIONS.index(name if name in EXPRESSIONS else "Other")
-
-
-def _spread(values: NDArray[np.floating], places: Sequence[int]) -> NDArray[np.float32]:
-    """A peer's class probabilities (N, K) in our eight columns."""
-    spread = np.zeros((len(values), len(EXPRESSIONS)), np.float32)
-    for column, place in enumerate(places):
-        spread[:, place] += values[:, column]
-    return np.clip(spread, 0, 1)
+def _in_our_order(values: NDArray[np.floating], classes: Sequence[str]) -> NDArray[np.float32]:
+    """A peer's class probabilities (N, K) in our eight columns; classes that we have not (contempt) belong to Other."""
+    columns = [EXPRESSIONS.index(name if name in EXPRESSIONS else "Other") for name in classes]
+    return np.clip(np.asarray(values, np.float32) @ np.eye(len(EXPRESSIONS), dtype=np.float32)[columns], 0, 1)
 
 
 PEERS: dict[str, Callable[[str], Network]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.image_store import ImageBatch, read_batches
+from triaffect.data.image_store import read_batches
 from triaffect.data.predictions import fill_gaps
 from triaffect.data.windows import windows
 from triaffect.inference.backends import Backend, Network, TemporalModel, open_backend
 from triaffect.inference.peers import is_peer, open_peer
 from triaffect.io import InputError
 from triaffect.jobs import PerProcess, run_all, threads_each
-from triaffect.labels import OUTPUTS, PREDICTION_COLUMNS
+from triaffect.labels import PREDICTION_COLUMNS
 from triaffect.text import plural, progress_bar
 
 if TYPE_CHECKING:
@@ -81,27 +81,24 @@ def predict(
     alone = jobs == 1 and ray is None
     slices = [np.arange(len(rows))] if alone else _slices(rows, batch, getattr(opened, "temporal", None) is not None)
     gpus = None if device == "cpu" else ()
-    parts, unreadable, notices = [], list[tuple[str, str]](), list[tuple[str, str]]()
+    parts, unreadable, notices = list[pl.DataFrame](), list[tuple[str, str]](), list[tuple[str, str]]()
     with progress_bar(total=len(rows), desc=f"predict, {opened.name}", unit="image", disable=not progress) as bar:
         call = partial(_predict_slice, shared, os.fspath(images), batch, workers, bar.update if alone else None)
-        items = (rows[part].with_columns(row=pl.Series(part)) for part in slices)
+        numbered = rows.with_row_index("row")
+        items = (numbered[part] for part in slices)
         for outcome in run_all(call, items, jobs, gpus, ray=ray):
             if outcome.result is None:
                 raise outcome.error or RuntimeError
-            parts.append(outcome.result[:2])
-            unreadable += outcome.result[2]
-            notices += outcome.result[3]
+            parts.append(outcome.result[0])
+            unreadable += outcome.result[1]
+            notices += outcome.result[2]
             bar.update(0 if alone else len(outcome.item))
     for cases, what in ((unreadable, "skipped {} that cannot be read"), (notices, "{} read with a note")):
         if cases:
             examples = "; ".join(f"{name}: {reason}" for name, reason in cases[:3])
             warnings.warn(f"{what.format(plural(len(cases), 'image'))} ({examples})", stacklevel=2)
-    places, values = (np.concatenate([part[i] for part in parts]) for i in range(2))
-    order = places.argsort(kind="stable")
-    places, values = places[order], values[order]
-    columns = [column for task in opened.tasks for column in PREDICTION_COLUMNS[task]]
-    table = pl.DataFrame({"image": rows["image"][places], **dict(zip(columns, values.T, strict=True))})
-    table = table.filter(~pl.any_horizontal(pl.col(columns).is_nan()))
+    table = pl.concat(parts).sort("row").drop("row")
+    table = table.filter(~pl.any_horizontal(pl.exclude("image").is_nan()))
     return table if fill == "none" else fill_gaps(table, unique, fill)
 
 
@@ -139,13 +136,9 @@ SLICE = 4096
 def _slices(rows: pl.DataFrame, batch: int, temporal: bool) -> list[NDArray[np.int64]]:
     """Row numbers of each slice: whole batches, and of a temporal model whole videos."""
     size = max(1, SLICE // batch) * batch
-    number = np.arange(len(rows)) // size
-    if temporal:
-        videos = rows["video"].fill_null("")
-        first = pl.DataFrame({"video": videos, "row": np.arange(len(rows))}).with_columns(
-            pl.col("row").count().over("video").alias("length"), pl.col("row").min().over("video").alias("start")
-        )
-        number = first["start"].to_numpy() // size
+    row = pl.int_range(pl.len())
+    first_row = row.min().over(pl.col("video").fill_null("")) if temporal else row
+    number = rows.select(first_row // size).to_series().to_numpy()
     return [np.flatnonzero(number == n) for n in np.unique(number)]
 
 
@@ -156,30 +149,13 @@ def _predict_slice(
     workers: int,
     update: Callable[[int], Any] | None,
     rows: pl.DataFrame,
-) -> tuple[NDArray[np.int64], NDArray[np.float32], list[tuple[str, str]], list[tuple[str, str]]]:
-    """Row numbers of what could be read, predictions (N, columns) of all tasks, what could not be read, notices."""
+) -> tuple[pl.DataFrame, list[tuple[str, str]], list[tuple[str, str]]]:
+    """Row number, image and predictions of what could be read, what could not be read, notices."""
     backend, unreadable, notices = shared.get(), list[tuple[str, str]](), list[tuple[str, str]]()
+    temporal: TemporalModel | None = getattr(backend, "temporal", None)
     if isinstance(backend, Network):
         backend = replace(backend, batch=batch)
-
-    def batches() -> Iterator[ImageBatch]:
-        for part in read_batches(images, rows["image"], backend.size, batch, workers if len(rows) > batch else 0):
-            unreadable.extend(part.unreadable)
-            notices.extend(part.notices)
-            if len(part.rows):
-                yield part
-            if update:
-                update(len(part.rows) + len(part.unreadable))
-
-    places, values = _predict_batches(backend, batches(), rows)
-    return rows["row"].to_numpy()[places], values, unreadable, notices
-
-
-def _predict_batches(
-    backend: Backend, batches: Iterator[ImageBatch], rows: pl.DataFrame
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Row numbers of the images that could be read, and the predictions (N, columns) of all tasks."""
-    temporal: TemporalModel | None = getattr(backend, "temporal", None)
+    columns = [column for task in backend.tasks for column in PREDICTION_COLUMNS[task]]
 
     def describe(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         if temporal is not None:
@@ -187,11 +163,21 @@ def _predict_batches(
         outputs = backend(crops)
         return np.concatenate([outputs[task] for task in backend.tasks], 1)
 
-    parts = [(batch.rows, describe(batch.pixels)) for batch in batches]
+    places, parts = list[NDArray[np.int64]](), list[NDArray[np.float32]]()
+    for part in read_batches(images, rows["image"], backend.size, batch, workers if len(rows) > batch else 0):
+        unreadable += part.unreadable
+        notices += part.notices
+        if len(part.rows):
+            places.append(part.rows)
+            parts.append(describe(part.pixels))
+        if update:
+            update(len(part.rows) + len(part.unreadable))
     if not parts:
-        return np.zeros(0, np.int64), np.zeros((0, sum(OUTPUTS[task] for task in backend.tasks)), np.float32)
-    places, values = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-    return places, values if temporal is None else _predict_over_time(temporal, values, rows[places])
+        values, predicted = np.zeros((0, len(columns)), np.float32), rows.clear()
+    else:
+        values, predicted = np.concatenate(parts), rows[np.concatenate(places)]
+        values = values if temporal is None else _predict_over_time(temporal, values, predicted)
+    return predicted.select("row", "image").hstack(pl.DataFrame(values, columns)), unreadable, notices
 
 
 def _predict_over_time(

@@ -41,6 +41,7 @@ def read_video(
     Raises:
         InputError: It is not a video, or it is damaged: raised after the last frame that decodes, with the place.
     """
+    notices = [] if notices is None else notices
     require_regular_file(path)
     if not path.stat().st_size:
         raise InputError(f"{path}: is empty; copy it again")
@@ -66,9 +67,8 @@ def read_video(
         if not moving or not moving[0].codec_context:
             raise InputError(f"{path}: {_why_unreadable(path)}")
         stream = max(moving, key=lambda one: one.width * one.height)
-        if len(moving) > 1 and notices is not None:
-            size = f"{stream.width}x{stream.height}"
-            notices.append(f"{path}: the largest of its {len(moving)} videos is read, {size}")
+        if len(moving) > 1:
+            notices.append(f"{path}: the largest of its {len(moving)} videos is read, {stream.width}x{stream.height}")
         stream.thread_type = "AUTO"
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAX_PIXELS:
@@ -91,8 +91,7 @@ def read_video(
                 start = timestamp
             elif timestamp - start <= seconds:  # videos put one after the other
                 start = timestamp - seconds - (lasts or 1 / rate)
-                if notices is not None:
-                    notices.append(f"{path}: its clock goes back at {seconds:.1f} s; time is counted on from there")
+                notices.append(f"{path}: its clock goes back at {seconds:.1f} s; time is counted on from there")
             seconds = timestamp - start
             lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
             if number % every or (fps and seconds < due - 1e-6):
@@ -122,11 +121,9 @@ def _why_unreadable(path: Path) -> str:
 
 
 def _in_the_result(count: int) -> str:
-    return (
-        "the frame that decodes is in the result"
-        if count == 1
-        else f"the {count:,} frames that decode are in the result"
-    )
+    if count == 1:
+        return "the frame that decodes is in the result"
+    return f"the {count:,} frames that decode are in the result"
 
 
 def video_seconds(path: Path) -> float:

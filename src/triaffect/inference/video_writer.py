@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ class _Sound:
     """The sound of a video, on its way into another one, whose time 0 is the first image of the first one."""
 
     def __init__(self, path: Path, target: Any) -> None:
-        self._stack, self._packets, self._waiting = contextlib.ExitStack(), iter(()), None
+        self._stack, self._next = contextlib.ExitStack(), None
         with contextlib.suppress(OSError, av.error.FFmpegError, ValueError):
             source = open_container(path, self._stack)
             if not source.streams.audio or not source.streams.video:
@@ -126,23 +127,19 @@ class _Sound:
                 layout = "mono" if sound.channels == 1 else "stereo"
                 self._stream = target.add_stream("aac", rate=rate, layout=layout)
                 self._resampler = av.AudioResampler("fltp", layout, rate)
-            self._target, self._packets = target, source.demux(sound)
+            self._target = target
+            self._packets = itertools.takewhile(lambda packet: packet.pts is not None, source.demux(sound))
+            self._next = next(self._packets, None)
 
     def copy(self, seconds: float) -> None:
         """Copy what sounds before a time."""
-        with contextlib.suppress(av.error.FFmpegError):  # damaged: the images go on in silence
-            while packet := self._waiting or next(self._packets, None):
-                self._waiting = packet
-                if packet.pts is None:  # the end
-                    self._packets, self._waiting = iter(()), None
-                    return
-                if packet.pts * packet.time_base - self._start > seconds:
-                    return
-                self._waiting = None
-                if packet.pts * packet.time_base >= self._start:
-                    self._write(packet)
-            return
-        self._packets, self._waiting = iter(()), None
+        try:
+            while self._next and self._next.pts * self._next.time_base - self._start <= seconds:
+                if self._next.pts * self._next.time_base >= self._start:
+                    self._write(self._next)
+                self._next = next(self._packets, None)
+        except av.error.FFmpegError:  # damaged: the images go on in silence
+            self._next = None
 
     def _write(self, packet: Any) -> None:
         shift = round(self._start / packet.time_base)

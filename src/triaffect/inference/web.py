@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -99,19 +99,24 @@ def panels(rows: pl.DataFrame, face: int | None = None) -> str:
     if row["quality_flags"]:
         flags = escape(row["quality_flags"].replace(",", ", "))
         parts.append(f'<div class="warning">Do not rely on this: {flags}.</div>')
-    left = []
+    affect, units = "", ""
     if "valence" in row:
-        left.append(plane(row["valence"], row["arousal"]))
+        affect += plane(row["valence"], row["arousal"])
     if "expression" in row:
         values = {name: row[name.lower()] for name in EXPRESSIONS}
-        left.append(bars("Expression", values, max(values.values())))
-    columns = ["".join(left)] if left else []
+        affect += bars("Expression", values, max(values.values()))
     if "AU1" in row:
-        units = {AU_NAMES[unit]: row[unit] for unit in ACTION_UNITS}
-        columns.append(f'<div class="units">{bars("Action units", units, ACTIVE)}</div>')
-    layout = "two" if len(columns) == 2 else "one"
-    parts.append(f'<div class="{layout}">{"".join(f"<div>{column}</div>" for column in columns)}</div>')
+        values = {AU_NAMES[unit]: row[unit] for unit in ACTION_UNITS}
+        units = f'<div class="units">{bars("Action units", values, ACTIVE)}</div>'
+    columns = "".join(f"<div>{column}</div>" for column in (affect, units) if column)
+    parts.append(f'<div class="{"two" if affect and units else "one"}">{columns}</div>')
     return f'<div class="ta">{"".join(parts)}</div>'
+
+
+def notes(lines: Sequence[object], path: str) -> str:
+    """What a user should know of a file, as HTML; nothing if there is nothing."""
+    warnings = "".join(f'<div class="warning">{escape(str(line).removeprefix(f"{path}: "))}</div>' for line in lines)
+    return f'<div class="ta">{warnings}</div>' if warnings else ""
 
 
 def without_emotion(rows: pl.DataFrame) -> pl.DataFrame:
@@ -174,6 +179,9 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
     """
     import gradio as gr
 
+    def refusal(error: InputError, path: str) -> Exception:
+        return gr.Error(str(error).removeprefix(f"{path}: "), print_exception=False)
+
     def table_file(rows: pl.DataFrame) -> Any:
         path = Path(tempfile.mkdtemp(dir=folder), "faces.csv")
         rows.write_csv(path, float_precision=5)
@@ -182,24 +190,17 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
     def describe_photo(path: str | None, units_only: bool) -> tuple[Any, ...]:
         if path is None:
             return gr.update(visible=False), WELCOME, gr.update(visible=False), None, gr.update(visible=False)
+        notices: list[str] = []
         try:
-            notices: list[str] = []
             pixels = read_photo(path, notices=notices)
         except InputError as error:
-            raise gr.Error(str(error).removeprefix(f"{path}: "), print_exception=False) from None
+            raise refusal(error, path) from None
         rows = analyzer.image(pixels).with_columns(file=pl.lit(Path(path).name))
         rows = without_emotion(rows) if units_only else rows
         largest = rows["face"][int((rows["w"] * rows["h"]).arg_max() or 0)] if rows.height else None
         choice = gr.update(choices=rows["face"].to_list(), value=largest, visible=rows.height > 1)
         picture = gr.update(value=annotate(pixels, rows.to_dicts()), visible=True)
-        notes = "".join(f'<div class="warning">{escape(line.removeprefix(f"{path}: "))}</div>' for line in notices)
-        return (
-            picture,
-            (f'<div class="ta">{notes}</div>' if notes else "") + panels(rows),
-            choice,
-            rows,
-            table_file(rows),
-        )
+        return picture, notes(notices, path) + panels(rows), choice, rows, table_file(rows)
 
     def describe_frame(pixels: NDArray[np.uint8] | None, units_only: bool, camera: Any) -> tuple[Any, ...]:
         if pixels is None:
@@ -214,7 +215,7 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
             return None, None, "", gr.update(visible=False)
         name = Path(path)
         target = Path(tempfile.mkdtemp(dir=folder), "annotated.mp4")
-        tables, damage = [], ""
+        tables, damage = [], list[InputError]()
         with VideoWriter(target, name) as writer:
             try:
                 total = video_seconds(name)
@@ -224,11 +225,11 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
                     bar(min(seconds / total, 1.0) if total else None, f"{seconds:.0f} of {total:.0f} s")
                     write_annotated(writer, frames, tables[-1])
             except InputError as error:
-                damage = str(error).removeprefix(f"{path}: ")
+                damage.append(error)
         if not tables:
-            raise gr.Error(damage, print_exception=False)
+            raise refusal(damage[0], path)
         table = pl.concat(tables).with_columns(file=pl.lit(name.name))
-        note = f'<div class="ta"><div class="warning">{escape(damage)}</div></div>' if damage else ""
+        note = notes(damage, path)
         if not table.height:
             return str(target), None, note + panels(table), gr.update(visible=False)
         save_figure(draw_timeline(table), target.with_name("timeline.png"))
@@ -240,7 +241,7 @@ def build(analyzer: Analyzer, folder: Path) -> Any:
         try:
             return analyzer.image(path).with_columns(file=pl.lit(Path(path).name)).to_dicts()
         except InputError as error:
-            raise gr.Error(str(error).removeprefix(f"{path}: "), print_exception=False) from None
+            raise refusal(error, path) from None
 
     pictures, example_clip = example_files(folder)
     # A label would cover a part of the picture; the buttons leave out sharing.
