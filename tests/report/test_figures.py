@@ -7,12 +7,14 @@ import io
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from triaffect.data.statistics import statistics
 from triaffect.io import InputError
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS
 from triaffect.report import figures
+from triaffect.report.style import page
 
 
 def widths(axes) -> list[float]:
@@ -181,6 +183,14 @@ def test_contact_sheet_draws_of_one_task_and_split(crops):
     assert all(len(lines) == 2 for lines in labels)
     assert words(figures.contact_sheet(index, root, 4, seed=1)) == words(figures.contact_sheet(index, root, 4, seed=1))
     assert words(figures.contact_sheet(index, root, 4, seed=1)) != words(figures.contact_sheet(index, root, 4, seed=2))
+
+
+def test_a_dollar_in_a_name_is_a_character(crops):
+    index, root = crops
+    broken = index.head(2).with_columns(video=pl.lit("$x_{$"), image=pl.lit("$x_{$/") + pl.col("image"))
+    for figure in (figures.contact_sheet(broken, root, 2), page(3, 2, "$x_{$.mp4", "$x_{$")):
+        drawn(figure)
+        assert any("$x_{$" in text.get_text() for text in figure.findobj(Text))
 
 
 def test_contact_sheet_refuses(crops):

@@ -140,11 +140,12 @@ def contact_sheet(
         except (OSError, ValueError):
             pixels = np.full((8, 8, 3), 238, np.uint8)
             note, style = f"cannot be decoded\n{row['image']}", {"ha": "center", "va": "center", "wrap": True}
-            picture.text(3.5, 3.5, note, fontsize=7, color=SOFT, **style)
+            picture.text(3.5, 3.5, note, fontsize=7, color=SOFT, parse_math=False, **style)
         picture.imshow(pixels)
         words = [f"frame {row['frame']}, {row['split']}"]
         words += [line for task in tasks for line in label_words(task, row)]
-        text.text(0, 1, _short(str(row["video"])), va="top", fontsize=9, fontweight="bold", color=INK)
+        name = _short(str(row["video"]))
+        text.text(0, 1, name, va="top", fontsize=9, fontweight="bold", color=INK, parse_math=False)
         text.text(0, 0.85, "\n".join(words), va="top", fontsize=9, linespacing=1.45, color=INK)
     return figure
 

@@ -42,12 +42,12 @@ class PageFigure(Figure):
 
 
 def page(width: float, height: float, title: str, note: str = "") -> Figure:
-    """Return an empty figure with its title at the top left; sizes in inches."""
+    """Return an empty figure with its title at the top left, in which `$` is a character; sizes in inches."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.04, hspace=0.05)
     figure = PageFigure(figsize=(width, height), layout=layout, facecolor=PAPER)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK)
+    figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK, parse_math=False)
     if note:
-        figure.supxlabel(note, x=0.012, ha="left", fontsize=8, color=SOFT)
+        figure.supxlabel(note, x=0.012, ha="left", fontsize=8, color=SOFT, parse_math=False)
     return figure
 
 
