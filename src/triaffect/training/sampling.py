@@ -38,15 +38,11 @@ class Draw:
         """One over the size of the row's group; rows without an expression get the mean weight of the others."""
         if balance == "none":
             return None
-        if balance == "video":
-            group = video
-        else:
-            expression = index["expression"] if "expression" in index.columns else pl.Series([None] * len(index))
-            group = expression.fill_null(-1).to_numpy().astype(np.int64)
+        group = video if balance == "video" else index["expression"].fill_null(-1).to_numpy().astype(np.int64)
         _, place, size = np.unique(group, return_inverse=True, return_counts=True)
-        weight = 1 / size[place]
-        if balance == "class" and (group < 0).any() and (group >= 0).any():
-            weight[group < 0] = weight[group >= 0].mean()
+        weight, labelled = 1 / size[place], group >= 0
+        if labelled.any():
+            weight[~labelled] = weight[labelled].mean()
         return weight
 
     def __call__(self, epoch: int) -> np.ndarray:

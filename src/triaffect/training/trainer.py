@@ -149,8 +149,7 @@ def train_heads(config: TrainConfig, out: str | Path, joint: bool = False, progr
     run_folder.write_config(run, config)
     parts = [train(config.for_task(task), run / "heads" / task, resume=True, progress=progress) for task in tasks]
     model = join_heads([load_model(part) for part in parts])
-    history = run_folder.join_histories(parts)
-    best = run_folder.join_best(parts)
+    history, best = run_folder.join_histories(parts)
     run_folder.keep_model(run, model, config, best, {})
     run_folder.write_metrics(run, history)
     run_folder.draw_curves(run, history)
