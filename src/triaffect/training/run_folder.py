@@ -10,6 +10,7 @@ import platform
 import shutil
 import sys
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +86,12 @@ def environment() -> dict[str, Any]:
 
 
 def close_run(
-    run: Path,
-    history: list[dict[str, float]],
-    training: TrainingConfig,
-    parameters: int,
-    bad: dict[str, str],
-    best: dict[str, float] | None = None,
+    run: Path, history: list[dict[str, float]], best: dict[str, float], parameters: int, bad: dict[str, str]
 ) -> None:
     """Write `summary.json`, which marks the run as finished."""
     summary = {
         "epochs": len(history),
-        "best": best or history[training.kept_epoch(history)],
+        "best": best,
         "parameters": parameters,
         "seconds": round(sum(row["seconds"] for row in history), 3),
         "skipped_images": bad,
@@ -203,13 +199,13 @@ def join_histories(runs: list[Path]) -> tuple[list[dict[str, float]], dict[str, 
     histories = [pl.read_csv(run / "metrics.csv", infer_schema_length=None).to_dicts() for run in runs]
     bests = [read_summary(run)["best"] for run in runs]
     joined = []
-    for epoch in range(max(map(len, histories))):
-        rows = [h[epoch] if epoch < len(h) else best for h, best in zip(histories, bests, strict=True)]
-        running = [h[epoch] for h in histories if epoch < len(h)]
+    for epoch, of_runs in enumerate(zip_longest(*histories), 1):
+        rows = [row or best for row, best in zip(of_runs, bests, strict=True)]
+        running = [row for row in of_runs if row]
         seconds = sum(row["seconds"] for row in running)
         images = sum(row["images_per_second"] * row["seconds"] for row in running) / len(running)
         cost = {"seconds": seconds, "images_per_second": images / max(seconds, 1e-9)}
-        joined.append({**_join(rows), "epoch": epoch + 1, "lr": rows[0]["lr"], **cost})
+        joined.append({**_join(rows), "epoch": epoch, "lr": rows[0]["lr"], **cost})
     return joined, _join(bests)
 
 
