@@ -73,7 +73,7 @@ def check(config: TrainConfig) -> None:
         raise InputError("model.pretrained lists several models, but data.features none of their features")
     if isinstance(model.pretrained, str) and model.pretrained.endswith((".pth", ".pt", ".safetensors", ".bin")):
         raise InputError(f"model.pretrained is a file of weights ({model.pretrained}); name it as model.weights")
-    if bool(model.mean) != bool(model.std) or len(model.mean) not in (0, 3) or len(model.std) not in (0, 3):
+    if (len(model.mean), len(model.std)) not in ((0, 0), (3, 3)):
         raise InputError("model.mean and model.std are three numbers each, for red, green and blue, or are left out")
     if model.std and not min(model.std) > 0:
         raise InputError(f"model.std is {model.std}; its numbers must be above 0")

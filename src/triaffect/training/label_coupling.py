@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triaffect.io import InputError
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS, VA
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, VA
 from triaffect.training.losses import labelled_expressions, masked_mean
 
 # Du, Tao and Martinez 2014, table 1, those of the twelve AUs: 1 prototypical, else the share of people who show it.
@@ -71,10 +71,9 @@ def counted(index: pl.DataFrame, tasks: Sequence[str]) -> tuple[np.ndarray, np.n
     Raises:
         InputError: No frame is labelled for both.
     """
-    tables = {}
-    for task, names in (("au", ACTION_UNITS), ("va", VA)):
-        columns = []
-        for name in names if task in tasks else ():
+    tables = {task: np.zeros((len(EXPRESSIONS), len(LABEL_COLUMNS[task]))) for task in ("au", "va")}
+    for task, table in tables.items():
+        for place, name in enumerate(LABEL_COLUMNS[task] if task in tasks else ()):
             both = index.select("expression", pl.col(name).cast(pl.Float64)).drop_nulls()
             if both.is_empty():
                 raise InputError(
@@ -84,8 +83,7 @@ def counted(index: pl.DataFrame, tasks: Sequence[str]) -> tuple[np.ndarray, np.n
             codes, values = both["expression"].to_numpy(), both[name].to_numpy()
             n = np.bincount(codes, minlength=len(EXPRESSIONS))
             usual = _mean(index, name, 0.0)
-            columns.append((np.bincount(codes, values, len(EXPRESSIONS)) + FRAMES * usual) / (n + FRAMES))
-        tables[task] = np.stack(columns, 1) if columns else np.zeros((len(EXPRESSIONS), len(names)))
+            table[:, place] = (np.bincount(codes, values, len(EXPRESSIONS)) + FRAMES * usual) / (n + FRAMES)
     return tables["au"].clip(1e-3, 1 - 1e-3), tables["va"]
 
 
@@ -106,12 +104,7 @@ class Coupling(nn.Module):
     """
 
     def __init__(
-        self,
-        tasks: Sequence[str],
-        index: pl.DataFrame,
-        co_annotation: float = 0.0,
-        matching: float = 0.0,
-        table: str = "index",
+        self, tasks: Sequence[str], index: pl.DataFrame, co_annotation: float, matching: float, table: str
     ) -> None:
         super().__init__()
         self.tasks, self.co_annotation, self.matching = tasks, co_annotation, matching

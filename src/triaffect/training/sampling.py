@@ -26,11 +26,8 @@ class Draw:
         self.stride, self.seed, self.rows = stride, seed, len(index)
         self.count = max(1, len(index) // stride)
         video = index["video"].rank("dense").fill_null(0).to_numpy().astype(np.int64)
-        order = np.lexsort((index["frame"].fill_null(0).to_numpy(), video))
-        first = np.searchsorted(video[order], video)
-        self.place = np.empty(len(index), np.int64)
-        self.place[order] = np.arange(len(index))
-        self.place -= first  # position of the row in its video
+        place_in_video = pl.col("frame").fill_null(0).rank("ordinal").over("video") - 1
+        self.place = index.select(place_in_video).to_series().to_numpy().astype(np.int64)
         self.video, self.weight = video, self._weight(balance, index, video)
 
     @staticmethod
