@@ -125,9 +125,8 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
     @torch.no_grad()
     def _width(self, size: int) -> int:
         # Measured: timm's num_features is not the width after every kind of head.
-        training = self.backbone.training
         width = self.backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
-        self.backbone.train(training)
+        self.backbone.train()
         return width
 
     def features(self, images: Tensor) -> Tensor:

@@ -320,7 +320,7 @@ class AffectTraining(lightning.LightningModule):
     def _metrics(self) -> dict[str, float]:
         metrics: dict[str, float] = {"epoch": self.current_epoch + 1}
         if self._sums is not None:
-            means = (self._sums / max(1, self._steps)).tolist()
+            means = (self._sums / self._steps).tolist()
             names = [loss_key("train"), *(loss_key("train", task) for task in self.model.tasks)]
             metrics |= dict(zip(names, means, strict=True)) | self.balancing.pop_cosines()
         if self._hits is not None:

@@ -197,9 +197,8 @@ def _keep_best(module: AffectTraining, backbone: nn.Module, run: Path) -> dict[s
     if not (run / "best.ckpt").exists() or not module.history:
         return None
     checkpoint = torch.load(run / "best.ckpt", map_location="cpu", weights_only=True)
-    state, best = checkpoint["state_dict"], module.history[checkpoint["epoch"]]
-    model = module.model.cpu()
-    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    module.load_state_dict(checkpoint["state_dict"])
+    model, best = module.model.cpu(), module.history[checkpoint["epoch"]]
     if module.config.data.features:
         model.backbone = backbone
     run_folder.keep_model(run, model, module.config, best, module.bad)
