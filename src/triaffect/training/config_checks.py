@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from triaffect.io import InputError
@@ -56,8 +57,7 @@ def check(config: TrainConfig) -> None:
         InputError: A value is out of its range, or an option has no effect with the others given.
     """
     for key, (low, high) in RANGES.items():
-        group, name = key.split(".")
-        value = getattr(getattr(config, group), name)
+        value = attrgetter(key)(config)
         if not low <= value <= high:
             raise InputError(f"{key} is {value}; it must be between {low:g} and {high:g}")
     data, model, training = config.data, config.model, config.training
@@ -73,7 +73,7 @@ def check(config: TrainConfig) -> None:
         raise InputError("model.pretrained lists several models, but data.features none of their features")
     if isinstance(model.pretrained, str) and model.pretrained.endswith((".pth", ".pt", ".safetensors", ".bin")):
         raise InputError(f"model.pretrained is a file of weights ({model.pretrained}); name it as model.weights")
-    if bool(model.mean) != bool(model.std) or len(model.mean) not in (0, 3) or len(model.std) not in (0, 3):
+    if (len(model.mean), len(model.std)) not in ((0, 0), (3, 3)):
         raise InputError("model.mean and model.std are three numbers each, for red, green and blue, or are left out")
     if model.std and not min(model.std) > 0:
         raise InputError(f"model.std is {model.std}; its numbers must be above 0")
@@ -101,11 +101,7 @@ def check(config: TrainConfig) -> None:
 def _without_effect(config: TrainConfig) -> Iterator[tuple[str, str]]:
     """Options that are set, but change nothing with the others given, and why."""
     defaults = type(config)()
-
-    def is_set(key: str) -> bool:
-        group, name = key.split(".")
-        return getattr(getattr(config, group), name) != getattr(getattr(defaults, group), name)
-
+    frozen = config.model.frozen or bool(config.data.features)
     gradient = config.balancing.method not in ("fixed", "uncertainty", "dwa")
     focal = "focal" in (config.losses.expr, config.losses.au)
     coupled = config.coupling.co_annotation or config.coupling.matching
@@ -126,11 +122,11 @@ def _without_effect(config: TrainConfig) -> Iterator[tuple[str, str]]:
         (not coupled, ["coupling.table"], "without coupling.co_annotation or coupling.matching"),
         (config.model.reach > 0, TEMPORAL_REFUSES, "on windows of neighbouring frames (model.temporal)"),
         (bool(config.data.features), FEATURES_REFUSE, "on data.features, which are fixed"),
+        (frozen and gradient, ["balancing.method"], "on a frozen backbone, in which gradients are combined"),
+        (frozen, ["balancing.conflict"], "on a frozen backbone, in which gradients are combined"),
+        (config.data.cache == "device", ["data.degrade", "data.erase"], "with data.cache device"),
     ]
     for applies, keys, reason in rules:
-        yield from ((key, reason) for key in keys if applies and is_set(key))
-    if (config.model.frozen or config.data.features) and (gradient or config.balancing.conflict):
-        key = "balancing.method" if gradient else "balancing.conflict"
-        yield key, "on a frozen backbone, in which gradients are combined"
-    if config.data.cache == "device" and (config.data.degrade or config.data.erase):
-        yield "data.degrade and data.erase", "with data.cache device"
+        for key in keys:
+            if applies and attrgetter(key)(config) != attrgetter(key)(defaults):
+                yield key, reason

@@ -38,23 +38,19 @@ def targets_of(index: pl.DataFrame) -> dict[str, np.ndarray]:
     for task, names in LABEL_COLUMNS.items():
         labels, soft_names = _columns(index, names), [SOFT + name for name in PREDICTION_COLUMNS[task]]
         soft = _columns(index, soft_names) if set(soft_names) & set(index.columns) else None
-        if task != "expr":
+        if task == "expr":
+            codes = np.nan_to_num(labels[:, 0], nan=-1).astype(np.int64)
+            one_hot = np.eye(len(soft_names), dtype=np.float32)
+            targets[task] = codes if soft is None else np.where(codes[:, None] < 0, soft, one_hot[codes])
+        else:
             targets[task] = labels if soft is None else np.where(np.isnan(labels), soft, labels)
-            continue
-        codes = np.nan_to_num(labels[:, 0], nan=-1).astype(np.int64)
-        if soft is not None:
-            codes = np.where(codes[:, None] < 0, soft, np.eye(soft.shape[1], dtype=np.float32)[codes])
-        targets[task] = codes
     return targets
 
 
 def _columns(index: pl.DataFrame, names: Sequence[str]) -> np.ndarray:
     """(N, len(names)) float32, NaN where a value or the whole column is missing."""
-    values = np.full((len(index), len(names)), np.nan, np.float32)
-    for place, name in enumerate(names):
-        if name in index.columns:
-            values[:, place] = index[name].cast(pl.Float32).to_numpy()
-    return values
+    missing = [pl.lit(None, pl.Float32).alias(name) for name in names if name not in index.columns]
+    return index.with_columns(missing).select(pl.col(names).cast(pl.Float32)).to_numpy(order="c")
 
 
 class FrameDataset(Dataset[Batch]):
@@ -219,18 +215,15 @@ def training_rows(config: TrainConfig) -> tuple[pl.DataFrame, pl.DataFrame, Path
     for split, rows in ((data.train, train), (data.val, val)):
         if rows.is_empty():
             splits = ", ".join(index["split"].drop_nulls().unique().sort())
-            splits = ", ".join(index["split"].drop_nulls().unique().sort())
             advice = f"it has {splits}" if splits else f"give it a column split, with {data.train} and {data.val}"
             raise InputError(f"{path}: no image with a label of {tasks} in split {split!r}; {advice}")
     select = config.training.select
-    if (
-        select in LABEL_COLUMNS
-        and not val.select(pl.any_horizontal(pl.col(LABEL_COLUMNS[select]).is_not_null().any())).item()
-    ):
+    # Models are evaluated on the index's own labels only.
+    val = val.select(pl.exclude(f"^{SOFT}.*$"))
+    if select in LABEL_COLUMNS and val.filter(_has_label(val, select)).is_empty():
         raise InputError(f"{path}: no label of {select} in split {data.val!r}, which training.select needs")
     train = subset(train, data.fraction, data.fraction_by, config.training.seed)
-    # Models are evaluated on the index's own labels only.
-    return train, val.select(pl.exclude(f"^{SOFT}.*$")), Path() if data.features else image_root(path, data.images)
+    return train, val, Path() if data.features else image_root(path, data.images)
 
 
 def _has_label(index: pl.DataFrame, task: str) -> pl.Expr:

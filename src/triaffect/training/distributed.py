@@ -63,10 +63,9 @@ def gather_rows(batches: list[dict[str, Tensor]], world: int) -> dict[str, np.nd
         world: Number of processes; each must call this.
     """
     local = {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in batches[0]}
-    parts: list[Any] = [local]
+    parts: list[Any] = [local] * world
     if world > 1:
-        parts = [None] * world
-        torch.distributed.all_gather_object(parts, local)
+        distributed.all_gather_object(parts, local)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in local}
     _, first = np.unique(joined["row"], return_index=True)
     return {name: values[first] for name, values in joined.items()}

@@ -66,7 +66,7 @@ class FaceDescriptor(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.num_features = WIDTHS[-1]
-        self.pretrained_cfg: dict[str, Any] = {}
+        self.pretrained_cfg = default_cfgs["face_descriptor"].default.to_dict()
         self.stem = nn.Conv2d(3, WIDTHS[0], 7, 2)
         widths = (WIDTHS[0], *WIDTHS)
         self.blocks = nn.Sequential(*(Residual(a, b) for a, b in pairwise(widths)))
@@ -90,6 +90,4 @@ def face_descriptor(pretrained: bool = False, **options: Any) -> FaceDescriptor:
         )
     if "img_size" in options:
         raise TypeError("face_descriptor takes images of any size")
-    model = FaceDescriptor()
-    model.pretrained_cfg = default_cfgs["face_descriptor"].default.to_dict()
-    return model
+    return FaceDescriptor()

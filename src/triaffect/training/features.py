@@ -83,7 +83,7 @@ def extract_features(
         return folder
     write_text(state_file, json.dumps(identity))
     files = {start: parts / f"{start:09d}.npy" for start in range(0, len(names), CHUNK)}
-    shared = PerProcess(partial(_open, model, device), _on_device(network, device))
+    shared = PerProcess(partial(_open, model, device), _open(network, device))
     own = list(files)[shard[0] - 1 :: shard[1]]
     todo = [(start, names[start : start + CHUNK]) for start in own if not files[start].is_file()]
     call = partial(_extract, shared, os.fspath(images), batch, workers)
@@ -121,10 +121,7 @@ def _join(folder: Path, rows: pl.DataFrame, files: Mapping[int, Path], width: in
 
 
 def _open(model: AffectModel | str | Path, device: str) -> AffectModel:
-    return _on_device(model if isinstance(model, AffectModel) else load_model(model), device)
-
-
-def _on_device(network: AffectModel, device: str) -> AffectModel:
+    network = model if isinstance(model, AffectModel) else load_model(model)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     return network.eval().to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -94,9 +94,8 @@ class Balancing(nn.Module):
         weighted = torch.stack([self.weights[task] * losses[task] for task in self.tasks])
         if self.method == "uncertainty":
             half = torch.tensor([0.5 if task == "va" else 1.0 for task in self.tasks], device=weighted.device)
-            weighted = half * torch.exp(-self.log_variance) * weighted + 0.5 * self.log_variance * (
-                weighted.detach() != 0
-            )
+            labelled = weighted.detach() != 0
+            weighted = half * torch.exp(-self.log_variance) * weighted + 0.5 * self.log_variance * labelled
         elif self.method == "dwa":
             weighted = weighted * torch.tensor(dwa_weights(history, self.tasks), device=weighted.device)
         return weighted.sum()
@@ -129,7 +128,7 @@ class Balancing(nn.Module):
         return torch.stack(by_task), products
 
     def surrogate(self, losses: Mapping[str, Tensor], at: Tensor, features: Tensor, shared: Sequence[Tensor]) -> Tensor:
-        """A sum whose gradient is the plain one in the heads and the combined one in the backbone.
+        """A term that gives the backbone the combined gradient, for `total` of losses whose graph ends at its features.
 
         Args:
             losses: Of each task, from `at`.
@@ -143,7 +142,7 @@ class Balancing(nn.Module):
             with torch.autocast(products.device.type, enabled=False):
                 weights[live] = self.weighting(products[live][:, live]).nan_to_num()  # type: ignore[misc]
         combined = (weights[:, None, None] * by_task).sum(0)
-        return self.total(losses) + (features.float() * combined.float()).sum()
+        return (features.float() * combined.float()).sum()
 
     def pop_cosines(self) -> dict[str, float]:
         """The mean cosine of each pair of tasks since the last call, as columns of the metrics."""

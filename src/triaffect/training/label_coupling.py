@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triaffect.io import InputError
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS, VA
-from triaffect.training.losses import masked_mean
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, VA
+from triaffect.training.losses import labelled_expressions, masked_mean
 
 # Du, Tao and Martinez 2014, table 1, those of the twelve AUs: 1 prototypical, else the share of people who show it.
 LITERATURE_AUS: dict[str, dict[str, float]] = {
@@ -71,10 +71,9 @@ def counted(index: pl.DataFrame, tasks: Sequence[str]) -> tuple[np.ndarray, np.n
     Raises:
         InputError: No frame is labelled for both.
     """
-    tables = {}
-    for task, names in (("au", ACTION_UNITS), ("va", VA)):
-        columns = []
-        for name in names if task in tasks else ():
+    tables = {task: np.zeros((len(EXPRESSIONS), len(LABEL_COLUMNS[task]))) for task in ("au", "va")}
+    for task, table in tables.items():
+        for place, name in enumerate(LABEL_COLUMNS[task] if task in tasks else ()):
             both = index.select("expression", pl.col(name).cast(pl.Float64)).drop_nulls()
             if both.is_empty():
                 raise InputError(
@@ -84,13 +83,12 @@ def counted(index: pl.DataFrame, tasks: Sequence[str]) -> tuple[np.ndarray, np.n
             codes, values = both["expression"].to_numpy(), both[name].to_numpy()
             n = np.bincount(codes, minlength=len(EXPRESSIONS))
             usual = _mean(index, name, 0.0)
-            columns.append((np.bincount(codes, values, len(EXPRESSIONS)) + FRAMES * usual) / (n + FRAMES))
-        tables[task] = np.stack(columns, 1) if columns else np.zeros((len(EXPRESSIONS), len(names)))
+            table[:, place] = (np.bincount(codes, values, len(EXPRESSIONS)) + FRAMES * usual) / (n + FRAMES)
     return tables["au"].clip(1e-3, 1 - 1e-3), tables["va"]
 
 
 def _mean(index: pl.DataFrame, name: str, otherwise: float) -> float:
-    mean = index[name].drop_nulls().mean() if name in index.columns else None
+    mean = index[name].drop_nulls().mean()
     return otherwise if mean is None else float(mean)  # type: ignore[arg-type]
 
 
@@ -106,23 +104,15 @@ class Coupling(nn.Module):
     """
 
     def __init__(
-        self,
-        tasks: Sequence[str],
-        index: pl.DataFrame,
-        co_annotation: float = 0.0,
-        matching: float = 0.0,
-        table: str = "index",
+        self, tasks: Sequence[str], index: pl.DataFrame, co_annotation: float, matching: float, table: str
     ) -> None:
         super().__init__()
         self.tasks, self.co_annotation, self.matching = tasks, co_annotation, matching
         aus, va = literature(index) if table == "literature" else counted(index, tasks)
-        labelled = index["expression"].drop_nulls().to_numpy() if "expression" in index.columns else np.zeros(0, int)
-        prior = np.bincount(labelled, minlength=len(EXPRESSIONS)) + 1.0
-        self.aus: Tensor
-        self.va: Tensor
-        self.prior: Tensor
-        for name, value in {"aus": aus, "va": va, "prior": prior / prior.sum()}.items():
-            self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
+        prior = np.bincount(index["expression"].drop_nulls().to_numpy(), minlength=len(EXPRESSIONS)) + 1.0
+        self.aus = nn.Buffer(torch.tensor(aus, dtype=torch.float32), persistent=False)
+        self.va = nn.Buffer(torch.tensor(va, dtype=torch.float32), persistent=False)
+        self.prior = nn.Buffer(torch.tensor(prior / prior.sum(), dtype=torch.float32), persistent=False)
 
     def posterior(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Probabilities of the expression of each image: from its label, else by Bayes' rule over the table.
@@ -133,24 +123,23 @@ class Coupling(nn.Module):
         Returns:
             (N, 8) probabilities, and (N,) whether the image has any label.
         """
-        au, va, expr = batch["au"], batch["va"], batch["expr"]
+        au, va = batch["au"], batch["va"]
         on, off = torch.nan_to_num(au), torch.nan_to_num(1 - au)  # a missing one is neither
         far = torch.nan_to_num(va[:, None] - self.va) ** 2
         evidence = self.prior.log() + on @ self.aus.log().T + off @ torch.log1p(-self.aus).T
         evidence = evidence - far.sum(2) / (2 * SPREAD**2)
-        own_label = F.one_hot(expr.clamp(min=0), len(EXPRESSIONS)).float() if expr.ndim == 1 else expr.nan_to_num()
-        has_label = expr >= 0 if expr.ndim == 1 else ~torch.isnan(expr).any(1)
+        own_label, has_label = labelled_expressions(batch["expr"])
+        if own_label.ndim == 1:
+            own_label = F.one_hot(own_label, len(EXPRESSIONS)).float()
         any_label = has_label | ~torch.isnan(au).all(1) | ~torch.isnan(va).all(1)
         return torch.where(has_label[:, None], own_label, evidence.softmax(1)), any_label
 
     def implied_label_losses(self, raw: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The loss of each task on labels that follow from the image's other labels."""
         posterior, labelled = self.posterior(batch)
-        expr = batch["expr"]
-        lacking = expr < 0 if expr.ndim == 1 else torch.isnan(expr).any(1)
-        implied_losses = {
-            "expr": masked_mean(F.cross_entropy(raw["expr"], posterior, reduction="none"), lacking & labelled)
-        }
+        _, has_expression = labelled_expressions(batch["expr"])
+        values = F.cross_entropy(raw["expr"], posterior, reduction="none")
+        implied_losses = {"expr": masked_mean(values, labelled & ~has_expression)}
         if "au" in self.tasks:
             values = F.binary_cross_entropy_with_logits(raw["au"], posterior @ self.aus, reduction="none")
             implied_losses["au"] = masked_mean(values, torch.isnan(batch["au"]) & labelled[:, None])
@@ -181,10 +170,10 @@ class Coupling(nn.Module):
         """The task losses with their shares of co-annotation and matching added."""
         raw, out = {task: value.float() for task, value in raw.items()}, dict(losses)
         with torch.autocast(raw["expr"].device.type, enabled=False):  # logarithms near 0 and 1 need their digits
-            for weight, extra in (
-                (self.co_annotation, self.implied_label_losses(raw, batch) if self.co_annotation else {}),
-                (self.matching, self.matching_losses(raw) if self.matching else {}),
-            ):
-                for task, value in extra.items():
-                    out[task] = out[task] + weight * value
+            if self.co_annotation:
+                for task, value in self.implied_label_losses(raw, batch).items():
+                    out[task] = out[task] + self.co_annotation * value
+            if self.matching:
+                for task, value in self.matching_losses(raw).items():
+                    out[task] = out[task] + self.matching * value
         return out

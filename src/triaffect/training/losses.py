@@ -19,6 +19,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from triaffect.data.statistics import class_weights, count_unit
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, PREDICTION_COLUMNS
+from triaffect.training.config import LossConfig
 from triaffect.training.dataset import SOFT
 
 
@@ -29,8 +30,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def mse(raw: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of valence and arousal (Asim 2024, sec. 1.9)."""
-    mask = ~torch.isnan(target)
-    return masked_mean((raw - target.nan_to_num()) ** 2, mask)
+    return masked_mean((raw - target.nan_to_num()) ** 2, ~torch.isnan(target))
 
 
 def ccc_loss(raw: Tensor, target: Tensor) -> Tensor:
@@ -53,15 +53,15 @@ def cross_entropy(raw: Tensor, target: Tensor, weights: Tensor | None = None, sm
 
     The mean divides by the number of rows, as in the paper; `F.cross_entropy(weight=w)` would divide by the sum of w.
     """
-    filled, mask = _known(target)
+    filled, mask = labelled_expressions(target)
     values = F.cross_entropy(raw, filled, reduction="none", label_smoothing=smoothing)
     if weights is not None:
         values = values * (weights[filled] if filled.ndim == 1 else filled @ weights)
     return masked_mean(values, mask)
 
 
-def _known(target: Tensor) -> tuple[Tensor, Tensor]:
-    """Expression targets without holes, and where there were none."""
+def labelled_expressions(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Expression targets without holes, codes (N,) or distributions (N, 8), and (N,) which rows are labelled."""
     if target.ndim == 1:
         return target.clamp(min=0), target >= 0
     return target.nan_to_num(), ~torch.isnan(target).any(1)
@@ -69,7 +69,7 @@ def _known(target: Tensor) -> tuple[Tensor, Tensor]:
 
 def expression_focal(raw: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Cross-entropy times (1 - p_y)^gamma (Lin et al. 2017)."""
-    filled, mask = _known(target)
+    filled, mask = labelled_expressions(target)
     values = F.cross_entropy(raw, filled, reduction="none")
     return masked_mean((1 - torch.exp(-values)) ** gamma * values, mask)
 
@@ -104,7 +104,7 @@ def asymmetric(raw: Tensor, target: Tensor, gamma: float = 4.0, margin: float = 
 
 def au_mse(raw: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of the probability (the multi-task model of Asim 2024, sec. 1.11.1)."""
-    return masked_mean((torch.sigmoid(raw) - target.nan_to_num()) ** 2, ~torch.isnan(target))
+    return mse(torch.sigmoid(raw), target)
 
 
 def expression_weights(index: pl.DataFrame) -> Tensor:
@@ -133,44 +133,27 @@ class TaskLosses(nn.Module):
         tasks: The tasks of the model.
         index: The training index, from which class weights are counted once.
         classes: Number of expressions.
-        va: Name of the loss of valence and arousal; the names and the options below are those of `config.LossConfig`.
-        expr: Name of the loss of expressions.
-        au: Name of the loss of action units.
-        label_smoothing: Share of the target spread over all expressions.
-        gamma: Focusing of the focal losses.
-        weights: Fixed weight of each task's loss, 1 for a task that is left out.
+        options: Names of the losses and their options, those of `config.LossConfig`.
     """
 
-    def __init__(
-        self,
-        tasks: Sequence[str],
-        index: pl.DataFrame,
-        classes: int = 8,
-        *,
-        va: str = "ccc",
-        expr: str = "weighted_ce",
-        au: str = "focal",
-        label_smoothing: float = 0.0,
-        gamma: float = 1.0,
-        weights: Mapping[Any, float] | None = None,
-    ) -> None:
+    def __init__(self, tasks: Sequence[str], index: pl.DataFrame, classes: int = 8, **options: Any) -> None:
         super().__init__()
-        self.tasks, self.weights = tasks, {task: (weights or {}).get(task, 1.0) for task in tasks}
-        self.register_buffer("class_weight", expression_weights(index)[:classes], persistent=False)
-        self.register_buffer("pos_weight", au_pos_weight(index), persistent=False)
+        config = LossConfig(**options)
+        weights: Mapping[Any, float] = config.weights
+        self.tasks, self.weights = tasks, {task: weights.get(task, 1.0) for task in tasks}
+        self.class_weight = nn.Buffer(expression_weights(index)[:classes], persistent=False)
+        self.pos_weight = nn.Buffer(au_pos_weight(index), persistent=False)
         # An absent class has weight 0 here and no say there.
         rates = torch.where(self.class_weight > 0, 1 / self.class_weight, 1.0)
-        self.register_buffer("log_prior", rates.log(), persistent=False)
-        self.log_prior: Tensor
-        self.class_weight: Tensor
-        self.pos_weight: Tensor
+        self.log_prior = nn.Buffer(rates.log(), persistent=False)
+        smoothing, gamma = config.label_smoothing, config.gamma
         functions: dict[str, dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
             "va": {"mse": mse, "ccc": ccc_loss, "ccc+mse": lambda raw, y: ccc_loss(raw, y) + mse(raw, y)},
             "expr": {
-                "ce": lambda raw, y: cross_entropy(raw, y, None, label_smoothing),
-                "weighted_ce": lambda raw, y: cross_entropy(raw, y, self.class_weight, label_smoothing),
+                "ce": lambda raw, y: cross_entropy(raw, y, None, smoothing),
+                "weighted_ce": lambda raw, y: cross_entropy(raw, y, self.class_weight, smoothing),
                 "focal": lambda raw, y: expression_focal(raw, y, gamma),
-                "adjusted_ce": lambda raw, y: adjusted_cross_entropy(raw, y, self.log_prior, label_smoothing),
+                "adjusted_ce": lambda raw, y: adjusted_cross_entropy(raw, y, self.log_prior, smoothing),
             },
             "au": {
                 "bce": binary_cross_entropy,
@@ -180,8 +163,7 @@ class TaskLosses(nn.Module):
                 "asymmetric": asymmetric,
             },
         }
-        names = {"va": va, "expr": expr, "au": au}
-        self.functions = {task: functions[task][names[task]] for task in tasks}
+        self.functions = {task: functions[task][getattr(config, task)] for task in tasks}
 
     def forward(self, raw: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of each task, before its fixed weight, in float32."""

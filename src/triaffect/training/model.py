@@ -92,29 +92,15 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
         fps: float = 30.0,
         encoders: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        arguments = dict(locals())  # as given: no other name is bound yet
         super().__init__()
         if unknown := set(tasks) - set(TASKS):
             raise InputError(f"task {min(unknown)!r}: choose from {', '.join(TASKS)}")
         self.tasks = tuple(task for task in TASKS if task in tasks)
-        self.settings: dict[str, Any] = {
-            "backbone": backbone,
-            "tasks": list(self.tasks),
-            "head": head,
-            "hidden": hidden,
-            "dropout": dropout,
-            "classes": classes,
-            "size": size,
-            "grey": grey,
-            "brighten": brighten,
-            "temporal": temporal,
-            "temporal_model": temporal_model,
-            "causal": causal,
-            "fps": fps,
-            "encoders": [dict(encoder) for encoder in encoders],
-        }
+        arguments |= {"tasks": list(self.tasks), "encoders": [dict(encoder) for encoder in encoders]}
+        not_settings = ("self", "__class__", "pretrained")
+        self.settings = {name: value for name, value in arguments.items() if name not in not_settings}
         self.provenance: dict[str, Any] = {}
-        self.mean: Tensor
-        self.std: Tensor
         if encoders:
             self.backbone: nn.Module = SideBySide(encoders, size)
             self.normalise_by({"mean": [0.0] * 3, "std": [1 / 255] * 3})
@@ -134,16 +120,13 @@ class AffectModel(nn.Module, PyTorchModelHubMixin, library_name="triaffect", rep
     def normalise_by(self, config: dict[str, Any]) -> None:
         """Set the mean and standard deviation of the input, in units of 0..1."""
         self.normalisation = {name: [float(value) for value in config[name]] for name in ("mean", "std")}
-        for name, values in self.normalisation.items():
-            # uint8 in, so the constants are in units of 0..255.
-            self.register_buffer(name, 255 * torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.mean, self.std = map(_in_bytes, self.normalisation.values())
 
     @torch.no_grad()
     def _width(self, size: int) -> int:
         # Measured: timm's num_features is not the width after every kind of head.
-        training = self.backbone.training
         width = self.backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
-        self.backbone.train(training)
+        self.backbone.train()
         return width
 
     def features(self, images: Tensor) -> Tensor:
@@ -228,6 +211,11 @@ def _label_order(settings: dict[str, Any]) -> dict[str, list[str]]:
     return {"va": list(VA), "expr": list(EXPRESSIONS[: settings.get("classes", 8)]), "au": list(ACTION_UNITS)}
 
 
+def _in_bytes(values: Sequence[float] | Sequence[Sequence[float]]) -> nn.Buffer:
+    """Constants of 0..1 for each channel in units of 0..255: (1, 3, 1, 1), or (n, 3, 1, 1) of n encoders."""
+    return nn.Buffer(255 * torch.tensor(values).view(-1, 3, 1, 1), persistent=False)
+
+
 class SideBySide(nn.Module):
     """Several backbones whose features are joined, each with its own normalisation.
 
@@ -239,18 +227,14 @@ class SideBySide(nn.Module):
     def __init__(self, encoders: Sequence[Mapping[str, Any]], size: int) -> None:
         super().__init__()
         self.backbones = nn.ModuleList(make_backbone(encoder["backbone"], size, False) for encoder in encoders)
-        for name in ("mean", "std"):
-            self.register_buffer(name, 255 * torch.tensor([encoder[name] for encoder in encoders]), persistent=False)
+        self.mean, self.std = (_in_bytes([encoder[name] for encoder in encoders]) for name in ("mean", "std"))
         self.preparations = [(bool(encoder["grey"]), bool(encoder["brighten"])) for encoder in encoders]
-        self.mean: Tensor
-        self.std: Tensor
 
     def forward(self, pixels: Tensor) -> Tensor:
         """From pixels (N, 3, size, size), 0..255, to features (N, sum of the widths)."""
         parts = []
         for i, backbone in enumerate(self.backbones):
-            mean, std = self.mean[i].view(1, 3, 1, 1), self.std[i].view(1, 3, 1, 1)
-            parts.append(backbone((prepare(pixels, *self.preparations[i]) - mean) / std))
+            parts.append(backbone((prepare(pixels, *self.preparations[i]) - self.mean[i]) / self.std[i]))
         return torch.cat(parts, 1)
 
 

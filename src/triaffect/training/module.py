@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -26,14 +27,17 @@ from triaffect.training.distributed import blank_rows, gather_outputs, gather_ro
 from triaffect.training.gradient_balancing import CONFLICT_INTERVAL, Balancing
 from triaffect.training.label_coupling import Coupling
 from triaffect.training.loader import BatchLoader, DeviceImages
-from triaffect.training.losses import TaskLosses
+from triaffect.training.losses import TaskLosses, labelled_expressions
 from triaffect.training.model import AffectModel, probabilities
-from triaffect.training.run_folder import energy_joules, epoch_line, make_optimizer
+from triaffect.training.run_folder import draw_curves, energy_joules, epoch_line, make_optimizer, write_metrics
 from triaffect.training.sampling import WINDOW, Draw, EpochSampler
 from triaffect.training.temporal import in_videos
 
 CHECK_INTERVAL = 50
 """Steps between two checks of the losses for NaN on the host; a check of each step would stall a GPU."""
+
+REDRAW_INTERVAL = 30.0
+"""Seconds between two drawings of the curves."""
 
 MEASURES: dict[str, Callable[..., dict[str, float]]] = {"va": va_score, "expr": expr_score, "au": au_score}
 
@@ -95,12 +99,15 @@ class AffectTraining(lightning.LightningModule):
         model: What is trained.
         config: The config of the run.
         index: The training rows, from which class weights and coupling tables are counted.
-        name: Name of the run, for its progress lines; None prints none.
+        run: The run folder, for `metrics.csv` (after each epoch) and `curves.png` (at most every half minute).
+        progress: Print a line per epoch.
     """
 
-    def __init__(self, model: AffectModel, config: TrainConfig, index: pl.DataFrame, name: str | None = None) -> None:
+    def __init__(
+        self, model: AffectModel, config: TrainConfig, index: pl.DataFrame, run: Path = Path(), progress: bool = False
+    ) -> None:
         super().__init__()
-        self.model, self.config, self.name = model, config, name
+        self.model, self.config, self.run, self.progress = model, config, run, progress
         self.losses = TaskLosses(model.tasks, index, config.model.classes, **vars(config.losses))
         balancing, coupling = config.balancing, config.coupling
         self.balancing = Balancing(model.tasks, self.losses.weights, balancing.method, balancing.at)
@@ -116,6 +123,7 @@ class AffectTraining(lightning.LightningModule):
         self._outputs: list[dict[str, Tensor]] = []
         self._start = self._trained = 0.0
         self._joules: float | None = None
+        self._drawn = time.monotonic()
         if config.model.frozen:
             model.backbone.requires_grad_(False)
 
@@ -212,21 +220,19 @@ class AffectTraining(lightning.LightningModule):
         self._count_hits(raw, batch)
         losses = self._task_losses(raw, batch, mix)
         shared = [p for p in self.model.backbone.parameters() if p.requires_grad]
+        total = minimised = self.balancing.total(losses, self.history)
         if by_gradient:
-            total = self.losses.total(losses)
-            minimised = self.balancing.surrogate(losses, head_input, features, shared)
-        else:
-            if self.config.balancing.conflict and seed[-1] % CONFLICT_INTERVAL == 0 and features.requires_grad:
-                self.balancing.gradients(losses, features, features, shared)
-            total = minimised = self.balancing.total(losses, self.history)
+            minimised = total + self.balancing.surrogate(losses, head_input, features, shared)
+        elif self.config.balancing.conflict and seed[-1] % CONFLICT_INTERVAL == 0 and features.requires_grad:
+            self.balancing.gradients(losses, features, features, shared)
         return minimised, torch.stack([total, *losses.values()]).detach()
 
     def _count_hits(self, raw: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
         """Count rightly predicted and labelled expressions of the batch; of soft labels the most probable counts."""
         if "expr" not in raw:
             return
-        target = batch["expr"] if batch["expr"].ndim == 1 else batch["expr"].nan_to_num(-1).max(1)
-        codes, labelled = (target, target >= 0) if isinstance(target, Tensor) else (target.indices, target.values > 0)
+        target, labelled = labelled_expressions(batch["expr"])
+        codes = target if target.ndim == 1 else target.argmax(1)
         right = (raw["expr"][: len(codes)].argmax(1) == codes) & labelled
         hits = torch.stack([right.sum(), labelled.sum()])
         self._hits = hits if self._hits is None else self._hits + hits
@@ -282,10 +288,7 @@ class AffectTraining(lightning.LightningModule):
         """Keep outputs and targets: the measures are of the whole split."""
         self._record_bad(batch, self._data.val)
         features = self.model.features(batch["image"])
-        if self.model.temporal is None:
-            raw = self.model.predict_from_features(features)
-        else:
-            raw = in_videos(self.model, features, batch["time"], batch["video"])
+        raw = in_videos(self.model, features, batch.get("time"), batch.get("video"))
         outputs = {"row": batch["row"], **{f"raw_{task}": value.float() for task, value in raw.items()}}
         self._outputs.append({**outputs, **{task: batch[task] for task in raw}})
 
@@ -301,14 +304,23 @@ class AffectTraining(lightning.LightningModule):
         if self.trainer.is_global_zero:
             for logger in self.loggers:
                 logger.log_metrics(metrics, step=self.current_epoch)
-            if self.name:
+            if self.progress:
                 line = epoch_line(metrics, self.model.tasks, self.config.training.epochs)
-                tqdm.write(f"{self.name}: {line}{'  (best)' if best else ''}", file=sys.stderr)
+                tqdm.write(f"{self.run.name}: {line}{'  (best)' if best else ''}", file=sys.stderr)
+            write_metrics(self.run, self.history)
+            if time.monotonic() - self._drawn > REDRAW_INTERVAL:
+                self.on_fit_end()
+                self._drawn = time.monotonic()
+
+    def on_fit_end(self) -> None:
+        """Draw the curves."""
+        if self.trainer.is_global_zero and self.history:
+            draw_curves(self.run, self.history, self.config.training.kept_epoch(self.history))
 
     def _metrics(self) -> dict[str, float]:
         metrics: dict[str, float] = {"epoch": self.current_epoch + 1}
         if self._sums is not None:
-            means = (self._sums / max(1, self._steps)).tolist()
+            means = (self._sums / self._steps).tolist()
             names = [loss_key("train"), *(loss_key("train", task) for task in self.model.tasks)]
             metrics |= dict(zip(names, means, strict=True)) | self.balancing.pop_cosines()
         if self._hits is not None:

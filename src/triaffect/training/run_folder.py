@@ -10,6 +10,7 @@ import platform
 import shutil
 import sys
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,9 @@ from triaffect.training.config import TrainConfig, TrainingConfig
 from triaffect.training.model import AffectModel
 
 PACKAGES = (
-    "triaffect",
-    "torch",
-    "torchvision",
-    "timm",
-    "lightning",
-    "numpy",
-    "polars",
-    "opencv-python-headless",
-    "simplejpeg",
-)
+    "triaffect", "torch", "torchvision", "timm", "lightning",
+    "numpy", "polars", "opencv-python-headless", "simplejpeg",
+)  # fmt: skip
 
 
 def check_run(run: Path, config: TrainConfig, resume: bool) -> None:
@@ -48,13 +42,12 @@ def check_run(run: Path, config: TrainConfig, resume: bool) -> None:
         if not resume:
             raise InputError(f"{run}: already holds a run; continue it with --resume or name another folder")
         old, new = flat(yaml.safe_load(config_file.read_text(encoding="utf-8"))), flat(config.to_dict())
-        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-        if changed:
-            key = changed[0]
-            raise InputError(
-                f"{config_file}: was started with {key} {old.get(key)!r}, not {new.get(key)!r}; "
-                "give the same config to --resume, or name another folder"
-            )
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                raise InputError(
+                    f"{config_file}: was started with {key} {old.get(key)!r}, not {new.get(key)!r}; "
+                    "give the same config to --resume, or name another folder"
+                )
     elif run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise InputError(f"{run}: exists and holds no run; name an empty or a new folder")
 
@@ -93,17 +86,12 @@ def environment() -> dict[str, Any]:
 
 
 def close_run(
-    run: Path,
-    history: list[dict[str, float]],
-    training: TrainingConfig,
-    parameters: int,
-    bad: dict[str, str],
-    best: dict[str, float] | None = None,
+    run: Path, history: list[dict[str, float]], best: dict[str, float], parameters: int, bad: dict[str, str]
 ) -> None:
     """Write `summary.json`, which marks the run as finished."""
     summary = {
         "epochs": len(history),
-        "best": best or history[training.kept_epoch(history)],
+        "best": best,
         "parameters": parameters,
         "seconds": round(sum(row["seconds"] for row in history), 3),
         "skipped_images": bad,
@@ -163,10 +151,9 @@ def make_optimizer(training: TrainingConfig, parameters: list[torch.nn.Parameter
 def precision(name: str, accelerator: str = "auto") -> str:
     """Lightning's name of a precision; `auto` is bfloat16 where the device computes it, else 32."""
     if name == "auto":
-        if torch.cuda.is_available() and accelerator != "cpu":
-            name = "bf16" if torch.cuda.is_bf16_supported() else "32"
-        else:
-            name = "bf16" if cpu_has_bf16() else "32"
+        on_gpu = torch.cuda.is_available() and accelerator != "cpu"
+        has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else cpu_has_bf16()
+        name = "bf16" if has_bf16 else "32"
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[name]
 
 
@@ -192,11 +179,6 @@ def write_metrics(run: Path, history: list[dict[str, float]]) -> None:
         pl.DataFrame(history, infer_schema_length=None).write_csv(tmp_path)
 
 
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Read `metrics.csv`."""
-    return pl.read_csv(run / "metrics.csv", infer_schema_length=None).to_dicts()
-
-
 def draw_curves(run: Path, history: list[dict[str, float]], kept_row: int | None = None) -> None:
     """Draw the curves so far.
 
@@ -209,23 +191,22 @@ def draw_curves(run: Path, history: list[dict[str, float]], kept_row: int | None
     save_figure(training_curves(table, kept_row), run / "curves.png")
 
 
-def join_histories(runs: list[Path]) -> list[dict[str, float]]:
-    """The epochs of single-task runs as those of one model; a run that has ended stays at its best epoch."""
-    histories, bests = [read_metrics(run) for run in runs], [read_summary(run)["best"] for run in runs]
+def join_histories(runs: list[Path]) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """The epochs of single-task runs as those of one model, and their best epochs as one row.
+
+    A run that has ended stays at its best epoch.
+    """
+    histories = [pl.read_csv(run / "metrics.csv", infer_schema_length=None).to_dicts() for run in runs]
+    bests = [read_summary(run)["best"] for run in runs]
     joined = []
-    for epoch in range(max(map(len, histories))):
-        rows = [h[epoch] if epoch < len(h) else best for h, best in zip(histories, bests, strict=True)]
-        running = [h[epoch] for h in histories if epoch < len(h)]
+    for epoch, of_runs in enumerate(zip_longest(*histories), 1):
+        rows = [row or best for row, best in zip(of_runs, bests, strict=True)]
+        running = [row for row in of_runs if row]
         seconds = sum(row["seconds"] for row in running)
         images = sum(row["images_per_second"] * row["seconds"] for row in running) / len(running)
         cost = {"seconds": seconds, "images_per_second": images / max(seconds, 1e-9)}
-        joined.append({**_join(rows), "epoch": epoch + 1, "lr": rows[0]["lr"], **cost})
-    return joined
-
-
-def join_best(runs: list[Path]) -> dict[str, float]:
-    """The best epochs of single-task runs as one row."""
-    return _join([read_summary(run)["best"] for run in runs])
+        joined.append({**_join(rows), "epoch": epoch, "lr": rows[0]["lr"], **cost})
+    return joined, _join(bests)
 
 
 def read_summary(run: Path) -> dict[str, Any]:

@@ -26,11 +26,8 @@ class Draw:
         self.stride, self.seed, self.rows = stride, seed, len(index)
         self.count = max(1, len(index) // stride)
         video = index["video"].rank("dense").fill_null(0).to_numpy().astype(np.int64)
-        order = np.lexsort((index["frame"].fill_null(0).to_numpy(), video))
-        first = np.searchsorted(video[order], video)
-        self.place = np.empty(len(index), np.int64)
-        self.place[order] = np.arange(len(index))
-        self.place -= first  # position of the row in its video
+        place_in_video = pl.col("frame").fill_null(0).rank("ordinal").over("video") - 1
+        self.place = index.select(place_in_video).to_series().to_numpy().astype(np.int64)
         self.video, self.weight = video, self._weight(balance, index, video)
 
     @staticmethod
@@ -38,15 +35,11 @@ class Draw:
         """One over the size of the row's group; rows without an expression get the mean weight of the others."""
         if balance == "none":
             return None
-        if balance == "video":
-            group = video
-        else:
-            expression = index["expression"] if "expression" in index.columns else pl.Series([None] * len(index))
-            group = expression.fill_null(-1).to_numpy().astype(np.int64)
+        group = video if balance == "video" else index["expression"].fill_null(-1).to_numpy().astype(np.int64)
         _, place, size = np.unique(group, return_inverse=True, return_counts=True)
-        weight = 1 / size[place]
-        if balance == "class" and (group < 0).any() and (group >= 0).any():
-            weight[group < 0] = weight[group >= 0].mean()
+        weight, labelled = 1 / size[place], group >= 0
+        if labelled.any():
+            weight[~labelled] = weight[labelled].mean()
         return weight
 
     def __call__(self, epoch: int) -> np.ndarray:

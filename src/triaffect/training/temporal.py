@@ -46,8 +46,7 @@ class AttentionOverTime(nn.Module):
         super().__init__()
         self.seconds, self.causal = seconds, causal
         self.attention = nn.MultiheadAttention(HIDDEN, HEADS, batch_first=True)
-        self.register_buffer("slopes", torch.tensor([10.0, 3.0, 1.0, 0.0]) / seconds, persistent=False)
-        self.slopes: Tensor
+        self.slopes = nn.Buffer(torch.tensor([10.0, 3.0, 1.0, 0.0]) / seconds, persistent=False)
 
     def forward(self, x: Tensor, time: Tensor, video: Tensor) -> Tensor:
         """From (B, T, HIDDEN), times (B, T) in seconds and video numbers (B, T) to (B, T, HIDDEN)."""
@@ -194,13 +193,7 @@ class TemporalModel(nn.Module):
     """
 
     def __init__(
-        self,
-        width: int,
-        kind: str,
-        spans: Mapping[str, Sequence[float]],
-        causal: bool = False,
-        fps: float = 30.0,
-        dropout: float = 0.0,
+        self, width: int, kind: str, spans: Mapping[str, Sequence[float]], causal: bool, fps: float, dropout: float
     ) -> None:
         super().__init__()
         self.seconds, self.causal = max(seconds for scales in spans.values() for seconds in scales), causal
@@ -228,19 +221,19 @@ class TemporalModel(nn.Module):
 
 
 @torch.inference_mode()
-def in_videos(model: AffectModel, features: Tensor, time: Tensor, video: Tensor) -> dict[str, Tensor]:
-    """The raw outputs of frames that see each other.
+def in_videos(model: AffectModel, features: Tensor, time: Tensor | None, video: Tensor | None) -> dict[str, Tensor]:
+    """The raw outputs of frames that see each other, if the model is temporal.
 
     Args:
-        model: With a temporal model.
+        model: The model.
         features: (N, width), sorted by video and time.
-        time: (N,) seconds.
+        time: (N,) seconds; without times and videos, each frame is seen alone.
         video: (N,) numbers.
 
     Returns:
         Raw outputs by task, in the same order, equal however the frames are cut into pieces.
     """
-    if model.temporal is None:
+    if model.temporal is None or time is None or video is None:
         return model.predict_from_features(features)
     parts: list[dict[str, Tensor]] = []
     for near, inside in windows(video.cpu().numpy(), time.cpu().numpy(), model.temporal.seconds, PIECE):

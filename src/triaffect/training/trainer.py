@@ -12,14 +12,12 @@ import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
-import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
@@ -39,9 +37,6 @@ from triaffect.training.weights import check_pretrained
 
 LINE_INTERVAL = 60.0
 """Seconds between two lines of a run that shows no bar."""
-
-REDRAW_INTERVAL = 30.0
-"""Seconds between two drawings of the curves."""
 
 LOST = "another process of this run has ended, its message says why; start all again with --resume"
 
@@ -82,12 +77,12 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
     if config.training.batch == 1 and config.model.head == "mlp":
         raise InputError("training.batch is 1, but the batch norm of head mlp needs two images; set it to 2 or more")
     run_folder.make_optimizer(config.training, [nn.Parameter(torch.zeros(1))])
-    train_data, val_data = _datasets(config, *training_rows(config))
+    train_data, val_data = _datasets(config)
     model = make_model(config)
     parameters, backbone = sum(p.numel() for p in model.parameters()), model.backbone
     if config.data.features:
         model.backbone = nn.Identity()  # its outputs are the data
-    module = AffectTraining(model, config, train_data.index, run.name if progress else None)
+    module = AffectTraining(model, config, train_data.index, run, progress)
     with _without_hints():
         trainer = _make_trainer(config, run, progress)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
@@ -113,7 +108,8 @@ def train(config: TrainConfig, out: str | Path, resume: bool = False, progress: 
             best = _keep_best(module, backbone, run) if trainer.is_global_zero else None
     if trainer.is_global_zero:
         (run / "best.ckpt").unlink(missing_ok=True)
-        run_folder.close_run(run, module.history, config.training, parameters, module.bad, best)
+        best = best or module.history[config.training.kept_epoch(module.history)]
+        run_folder.close_run(run, module.history, best, parameters, module.bad)
     trainer.strategy.barrier()  # every process finds the whole run folder
     return run
 
@@ -149,12 +145,11 @@ def train_heads(config: TrainConfig, out: str | Path, joint: bool = False, progr
     run_folder.write_config(run, config)
     parts = [train(config.for_task(task), run / "heads" / task, resume=True, progress=progress) for task in tasks]
     model = join_heads([load_model(part) for part in parts])
-    history = run_folder.join_histories(parts)
-    best = run_folder.join_best(parts)
+    history, best = run_folder.join_histories(parts)
     run_folder.keep_model(run, model, config, best, {})
     run_folder.write_metrics(run, history)
     run_folder.draw_curves(run, history)
-    run_folder.close_run(run, history, config.training, sum(p.numel() for p in model.parameters()), {}, best)
+    run_folder.close_run(run, history, best, sum(p.numel() for p in model.parameters()), {})
     return run
 
 
@@ -178,9 +173,8 @@ def _with_source_backbone(config: TrainConfig) -> TrainConfig:
     return replace(config, model=replace(config.model, **made_with))
 
 
-def _datasets(
-    config: TrainConfig, train_rows: pl.DataFrame, val_rows: pl.DataFrame, images: Path
-) -> tuple[FrameDataset, FrameDataset]:
+def _datasets(config: TrainConfig) -> tuple[FrameDataset, FrameDataset]:
+    train_rows, val_rows, images = training_rows(config)
     data, size = config.data, config.model.size
     if data.features:
         fps = config.model.fps
@@ -203,9 +197,8 @@ def _keep_best(module: AffectTraining, backbone: nn.Module, run: Path) -> dict[s
     if not (run / "best.ckpt").exists() or not module.history:
         return None
     checkpoint = torch.load(run / "best.ckpt", map_location="cpu", weights_only=True)
-    state, best = checkpoint["state_dict"], module.history[checkpoint["epoch"]]
-    model = module.model.cpu()
-    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    module.load_state_dict(checkpoint["state_dict"])
+    model, best = module.model.cpu(), module.history[checkpoint["epoch"]]
     if module.config.data.features:
         model.backbone = backbone
     run_folder.keep_model(run, model, module.config, best, module.bad)
@@ -220,28 +213,6 @@ class _Checkpoint(ModelCheckpoint):
         moved = {k: v.replace(old, new, 1) if isinstance(v, str) else v for k, v in state_dict.items()}
         scores = {path.replace(old, new, 1): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**moved, "best_k_models": scores})
-
-
-class _RunFolderCallback(Callback):
-    """Writes `metrics.csv` and `curves.png` after each epoch (the curves at most every half minute)."""
-
-    def __init__(self, run: Path) -> None:
-        self.run, self.drawn = run, time.monotonic()
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            run_folder.write_metrics(self.run, pl_module.history)  # type: ignore[arg-type]
-            if time.monotonic() - self.drawn > REDRAW_INTERVAL:
-                run_folder.draw_curves(self.run, pl_module.history, _kept(pl_module))  # type: ignore[arg-type]
-                self.drawn = time.monotonic()
-
-    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.is_global_zero and pl_module.history:
-            run_folder.draw_curves(self.run, pl_module.history, _kept(pl_module))  # type: ignore[arg-type]
-
-
-def _kept(module: Any) -> int:
-    return module.config.training.kept_epoch(module.history)
 
 
 class _MinuteLines(Callback):
@@ -295,23 +266,15 @@ def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.T
     watcher = logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script")
     watcher.setLevel(logging.INFO)
     watcher.filters[:] = [lambda _: print(f"{run}: {LOST}", file=sys.stderr, flush=True) or False]
+    best_by = None if training.select == "last" else monitor
     save: dict[str, Any] = {"save_top_k": 1, "enable_version_counter": False, "auto_insert_metric_name": False}
     callbacks: list[Callback] = [
-        _RunFolderCallback(run),
         # Whole checkpoints: Lightning leaves the averaged weights out of those with weights only.
-        _Checkpoint(
-            run,
-            "best",
-            None if training.select == "last" else monitor,
-            mode=mode,
-            save_on_train_epoch_end=False,
-            **save,
-        ),
+        _Checkpoint(run, "best", monitor=best_by, mode=mode, save_on_train_epoch_end=False, **save)
     ]
     if training.early_stop:
-        callbacks.append(
-            EarlyStopping(watched, patience=training.early_stop, mode=watch_mode, check_on_train_epoch_end=False)
-        )
+        stop: dict[str, Any] = {"patience": training.early_stop, "check_on_train_epoch_end": False}
+        callbacks.append(EarlyStopping(watched, mode=watch_mode, **stop))
     if training.ema:
         # EMAWeightAveraging with torch's own multi-tensor average, buffers (batch norm's statistics) included.
         callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(training.ema)))
@@ -322,26 +285,25 @@ def _make_trainer(config: TrainConfig, run: Path, progress: bool) -> lightning.T
         callbacks.append(_ProgressBar(refresh_rate=20))
     elif progress:
         callbacks.append(_MinuteLines(run.name))
-    make = partial(
-        lightning.Trainer,
-        default_root_dir=run,
-        max_epochs=training.epochs,
-        accelerator=training.accelerator,
-        devices=training.devices,
-        num_nodes=training.nodes,
-        precision=run_folder.precision(training.precision, training.accelerator),  # type: ignore[arg-type]
-        accumulate_grad_batches=training.accumulate,
-        gradient_clip_val=training.clip or None,
-        logger=[_make_plugin("loggers", path, run) for path in training.loggers],
-        callbacks=callbacks,
-        enable_progress_bar=bar,
-        log_every_n_steps=CHECK_INTERVAL,  # each look at the losses waits for the device
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    loggers = [_make_plugin("loggers", path, run) for path in training.loggers]
     try:
-        return make()
+        return lightning.Trainer(
+            default_root_dir=run,
+            max_epochs=training.epochs,
+            accelerator=training.accelerator,
+            devices=training.devices,
+            num_nodes=training.nodes,
+            precision=run_folder.precision(training.precision, training.accelerator),  # type: ignore[arg-type]
+            accumulate_grad_batches=training.accumulate,
+            gradient_clip_val=training.clip or None,
+            logger=loggers,
+            callbacks=callbacks,
+            enable_progress_bar=bar,
+            log_every_n_steps=CHECK_INTERVAL,  # each look at the losses waits for the device
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
     except MisconfigurationException as error:  # no such accelerator, or not that many devices
         reason = str(error).split(". ")[0].rstrip("!.")
         message = f"training.accelerator {training.accelerator}, training.devices {training.devices}: {reason}"

@@ -80,10 +80,9 @@ def check_pretrained(name: str) -> None:
     ):
         return
     try:
-        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5):
-            return
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
     except HTTPError:  # it answers
-        return
+        pass
     except (OSError, ValueError) as error:
         raise _cannot_fetch(name, error) from None
 
@@ -124,10 +123,9 @@ def load_backbone_weights(model: AffectModel, path: str | Path) -> None:
             f"another shape (first: {missing[0]}); use weights of this backbone"
         )
     model.backbone.load_state_dict(expected | fitting)
-    unused = [name for name in tensors if name not in fitting] + others
-    if is_folder:
-        unused = []  # its heads
-    elif unused:
+    # What else a model folder holds are its heads.
+    unused = [] if is_folder else [name for name in tensors if name not in fitting] + others
+    if unused:
         names = ", ".join(unused[:6]) + (" ..." if len(unused) > 6 else "")
         warnings.warn(f"{file}: {plural(len(unused), 'tensor')} not loaded: {names}", stacklevel=2)
     model.provenance["weights"] = {"source": str(path), "licence": licence, "not_loaded": unused}
