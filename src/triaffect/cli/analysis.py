@@ -9,7 +9,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from triaffect.io import InputError
+from triaffect import text
+from triaffect.io import InputError, Notices
+from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, VA
 
 if TYPE_CHECKING:
     from triaffect.inference.analyze import Analysis
@@ -82,7 +84,6 @@ def analyze(
     from triaffect.inference.analyzer import Analyzer
     from triaffect.inference.one_input import AnalyzeOptions
     from triaffect.jobs import read_shard
-    from triaffect.text import duration, plural, printable
 
     inputs = [*inputs, *(_lines(list) if list else [])]
     if not inputs:
@@ -92,7 +93,7 @@ def analyze(
     def print_result(file_result: FileResult, rows: Sequence[dict[str, Any]]) -> None:
         if out is None or (len(inputs) == 1 and not os.path.isdir(inputs[0])):
             progress.clear()
-            print(*map(printable, _face_lines(file_result, rows)), sep="\n")
+            print(*map(text.printable, _face_lines(file_result, rows)), sep="\n")
 
     options = AnalyzeOptions(annotate, plot, cropped, every, fps, sequence, sequence_fps, strict, post, baseline)
     analyzer = Analyzer(
@@ -105,26 +106,28 @@ def analyze(
     )  # fmt: skip
     progress.clear()
     if dry_run:
-        print("".join(f"{size / 1e6:10.1f} MB  {printable(name)}\n" for name, size, _ in result.plan), end="")
+        print("".join(f"{size / 1e6:10.1f} MB  {text.printable(name)}\n" for name, size, _ in result.plan), end="")
         total, seconds = sum(size for _, size, _ in result.plan), sum(item[2] for item in result.plan)
         print(
-            f"{plural(len(result.plan), 'input')}, {total / 1e9:.2f} GB to do, {result.skipped:,} finished: about "
-            + duration(seconds / jobs)
+            f"{text.plural(len(result.plan), 'input')}, {total / 1e9:.2f} GB to do, {result.skipped:,} finished: about "
+            + text.duration(seconds / jobs)
         )
     else:
         rate = f" ({result.new_frames / result.seconds:.0f} images/s)" if result.new_frames > 1 else ""
+        counts = {"input": result.inputs, "image": result.frames, "face": result.faces}
+        left = text.plural(result.inputs - result.done, "input")
         print(
-            f"{plural(result.inputs, 'input')}, {plural(result.frames, 'image')}, {plural(result.faces, 'face')} in "
-            f"{result.seconds:.1f} s{rate}"
+            ", ".join(text.plural(count, noun) for noun, count in counts.items())
+            + f" in {result.seconds:.1f} s{rate}"
             + (f"; {result.skipped:,} were finished before" if result.skipped else "")
             + (f": {out}/faces.csv, {out}/faces.parquet, {out}/summary.csv" if result.tables else "")
             + ("; the last shard writes the tables" if out is not None and not result.tables else "")
-            + (f"; stopped, {plural(result.inputs - result.done, 'input')} not processed" if result.stopped else "")
+            + (f"; stopped, {left} not processed" if result.stopped else "")
         )
     for line in result.notices[:MAX_LINES]:
-        print(f"note: {printable(line)}")
+        print(f"note: {text.printable(line)}")
     for _, _, message in result.failures[:MAX_LINES]:
-        print(f"failed: {printable(message)}", file=sys.stderr)
+        print(f"failed: {text.printable(message)}", file=sys.stderr)
     if len(result.failures) > MAX_LINES:
         print(f"failed: {len(result.failures) - MAX_LINES:,} more, see {out}/failures.csv", file=sys.stderr)
     return 130 if result.stopped else 1 if result.failures else 0
@@ -169,8 +172,6 @@ class _Progress:
 
 def _progress_line(analysis: Analysis) -> str:
     """Describe how far an analysis is: files, failures, rate, time left, files in work."""
-    from triaffect.text import duration, printable
-
     done, new = analysis.done, analysis.done - analysis.skipped
     parts = [f"{done:,} of {analysis.inputs:,} inputs"]
     if analysis.failures:
@@ -178,8 +179,8 @@ def _progress_line(analysis: Analysis) -> str:
     frames = analysis.new_frames + sum(analysis.running.values())
     parts.append(f"{frames / max(analysis.seconds, 1e-9):.0f} images/s")
     if new:
-        parts.append(f"{duration((analysis.inputs - done) * analysis.seconds / new)} left")
-    return "; ".join([", ".join(parts), *(f"{printable(n)}: {f:,} images" for n, f in analysis.running.items())])
+        parts.append(f"{text.duration((analysis.inputs - done) * analysis.seconds / new)} left")
+    return "; ".join([", ".join(parts), *(f"{text.printable(n)}: {f:,} images" for n, f in analysis.running.items())])
 
 
 def _face_lines(result: FileResult, rows: Sequence[dict[str, Any]] = ()) -> list[str]:
@@ -200,7 +201,6 @@ def _face_lines(result: FileResult, rows: Sequence[dict[str, Any]] = ()) -> list
 
 def _photo_parts(row: dict[str, Any]) -> list[str]:
     from triaffect.inference.draw import active_units
-    from triaffect.labels import AU_NAMES
 
     parts = []
     if row.get("expression"):
@@ -214,10 +214,7 @@ def _photo_parts(row: dict[str, Any]) -> list[str]:
 
 
 def _video_parts(face: dict[str, Any]) -> list[str]:
-    from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, VA
-    from triaffect.text import plural
-
-    parts = [f"{plural(face['frames'], 'frame')}, {face['start']:.1f} to {face['end']:.1f} s"]
+    parts = [f"{text.plural(face['frames'], 'frame')}, {face['start']:.1f} to {face['end']:.1f} s"]
     if "expression" in face:
         shares = {name: face[f"{name.lower()}_share"] for name in EXPRESSIONS}
         common = sorted((name for name in EXPRESSIONS if shares[name]), key=lambda name: -shares[name])[:3]
@@ -247,14 +244,12 @@ def convert(
         threshold: Probability from which an action unit is active.
     """
     from triaffect.data.convert import convert
-    from triaffect.io import Notices
-    from triaffect.text import plural
 
     notices = Notices()
     files = convert(faces, to, out, threshold, notices)
     for line in notices.lines():
         print(f"note: {line}", file=sys.stderr)
-    print(f"{out}: {plural(len(files), 'file')}, {files[0].name}" + (" ..." if len(files) > 1 else ""))
+    print(f"{out}: {text.plural(len(files), 'file')}, {files[0].name}" + (" ..." if len(files) > 1 else ""))
 
 
 def agree(
@@ -279,26 +274,21 @@ def agree(
         json: Print JSON.
     """
     from triaffect.data.convert import read_faces
-    from triaffect.io import Notices
     from triaffect.metrics.agreement import agreement
-    from triaffect.text import format_number, text_table
 
     assumed = Notices()
-    rows_of_faces = read_faces(faces, assumed)
-    table, notices = agreement(
-        rows_of_faces, codes, threshold=threshold, present=present, resamples=resamples, seed=seed
-    )
+    options: dict[str, Any] = {"threshold": threshold, "present": present, "resamples": resamples, "seed": seed}
+    table, notices = agreement(read_faces(faces, assumed), codes, **options)
     for notice in assumed.lines() + notices:
         print(f"note: {notice}", file=sys.stderr)
     if json:
         print(table.write_json())
         return
-    rows = [
-        (target, measure, format_number(value), f"{low:.3f} to {high:.3f}" if low is not None else "-", f"{frames:,}",
-         f"{videos:,}")
-        for target, measure, value, low, high, frames, videos in table.iter_rows()
-    ]  # fmt: skip
-    print(text_table(("target", "measure", "value", "95 % interval", "frames", "videos"), rows))
+    rows = []
+    for target, measure, value, low, high, frames, videos in table.iter_rows():
+        interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
+        rows.append((target, measure, text.format_number(value), interval, f"{frames:,}", f"{videos:,}"))
+    print(text.text_table(("target", "measure", "value", "95 % interval", "frames", "videos"), rows))
 
 
 def web(

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from triaffect import text
 from triaffect.io import InputError
+from triaffect.labels import TASKS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +93,6 @@ def index(
     from triaffect.data.index import read_annotations, save_index
     from triaffect.data.known import holds_pictures, write_pictures
     from triaffect.data.statistics import contradiction_lines, leak_lines, statistics, summary
-    from triaffect.text import plural
 
     if format in ("auto", "fer2013") and holds_pictures(root):
         images = images or str(Path(out).with_suffix(""))
@@ -101,7 +102,7 @@ def index(
     print(summary(statistics(annotations.index)))
     for line in annotations.notice_lines() + leak_lines(annotations.index) + contradiction_lines(annotations.index):
         print(f"note: {line}")
-    rows, where = plural(annotations.index.height, "row"), annotations.images or "unknown"
+    rows, where = text.plural(annotations.index.height, "row"), annotations.images or "unknown"
     print(f"{out}: {rows}, format {annotations.format}, images {where}")
 
 
@@ -157,9 +158,7 @@ def show(
     import secrets
 
     from triaffect.data.index import image_root, load_index
-    from triaffect.labels import TASKS
     from triaffect.report.figures import contact_sheet, label_words, sample_frames, save_figure
-    from triaffect.text import printable
 
     rows, root = load_index(index), image_root(index, images)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
@@ -167,8 +166,8 @@ def show(
     save_figure(contact_sheet(rows, root, n, task, split, seed, augment), out)
     for row in sample_frames(rows, n, task, split, seed).iter_rows(named=True):
         words = [f"row {row['row']}", f"video {row['video']}", f"frame {row['frame']}", f"split {row['split']}"]
-        words += [text for name in TASKS for text in label_words(name, row)]
-        print(printable(f"{root / row['image']}: {', '.join(words)}"))
+        words += [word for name in TASKS for word in label_words(name, row)]
+        print(text.printable(f"{root / row['image']}: {', '.join(words)}"))
     print(f"{out}: drawn with --seed {seed}")
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from triaffect import text
+from triaffect.labels import TASK_NAMES
+
 
 def fuse(
     files: list[str],
@@ -33,10 +36,8 @@ def fuse(
     """
     from triaffect.data.index import provenance
     from triaffect.data.predictions import save_predictions
-    from triaffect.labels import TASK_NAMES
     from triaffect.metrics.fusion import fuse_files
     from triaffect.metrics.postprocess import PostProcessing
-    from triaffect.text import plural
 
     post_processing = PostProcessing.load(post) if post else None
     options = {"va": lambda_va, "expr": lambda_expr, "au": lambda_au}
@@ -52,7 +53,7 @@ def fuse(
         post_processing.apply_to_file(out)
     for task, shares in fused.weights.items():
         print(f"{TASK_NAMES[task]}: {' + '.join(f'{share:.2f} {file}' for file, share in shares.items())}")
-    print(f"{out}: {plural(fused.predictions.height, 'image')}")
+    print(f"{out}: {text.plural(fused.predictions.height, 'image')}")
 
 
 def tune(
@@ -136,7 +137,6 @@ def submit(
         split: The split of an index to write; by default its test split, or all of it if it has none.
     """
     from triaffect.data.submission import write_submission
-    from triaffect.text import plural
 
     table: Any = predictions
     if post:
@@ -145,5 +145,5 @@ def submit(
 
         table = PostProcessing.load(post).apply(load_predictions(predictions))
     counts = write_submission(table, release_list, out, track, thresholds, split)
-    rows, videos = plural(counts["rows"], "row"), plural(counts["videos"], "video")
+    rows, videos = text.plural(counts["rows"], "row"), text.plural(counts["videos"], "video")
     print(f"{out}: {rows} of {videos}, {counts['filled']:,} filled")

@@ -19,7 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from triaffect.io import InputError, bundled_file
+from triaffect import __version__
+from triaffect.io import InputError, bundled_file, bundled_names
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -104,11 +105,9 @@ def verb_parser(verb: str, function: Callable[..., Any]) -> ArgumentParser:
         hint, required = hints[name], parameter.default is inspect.Parameter.empty
         flag = name if required else f"--{name.replace('_', '-')}"
         options: dict[str, Any] = {"help": descriptions.get(name, "")}
-        item_types = [
-            a for h in (hint, *typing.get_args(hint)) if typing.get_origin(h) is list for a in typing.get_args(h)
-        ]
-        if item_types:
-            options |= {"nargs": "*" if "list" in hints else "+", "type": item_types[0]}
+        lists = [kind for kind in (hint, *typing.get_args(hint)) if typing.get_origin(kind) is list]
+        if lists:
+            options |= {"nargs": "*" if "list" in hints else "+", "type": typing.get_args(lists[0])[0]}
             if not required:  # an option that is repeated adds to its list
                 options |= {"default": None, "action": "extend"}
         elif hint is bool:
@@ -138,7 +137,6 @@ The options that most runs set:
 
 def train_parser(function: Callable[..., Any]) -> ArgumentParser:
     """Make the parser of `train`: every key of a config is an option."""
-    from triaffect.io import bundled_names
     from triaffect.training.config import config_parser
 
     common = COMMON_TRAIN_OPTIONS.format(configs=", ".join(bundled_names("configs")))
@@ -210,20 +208,13 @@ def _descriptions(function: Callable[..., Any]) -> dict[str, str]:
 
 
 def _overview() -> str:
-    from triaffect import __version__
-
     width = max(map(len, VERBS))
     lines = [f"triaffect {__version__}: valence-arousal, expressions and action units from faces"]
     for group, verbs in VERB_GROUPS.items():
         lines += ["", f"{group}:", *(f"  {name:<{width}}  {verb.summary}" for name, verb in verbs.items())]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "triaffect VERB --help lists the options of a verb.",
-            'eval "$(triaffect --completion bash)" completes verbs and options; there is zsh, too.',
-        ]
-    )
+    lines += ["", "triaffect VERB --help lists the options of a verb."]
+    lines += ['eval "$(triaffect --completion bash)" completes verbs and options; there is zsh, too.']
+    return "\n".join(lines)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -284,8 +275,6 @@ def _main(words: list[str]) -> int:
         print(_overview())
         return 0
     if words[0] in ("-V", "--version"):
-        from triaffect import __version__
-
         print(__version__)
         return 0
     verb = words[0]

@@ -6,6 +6,8 @@ import json
 from functools import partial
 from typing import Any, Literal
 
+from triaffect import text
+
 
 def train(out: str, resume: bool = False, **config: Any) -> None:
     """Train a single-task or a multi-task model and evaluate it by the official measures after each epoch.
@@ -69,7 +71,6 @@ def predict(
     from triaffect.inference.predict import predict as run
     from triaffect.jobs import PerProcess, threads_each
     from triaffect.metrics.postprocess import PostProcessing
-    from triaffect.text import plural
 
     post_processing = PostProcessing.load(post) if post else None
     rows = load_index(index, split)
@@ -83,7 +84,7 @@ def predict(
         post_processing.apply_to_file(out)
     missing = rows["image"].n_unique() - len(table)
     print(
-        f"{out}: {plural(len(table), 'image')}"
+        f"{out}: {text.plural(len(table), 'image')}"
         + (f"; {missing:,} without a prediction (see --fill)" if missing else "")
     )
 

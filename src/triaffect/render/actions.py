@@ -38,9 +38,11 @@ class Actions:
             self.rows[movement] = row
         marks, columns = model.landmarks, model.columns
         self._lip_gap = (model.shapes[:, marks[61:64], 1] - model.shapes[:, marks[[67, 66, 65]], 1]).mean(1)
-        self._seal = [columns.get(name) for name in ("jawOpen", "mouthShrugLower")]
-        self._lids = [(columns[f"eyeBlink_{side}"], columns[f"eyeSquint_{side}"]) for side in "LR"]
-        self.look = {way: [columns.get(f"eyeLook{way}_{side}") for side in "LR"] for way in ("Up", "Down", "In", "Out")}
+        self._seal = [columns[name] for name in ("jawOpen", "mouthShrugLower")]
+        self._lids = [[columns[f"{name}_{side}"] for side in "LR"] for name in ("eyeBlink", "eyeSquint")]
+        self._look = {
+            way: [row for name, row in columns.items() if name.startswith(f"eyeLook{way}_")] for way in ("Up", "Down")
+        }
 
     def pose(
         self, intensities: dict[str, tuple[float, float]], gaze: tuple[float, float] = (0.0, 0.0), depth: float = 1.0
@@ -66,13 +68,11 @@ class Actions:
         # Lips that no movement opens stay shut: the jaw lifts a little, then the lower lip follows.
         opened = sum(intensities.get("AU25", (0, 0))) + sum(intensities.get("AU26", (0, 0)))
         for row, low, high in zip(self._seal, (-0.1, 0.0), (0.0, 0.9), strict=True):
-            if row is not None and self._lip_gap[row]:
+            if self._lip_gap[row]:
                 close = np.clip((-0.04 - self._lip_gap @ weights) / self._lip_gap[row], low, high)
                 weights[row] += close * np.clip(1 - opened / 0.3, 0, 1)
-        for lid, squint in self._lids:
-            # A closed eye cannot also be narrowed.
-            weights[squint] *= 1 - np.clip(weights[lid], 0, 1)
-        for row in self.look["Up" if gaze[1] > 0 else "Down"]:
-            if row is not None:
-                weights[row] += abs(gaze[1]) / 0.5
+        lids, squints = self._lids
+        # A closed eye cannot also be narrowed.
+        weights[squints] *= 1 - np.clip(weights[lids], 0, 1)
+        weights[self._look["Up" if gaze[1] > 0 else "Down"]] += abs(gaze[1]) / 0.5
         return weights, furrows

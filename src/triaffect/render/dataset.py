@@ -12,12 +12,17 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import polars as pl
+import simplejpeg
+import yaml
 
 from triaffect.io import InputError, atomic_path, write_text
 from triaffect.jobs import run_all
 from triaffect.labels import ACTION_UNITS, EXPRESSIONS, VA
+from triaffect.render.film import Studio, Video
+from triaffect.render.model import Floats, load_model
 from triaffect.render.ranges import Ranges
 from triaffect.text import progress_bar
 
@@ -25,6 +30,8 @@ CHALLENGES = {"va": "VA_Estimation_Challenge", "expr": "EXPR_Recognition_Challen
 SPLIT_FOLDERS = {"train": "Train_Set", "val": "Validation_Set"}
 SPLIT_FILES = {"train": "training_set_annotations.txt", "val": "validation_set_annotations.txt"}
 HEADERS = {"va": ",".join(VA), "expr": ",".join(EXPRESSIONS), "au": ",".join(ACTION_UNITS)}
+HEADER = f"image,{HEADERS['va']},expression,aus"
+MISSING = {"va": "-5.0,-5.0", "expr": "-1", "au": ",".join(["-1"] * 12)}
 LAYOUTS = ("affwild2", "s-affwild2", "both")
 FAULTS = {
     "annotations": "missing annotations: 40 % of the EXPR lines, 6 % of VA, 4 % of AU, in runs; lines without a frame",
@@ -108,8 +115,6 @@ def render(
     """
     out = Path(out)
     _check(plan, layout, jobs)
-    from triaffect.render.model import load_model
-
     path = os.fspath(model or os.environ.get("TRIAFFECT_ICT", ""))
     load_model(path)  # before any worker starts, so that a wrong model is one plain error
     text = json.dumps(asdict(plan), indent=1)
@@ -139,8 +144,6 @@ def read_ranges(path: str | os.PathLike[str] | None) -> Ranges:
     Raises:
         InputError: The file does not exist, names an unknown range, or has a pair for a number or the reverse.
     """
-    import yaml
-
     if path is None:
         return Ranges()
     defaults = asdict(Ranges())
@@ -160,11 +163,10 @@ def read_ranges(path: str | os.PathLike[str] | None) -> Ranges:
 
 
 def _check(plan: Plan, layout: str, jobs: int) -> None:
-    for name, low in (("videos", 1), ("frames", 1), ("size", 32)):
-        if getattr(plan, name) < low:
-            raise InputError(f"--{name} {getattr(plan, name)}: must be {low} or more")
-    if jobs < 1:
-        raise InputError(f"--jobs {jobs}: must be 1 or more")
+    values = {**vars(plan), "jobs": jobs}
+    for name, low in {"videos": 1, "frames": 1, "size": 32, "jobs": 1}.items():
+        if values[name] < low:
+            raise InputError(f"--{name} {values[name]}: must be {low} or more")
     if not 0 <= plan.val < 1:
         raise InputError(f"--val {plan.val}: must be 0 or more and below 1")
     if unknown := sorted(set(plan.irregular) - FAULTS.keys()):
@@ -179,23 +181,15 @@ def _part(out: Path, plan: Plan, video: int) -> Path:
 
 
 @cache
-def _studio(model: str, ranges: Ranges) -> Any:
+def _studio(model: str, ranges: Ranges) -> Studio:
     """The studio of this process."""
-    import cv2
-
-    from triaffect.render.film import Studio
-    from triaffect.render.model import load_model
-
     cv2.setNumThreads(1)
     return Studio(load_model(model), ranges)
 
 
 def _render_video(model: str, out: Path, plan: Plan, video: int) -> None:
     """Render one video: crops first, then its true labels."""
-    import simplejpeg
-
     studio = _studio(model, plan.ranges)
-
     person_seed, film_seed, grain_seed, fault_seed = plan.seeds(video)
     faults = np.random.default_rng(fault_seed)
     frames = plan.frames
@@ -214,7 +208,7 @@ def _render_video(model: str, out: Path, plan: Plan, video: int) -> None:
         _truth(plan, video, filmed, missing).write_parquet(tmp_path)
 
 
-def _truth(plan: Plan, video: int, filmed: Any, missing: Any) -> pl.DataFrame:
+def _truth(plan: Plan, video: int, filmed: Video, missing: Floats) -> pl.DataFrame:
     """One row per frame: labels, true intensities, and columns for `score --by`."""
     story, person, name = filmed.story, filmed.person, plan.name(video)
     count = len(story.valence)
@@ -231,7 +225,7 @@ def _truth(plan: Plan, video: int, filmed: Any, missing: Any) -> pl.DataFrame:
             "person": np.full(count, video, np.int32),
             "skin": np.full(count, person.skin_group, np.int8),
             "glasses": np.full(count, person.glasses is not None),
-            "occluded": filmed.occluded,
+            "occluded": [scene.occluder is not None for scene in filmed.scenes],
             "yaw": degrees[:, 0],
             "pitch": degrees[:, 1],
             "roll": degrees[:, 2],
@@ -245,7 +239,7 @@ def _truth(plan: Plan, video: int, filmed: Any, missing: Any) -> pl.DataFrame:
     )
 
 
-def _runs(rng: np.random.Generator, count: int, part: float, length: int = 12) -> Any:
+def _runs(rng: np.random.Generator, count: int, part: float, length: int = 12) -> Floats:
     """(count,) boolean, True in runs that cover about `part` of all."""
     marks = np.zeros(count, bool)
     for start in np.flatnonzero(rng.random(count) < part / (length / 2)):
@@ -269,24 +263,22 @@ def _annotate(out: Path, plan: Plan, truth: pl.DataFrame, layout: str) -> None:
             for task in tasks:
                 extra = lines[task][-1:] if "annotations" in plan.irregular and faults.random() < 0.5 else []
                 path = out / CHALLENGES[task] / SPLIT_FOLDERS[split] / f"{plan.name(video)}.txt"
-                write_text(path, "\n".join([HEADERS[task], *lines[task], *extra]) + "\n")
+                _write_lines(path, [HEADERS[task], *lines[task], *extra])
         if layout != "affwild2":
             for task in set(HEADERS) - set(tasks):
                 lines[task] = [MISSING[task]] * len(table)
             stride = faults.random(len(table)) < (0.6 if plan.irregular else 1.0)
-            for keep, image, exists, *labels in zip(
-                stride, table["image"], table["exists"], *lines.values(), strict=True
-            ):
-                if keep and exists:
-                    rows[split].append(",".join([image, *labels]))
+            kept = stride & table["exists"].to_numpy()
+            for keep, *fields in zip(kept, table["image"], *lines.values(), strict=True):
+                if keep:
+                    rows[split].append(",".join(fields))
     for split, split_rows in rows.items():
         if split_rows:
-            write_text(
-                out / SPLIT_FILES[split], "\n".join([f"image,{HEADERS['va']},expression,aus", *split_rows]) + "\n"
-            )
+            _write_lines(out / SPLIT_FILES[split], [HEADER, *split_rows])
 
 
-MISSING = {"va": "-5.0,-5.0", "expr": "-1", "au": ",".join(["-1"] * 12)}
+def _write_lines(path: Path, lines: list[str]) -> None:
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _lines(table: pl.DataFrame) -> dict[str, list[str]]:

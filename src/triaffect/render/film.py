@@ -28,13 +28,11 @@ class Video:
     Attributes:
         person: Who is in it.
         story: What the face does, and its labels.
-        occluded: (N,) whether something is in front of the face.
         scenes: N scenes.
     """
 
     person: Person
     story: Story
-    occluded: NDArray[np.bool_]
     scenes: list[Scene]
 
 
@@ -63,7 +61,7 @@ class Studio:
         rng = np.random.default_rng(seed)
         story = make_story(rng, self.ranges, frames, seconds)
         camera = self._camera(rng)
-        occluder, occluded = self._occluder(rng, frames)
+        occluders = self._occluders(rng, frames)
         drift = np.cumsum(rng.normal(0, 0.25, (frames, 3)), 0)
         scenes = []
         for t in range(frames):
@@ -80,12 +78,12 @@ class Studio:
                     zoom=camera.zoom * (1 + jitter[3]),
                     shift=(camera.shift[0] + jitter[0] * 0.7, camera.shift[1] + jitter[1] * 0.7),
                     background=_panned(camera.background, drift[t]),
-                    occluder=occluder if occluded[t] else None,
+                    occluder=occluders[t],
                     blur=float(camera.blur * rng.uniform(0.7, 1.3)),
                     motion=(float(camera.motion[0] * rng.uniform(0, 1)), float(rng.uniform(0, np.pi))),
                 )
             )
-        return Video(person, story, occluded, scenes)
+        return Video(person, story, scenes)
 
     def pose(self, person: Person, story: Story, t: int) -> tuple[Floats, dict[str, tuple[float, float]]]:
         """Shape weights and furrows of a person at frame `t` of a story."""
@@ -96,7 +94,7 @@ class Studio:
                 if name in ACTION_UNITS:
                     row = ACTION_UNITS.index(name)
                     strength, side = person.strength[row], person.sides[row]
-                sides[name] = (float(level[t] * strength * side[0]), float(level[t] * strength * side[1]))
+                sides[name] = tuple((level[t] * strength * side).tolist())
         return self.actions.pose(sides, tuple(story.gaze[t].tolist()), person.furrow)
 
     def pictures(self, video: Video, seed: np.random.SeedSequence, size: int) -> Iterator[NDArray[np.uint8]]:
@@ -137,22 +135,23 @@ class Studio:
             quality=int(rng.uniform(*r.quality)),
         )
 
-    def _occluder(self, rng: np.random.Generator, frames: int) -> tuple[dict[str, Any] | None, NDArray[np.bool_]]:
-        occluded = np.zeros(frames, bool)
+    def _occluders(self, rng: np.random.Generator, frames: int) -> list[dict[str, Any] | None]:
+        """What is in front of the face in each frame."""
         if rng.random() >= self.ranges.occluder:
-            return None, occluded
+            return [None] * frames
         start = int(rng.integers(0, frames))
-        occluded[start : start + max(int(frames * rng.uniform(0.1, 0.4)), 1)] = True
+        stop = start + max(int(frames * rng.uniform(0.1, 0.4)), 1)
         hand = rng.random() < 0.6
         angle = rng.uniform(-0.9, 0.9)
-        return {
+        occluder = {
             "kind": "hand" if hand else "bar",
             "x": rng.uniform(0.1, 0.9),
             "y": rng.uniform(0.65, 1.15) if hand else rng.uniform(0.55, 1.0),
             "angle": angle if hand else angle + rng.choice([0.0, np.pi / 2]),
             "size": rng.uniform(0.22, 0.36),
             "colour": f32(rng.uniform(0.01, 0.6, 3)),
-        }, occluded
+        }
+        return [occluder if start <= t < stop else None for t in range(frames)]
 
 
 def _light(side: float, height: float, colour: Floats, softness: float) -> Light:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zipfile
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -134,18 +134,20 @@ class FaceModel:
 
 def trace(vertices: Floats, triangles: NDArray[np.int32]) -> Any:
     """Build an Embree scene of one mesh, for `.run(origins, directions, output=1)`; about 1 µs per triangle."""
-    from embreex import rtcore, rtcore_scene
+    from embreex import rtcore_scene
     from embreex.mesh_construction import TriangleMesh
 
-    global _device
-    if _device is None:
-        _device = rtcore.EmbreeDevice()
-    scene = rtcore_scene.EmbreeScene(_device)
+    scene = rtcore_scene.EmbreeScene(_device())
     TriangleMesh(scene, np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(triangles, np.int32))
     return scene
 
 
-_device: Any = None
+@cache
+def _device() -> Any:
+    """Embree's device of this process."""
+    from embreex import rtcore
+
+    return rtcore.EmbreeDevice()
 
 
 def load_model(path: str | os.PathLike[str] | None = None) -> FaceModel:
@@ -220,46 +222,47 @@ def _read_obj(folder: Path) -> dict[str, Any]:
     if not neutral.is_file():
         raise InputError(f"{folder}: has no generic_neutral_mesh.obj; {HOW_TO_GET}")
     # A mesh library would split vertices at materials and texture seams; the shapes need the order of the file.
-    vertices, textures, faces, corners, material, materials = [], [], [], [], [], []
+    textures, triangles, materials = [], [], []
     for line in neutral.read_text(encoding="utf-8").splitlines():
         kind, *fields = line.split() or [""]
-        if kind == "v":
-            vertices.append(fields[:3])
-        elif kind == "vt":
+        if kind == "vt":
             textures.append(fields[:2])
         elif kind == "usemtl":
-            if fields[0] not in materials:
-                materials.append(fields[0])
-            current = materials.index(fields[0])
+            material = fields[0]
         elif kind == "f":
-            pairs = [[int(n) - 1 for n in field.split("/")[:2]] for field in fields]
-            for second, third in pairwise(pairs[1:]):
-                triangle = (pairs[0], second, third)
-                faces.append([corner[0] for corner in triangle])
-                corners.append([corner[1] for corner in triangle])
-                material.append(current)
-    points = np.array(vertices, np.float32)
+            corners = [[int(n) - 1 for n in field.split("/")[:2]] for field in fields]
+            for second, third in pairwise(corners[1:]):
+                triangles.append((corners[0], second, third))
+                materials.append(material)
+
+    def vertices(path: Path) -> Floats:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return np.array([line.split()[1:4] for line in lines if line[:2] == "v "], np.float32)
+
+    points = vertices(neutral)
 
     def offsets(path: Path) -> Floats:
-        lines = [line.split()[1:4] for line in path.read_text(encoding="utf-8").splitlines() if line[:2] == "v "]
-        if len(lines) != len(points):
-            raise InputError(f"{path}: {len(lines)} vertices, the neutral mesh has {len(points)}; fetch the file again")
-        return np.array(lines, np.float32) - points
+        moved = vertices(path)
+        if len(moved) != len(points):
+            raise InputError(f"{path}: {len(moved)} vertices, the neutral mesh has {len(points)}; fetch the file again")
+        return moved - points
 
     identities = sorted(folder.glob("identity*.obj"))
     others = [path for path in sorted(folder.glob("*.obj")) if path not in identities and path != neutral]
     if not identities or not others:
         raise InputError(f"{folder}: has no identity or expression shapes next to the neutral mesh; {HOW_TO_GET}")
+    names = list(dict.fromkeys(materials))
+    vertex_numbers, texture_numbers = np.moveaxis(np.array(triangles), 2, 0)
     return {
         "N": points,
-        "F": np.array(faces),
-        "M": np.array(material),
-        "mats": np.array(materials),
+        "F": vertex_numbers,
+        "M": np.array([names.index(name) for name in materials]),
+        "mats": np.array(names),
         "E": np.stack([offsets(path) for path in others]),
         "names": np.array([path.stem for path in others]),
         "I": np.stack([offsets(path) for path in identities]),
         "U": np.array(textures, np.float32),
-        "FT": np.array(corners),
+        "FT": texture_numbers,
     }
 
 
@@ -267,14 +270,10 @@ def _trimmed(model: FaceModel) -> FaceModel:
     """Drop the triangles that no camera in front of the face sees (half of them); each costs time in every frame."""
     rng = np.random.default_rng(0)
     visible = np.zeros(len(model.triangles), bool)
-    shape = model.columns
     sneer = {f"{name}_{side}": 1.0 for name in ("mouthUpperUp", "mouthLowerDown", "mouthSmile") for side in "LR"}
     poses: tuple[dict[str, float], ...] = ({"eyeBlink_L": 1, "eyeBlink_R": 1}, {}, {"jawOpen": 0.5, **sneer}, sneer)
     for pose in poses:
-        weights = np.zeros(len(model.names), np.float32)
-        for name in pose.keys() & shape.keys():
-            weights[shape[name]] = pose[name]
-        vertices = model.express(model.neutral, weights)
+        vertices = model.express(model.neutral, f32([pose.get(name, 0) for name in model.names]))
         scene = trace(vertices, model.triangles)
         low, high = vertices.min(0), vertices.max(0)
         aims = rng.uniform(low, high, (200_000, 3))
@@ -284,9 +283,7 @@ def _trimmed(model: FaceModel) -> FaceModel:
         hit = scene.run(origins, f32(-away), output=1)["primID"]
         visible[hit[hit >= 0]] = True
     # With their neighbours, because the samples miss small triangles.
-    near = np.zeros(len(model.neutral), bool)
-    near[model.triangles[visible]] = True
-    rows = np.flatnonzero(near[model.triangles].any(1))
+    rows = np.flatnonzero(np.isin(model.triangles, model.triangles[visible]).any(1))
     # Landmarks stay even if no visible triangle has them.
     used = np.union1d(model.triangles[rows], model.landmarks)
     renumber = np.full(len(model.neutral), -1, np.int64)

@@ -18,6 +18,7 @@ import yaml
 from scipy.interpolate import make_interp_spline
 
 from triaffect.render.model import SKIN, FaceModel, Floats, f32, trace
+from triaffect.render.props import FIXED, fixed
 
 TILE = 512
 """Texels along a tile: about 30 per model unit, near one per pixel of a 224 px face."""
@@ -51,8 +52,7 @@ class Atlas:
     def __init__(self, model: FaceModel) -> None:
         self.model = model
         self.place = self._places()
-        x, y, z = np.moveaxis(self.place, 2, 0)
-        self.x, self.y, self.z = x, y, z
+        self.x, self.y, self.z = np.moveaxis(self.place, 2, 0)
         self.face = np.zeros((TILE, 2 * TILE), np.float32)
         self.face[:, :TILE] = 1
         self.landmarks = self._landmarks()
@@ -72,9 +72,7 @@ class Atlas:
         u, v = hit["u"][covered, None], hit["v"][covered, None]
         place = np.zeros((column.size, 3), np.float32)
         place[covered] = (1 - u - v) * corners[:, 0] + u * corners[:, 1] + v * corners[:, 2]
-        empty = np.ones(column.size, np.uint8)
-        empty[covered] = 0
-        empty = empty.reshape(column.shape)
+        empty = (hit["primID"] < 0).astype(np.uint8).reshape(column.shape)
         _, nearest = cv2.distanceTransformWithLabels(empty, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
         source = np.zeros(int(nearest.max()) + 1, np.int64)
         source[nearest.ravel()[covered]] = covered
@@ -92,9 +90,8 @@ class Atlas:
     def _lip(self) -> Floats:
         upper = smooth(self.landmarks[48:55], 60)
         lower = smooth(self.landmarks[[*range(54, 60), 48]], 60)
-        outline = np.round(np.concatenate([upper, lower]) * 16).astype(np.int32)
         mask = np.zeros((TILE, 2 * TILE), np.uint8)
-        cv2.fillPoly(mask, [outline], 255, lineType=cv2.LINE_8, shift=4)
+        cv2.fillPoly(mask, [fixed(np.concatenate([upper, lower]))], 255, cv2.LINE_8, FIXED)
         inside = cv2.distanceTransform(mask, cv2.DIST_L2, 5) - cv2.distanceTransform(255 - mask, cv2.DIST_L2, 5)
         return f32(inside / self.scale)
 
@@ -125,11 +122,9 @@ class Atlas:
                 away, along = _to_line(flat, smooth(np.array(line, np.float32), 24))
                 distance = np.linalg.norm(away, axis=2)
                 # The ends fade out; the skin above a furrow bulges a little (a wider, weaker ridge).
-                fade = (
-                    np.clip(np.minimum(along, 1 - along) * 4 + 0.25, 0, 1)
-                    if line[0][0] > 0.05
-                    else np.clip((1 - along) * 3 + 0.2, 0, 1)
-                )
+                crosses_midline = line[0][0] <= 0.05
+                fade = (1 - along) * 3 + 0.2 if crosses_midline else np.minimum(along, 1 - along) * 4 + 0.25
+                fade = np.clip(fade, 0, 1)
                 dip = np.exp(-0.5 * (distance / width) ** 2) * fade
                 ridge = np.exp(-0.5 * (distance / (2.2 * width)) ** 2) * fade
                 slope = depth * (dip / width**2 - 0.55 * ridge / (2.2 * width) ** 2)

@@ -62,7 +62,7 @@ class Person:
         return min(int(self.tone * SKIN_GROUPS), SKIN_GROUPS - 1) + 1
 
 
-def make_person(model: FaceModel, atlas: Atlas, rng: np.random.Generator, ranges: Ranges | None = None) -> Person:
+def make_person(model: FaceModel, atlas: Atlas, rng: np.random.Generator, ranges: Ranges) -> Person:
     """Make up a person.
 
     Args:
@@ -71,7 +71,6 @@ def make_person(model: FaceModel, atlas: Atlas, rng: np.random.Generator, ranges
         rng: Source of randomness; the same state gives the same person.
         ranges: What people may look like.
     """
-    ranges = ranges or Ranges()
     modes = min(ranges.modes, len(model.modes))
     mean = rng.normal(0, ranges.identity, modes).clip(-2, 2)
     sides = [mean + rng.normal(0, ranges.identity * ranges.asymmetry, modes) for _ in range(2)]
@@ -89,12 +88,10 @@ def make_person(model: FaceModel, atlas: Atlas, rng: np.random.Generator, ranges
         line += f32([-0.6, 0, -0.5])
     volume = {"hair": rng.uniform(0.15, 1.1), "bald": 0.0, "covering": rng.uniform(0.3, 0.8)}[kind]
     inside = step(hair_cover(model.neutral, line), -0.1, 1.1)
-    normals = model.normals(base)
-    skin_vertices = np.zeros(len(base), bool)
-    skin_vertices[model.triangles[model.part == SKIN]] = True
+    on_skin = np.isin(np.arange(len(base)), model.triangles[model.part == SKIN])
     lumps = rng.normal(0, 1, (3, 3)).astype(np.float32)
     wave = 1 + 0.15 * np.sin(model.neutral @ lumps).mean(1)
-    base = base + normals * (inside * skin_vertices * volume * wave)[:, None]
+    base = base + model.normals(base) * (inside * on_skin * volume * wave)[:, None]
 
     albedo, gloss, relief = paint(atlas, rng, ranges, tone, hair_srgb, kind, line)
     eyeballs = (base[np.unique(model.triangles[model.part == part])] for part in (EYE_LEFT, EYE_RIGHT))
@@ -131,8 +128,6 @@ def make_person(model: FaceModel, atlas: Atlas, rng: np.random.Generator, ranges
 
 def _close_lips(model: FaceModel, base: Floats) -> Floats:
     """Close the lips again where the identity modes opened them, with a little of the jaw's shape."""
-    if "jawOpen" not in model.columns:
-        return base
     jaw = model.shapes[model.columns["jawOpen"]]
 
     def gap(points: Floats) -> float:

@@ -42,8 +42,8 @@ def hang_hair(picture: Floats, outline: Floats, colour: Floats, seed: int) -> No
     side = len(picture)
     strands = np.random.default_rng(seed).standard_normal((4, 64)).astype(np.float32)
     shade = np.clip(0.7 + 0.28 * cv2.resize(strands, (side, side), interpolation=cv2.INTER_CUBIC), 0.2, 1.5)
-    weight = cv2.GaussianBlur(polygons(side, outline), (0, 0), side / 160)[..., None] / np.float32(255)
-    picture += weight * (colour * shade[..., None] * 0.4 - picture)
+    weight = cv2.GaussianBlur(polygons(side, outline), (0, 0), side / 160) / np.float32(255)
+    blend(picture, colour * shade[..., None] * 0.4, weight)
 
 
 def draw_glasses(
@@ -113,7 +113,7 @@ def draw_occluder(picture: Floats, occluder: dict[str, Any], skin: Floats) -> No
     picture *= 1 - 0.5 * shadow[..., None]
     slope_x, slope_y = cv2.Sobel(height, -1, 1, 0), cv2.Sobel(height, -1, 0, 1)
     shade = np.clip(0.62 - 1.1 * slope_x * side / 224 + 0.9 * -slope_y * side / 224, 0.12, 1.1)
-    picture += weight[..., None] * (colour * cv2.blur(shade, (3, 3))[..., None] * 0.85 - picture)
+    blend(picture, colour * cv2.blur(shade, (3, 3))[..., None] * 0.85, weight)
 
 
 def _dome(shape: Any, reach: float) -> Floats:
@@ -137,9 +137,8 @@ def make_background(rng: np.random.Generator, kind: str, side: int = 96) -> Floa
         canvas = f32(canvas * (1 - t) + colour() * t)
     elif kind == "noise":
         cells = int(rng.integers(3, 14))
-        rough = cv2.resize(
-            rng.standard_normal((cells, cells, 3)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC
-        )
+        grid = f32(rng.standard_normal((cells, cells, 3)))
+        rough = cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC)
         canvas = canvas * np.clip(1 + 0.45 * rough.mean(2, keepdims=True) + 0.15 * rough, 0.1, 3)
     elif kind == "shapes":
         for _ in range(int(rng.integers(4, 14))):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triaffect.render.model import Floats, f32
+from triaffect.render.props import FIXED, fixed
 
 
 @dataclass
@@ -115,8 +116,7 @@ def develop(picture: Floats, scene: Scene, size: int, rng: np.random.Generator) 
         reach = int(np.ceil(length / 2))
         kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
         offset = np.array([np.cos(angle), np.sin(angle)]) * length / 2
-        ends = [tuple(int(v) for v in np.round((reach + s * offset) * 16)) for s in (-1, 1)]
-        cv2.line(kernel, ends[0], ends[1], 1.0, 1, cv2.LINE_AA, 4)
+        cv2.line(kernel, fixed(reach - offset), fixed(reach + offset), 1.0, 1, cv2.LINE_AA, FIXED)
         kernel = np.maximum(kernel, 1e-6)
         encoded = cv2.filter2D(encoded, -1, kernel / kernel.sum())
     if scene.noise > 0:

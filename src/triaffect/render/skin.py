@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from triaffect.render.model import Floats, f32
 from triaffect.render.paint import TILE, Atlas, noise, smooth
+from triaffect.render.props import FIXED, fixed
 from triaffect.render.ranges import Ranges
 
 
@@ -122,11 +123,8 @@ class _Canvas:
     def complexion(self, blood: float, tone: float, freckles: float) -> None:
         """Red cheeks, nose and chin, shade around the eyes, freckles and moles."""
         rng = self.rng
-        flush = (
-            0.55 * self.spot(3.9, 0.2, 1.9, 1.5)
-            + 0.5 * self.spot(0, 0.2, 1.1, 0.9)
-            + 0.25 * self.spot(0, -6.5, 1.5, 0.9)
-        )
+        cheeks, nose, chin = self.spot(3.9, 0.2, 1.9, 1.5), self.spot(0, 0.2, 1.1, 0.9), self.spot(0, -6.5, 1.5, 0.9)
+        flush = 0.55 * cheeks + 0.5 * nose + 0.25 * chin
         red = (1.0, 0.62 + 0.15 * tone, 0.66 + 0.15 * tone)
         self.tint(red, np.clip(flush * blood * (1 + 0.3 * self.blotches), 0, 1))
         self.tint((0.8, 0.72, 0.74), rng.uniform(0.1, 0.6) * self.spot(3.1, 2.4, 1.5, 0.55))
@@ -217,8 +215,7 @@ def _brows(atlas: Atlas, rng: np.random.Generator, thickness: float) -> Floats:
             lean = np.radians(np.interp(s, [0, 0.15, 0.5, 1], [78, 50, 18, -18]) + rng.normal(0, 9))
             length = unit * rng.uniform(0.25, 0.5) * (0.7 + 0.3 * thickness)
             tip = root + length * np.array([np.cos(lean) * outwards, -np.sin(lean)])
-            ends = [tuple(int(v) for v in np.round(p * 16)) for p in (root, tip)]
-            cv2.line(drawing, ends[0], ends[1], int(rng.uniform(120, 255)), 1, cv2.LINE_AA, 4)
+            cv2.line(drawing, fixed(root), fixed(tip), int(rng.uniform(120, 255)), 1, cv2.LINE_AA, FIXED)
     solid = cv2.GaussianBlur(drawing, (0, 0), 2.2)
     return np.clip(drawing / np.float32(255) * 0.75 + solid / np.float32(255) * 0.75, 0, 1) * atlas.face
 
@@ -226,14 +223,10 @@ def _brows(atlas: Atlas, rng: np.random.Generator, thickness: float) -> Floats:
 def _lashes(atlas: Atlas, strength: float) -> Floats:
     """The dark rim of the lids, strong above and faint below."""
     drawing = np.zeros((TILE, 2 * TILE), np.float32)
-    for corners, weight, width in (
-        ([36, 37, 38, 39], 1.0, 3),
-        ([42, 43, 44, 45], 1.0, 3),
-        ([36, 41, 40, 39], 0.45, 1),
-        ([42, 47, 46, 45], 0.45, 1),
-    ):
-        rim = np.zeros((TILE, 2 * TILE), np.uint8)
-        path = np.round(smooth(atlas.landmarks[corners], 30) * 16).astype(np.int32)
-        cv2.polylines(rim, [path], False, 255, width, cv2.LINE_AA, 4)
-        drawing = np.maximum(drawing, rim * np.float32(weight * min(strength, 1.2) / 1.2 / 255))
+    for corner in (36, 42):
+        for marks, weight, width in (([0, 1, 2, 3], 1.0, 3), ([0, 5, 4, 3], 0.45, 1)):
+            lid = smooth(atlas.landmarks[corner:][marks], 30)
+            rim = np.zeros((TILE, 2 * TILE), np.uint8)
+            cv2.polylines(rim, [fixed(lid)], False, 255, width, cv2.LINE_AA, FIXED)
+            drawing = np.maximum(drawing, rim * np.float32(weight * min(strength, 1.2) / 1.2 / 255))
     return drawing

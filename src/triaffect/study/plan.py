@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +23,23 @@ class Heads:
     joint: bool = False
 
 
-@dataclass
-class Fusion:
-    """Late fusion; `lambdas` is `paper`, `tuned`, or λ by task."""
+SYSTEM_KINDS = {"joined": "joined", "tuned": "tuned", "fusions": "fusion", "blends": "blend"}
+"""Key in the study file -> kind of the systems below it, in an order in which they can be made."""
 
-    single: list[str]
-    multi: str
+
+@dataclass
+class System:
+    """A system that combines models of the study.
+
+    Attributes:
+        kind: `joined` (models of different tasks that count as one system), `tuned` (one model with fitted
+            post-processing), `fusion` (late fusion) or `blend` (an average with fitted weights).
+        members: The models; the multi-task model of a fusion is the last.
+        lambdas: λ of a fusion: `paper`, `tuned`, or λ by task.
+    """
+
+    kind: str
+    members: list[str]
     lambdas: str | dict[str, float] = "paper"
 
 
@@ -68,10 +78,7 @@ class StudyPlan:
         runs: Name -> config of each run.
         encoders: Name -> frozen backbone: a model folder, or the keys of a model to make.
         heads: Name -> heads on frozen features.
-        joined: Name -> models of different tasks that count as one system.
-        tuned: Name -> the system whose predictions get fitted post-processing.
-        fusions: Name -> late fusion.
-        blends: Name -> systems that are averaged with fitted weights.
+        systems: Name -> system that combines models, in an order in which they can be made.
         submission: What is written for the organisers.
         compare: Pairs of models to test against each other; None for all pairs with the same tasks.
         seeds: Name in the study file -> names of its models, one per seed.
@@ -86,10 +93,7 @@ class StudyPlan:
     runs: dict[str, TrainConfig] = field(default_factory=dict)
     encoders: dict[str, str | ModelConfig] = field(default_factory=dict)
     heads: dict[str, Heads] = field(default_factory=dict)
-    joined: dict[str, list[str]] = field(default_factory=dict)
-    tuned: dict[str, str] = field(default_factory=dict)
-    fusions: dict[str, Fusion] = field(default_factory=dict)
-    blends: dict[str, list[str]] = field(default_factory=dict)
+    systems: dict[str, System] = field(default_factory=dict)
     submission: Submission | None = None
     compare: list[tuple[str, str]] | None = None
     seeds: dict[str, list[str]] = field(default_factory=dict)
@@ -100,9 +104,7 @@ class StudyPlan:
 
     def members(self, name: str) -> list[str]:
         """Return the models that a system consists of; none for a trained model."""
-        if name in self.fusions:
-            return [*self.fusions[name].single, self.fusions[name].multi]
-        return self.joined.get(name) or self.blends.get(name) or ([self.tuned[name]] if name in self.tuned else [])
+        return self.systems[name].members if name in self.systems else []
 
     def trained_parts(self, name: str) -> list[str]:
         """Return the trained models that a system consists of, each once."""
@@ -111,15 +113,11 @@ class StudyPlan:
 
     def kind(self, name: str) -> str:
         """Return what kind of model a name is, as in `report.results.ModelResult`."""
-        kinds: dict[str, Mapping[str, Any]] = {
-            "joined": self.joined,
-            "tuned": self.tuned,
-            "fusion": self.fusions,
-            "blend": self.blends,
-        }
-        kinds |= {"heads": self.heads}
-        own = "multi" if len(self.tasks[name]) > 1 else "single"
-        return next((kind for kind, names in kinds.items() if name in names), own)
+        if name in self.systems:
+            return self.systems[name].kind
+        if name in self.heads:
+            return "heads"
+        return "multi" if len(self.tasks[name]) > 1 else "single"
 
     @property
     def configs(self) -> dict[str, TrainConfig]:

@@ -6,7 +6,7 @@ import copy
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,11 @@ import yaml
 from triaffect.data.submission import TRACKS
 from triaffect.io import BASE, InputError, bundled_file, model_folder
 from triaffect.labels import TASKS
-from triaffect.study.plan import Fusion, Heads, Search, StudyPlan, Submission
+from triaffect.study.plan import SYSTEM_KINDS, Heads, Search, StudyPlan, Submission, System
 from triaffect.training.config import CARRIED_OVER, ModelConfig, TrainConfig
 from triaffect.training.run_folder import flat
 
-KEYS = (
-    "title", "question", "base", "encoders", "runs", "heads", "joined", "tuned", "fusions", "blends", "submission",
-    "compare", "seeds", "paper", "search",
-)  # fmt: skip
-GROUPS = ("data", "model", "losses", "balancing", "coupling", "training")
+GROUPS = [group.name for group in fields(TrainConfig)]
 ENTRY_KEYS = {
     "heads": ("name", "features", "joint", "model", "losses", "training"),
     "joined": ("name", "members"),
@@ -31,8 +27,11 @@ ENTRY_KEYS = {
     "fusions": ("name", "single", "multi", "lambdas"),
     "blends": ("name", "members"),
 }
+KEYS = (
+    "title", "question", "base", "encoders", "runs", *ENTRY_KEYS, "submission", "compare", "seeds", "paper", "search",
+)  # fmt: skip
 REQUIRED_KEYS = {**ENTRY_KEYS, "heads": ("name", "features"), "fusions": ("name", "single", "multi")}
-SUBMISSION_KEYS = ("model", "sample", "images", "track")
+SUBMISSION_KEYS = [key.name for key in fields(Submission)]
 PAPER_KEYS = ("source", "dataset", "frames", "note", "rows", "others")
 EVALUATED = ("data.val", "data.val_fraction", "data.val_stride", "model.classes")
 """Config keys that all runs of a study must share."""
@@ -204,7 +203,6 @@ class _SeedModels:
     suffix: str
     seed: int | None
     config: Callable[..., TrainConfig]
-    names: set[str] = field(default_factory=set)
 
     def add(self) -> None:
         plan, raw = self.plan, self.raw
@@ -213,21 +211,11 @@ class _SeedModels:
             plan.runs[self._new_name(name, "runs", run.model.tasks)] = run
         for entry in raw["heads"]:
             self._add_heads(entry)
-        for entry in raw["joined"]:
-            where = f"joined {entry['name']}"
-            names = self._members(where, entry["members"])
-            plan.joined[self._new_name(entry["name"], "joined", self._distinct_tasks(where, names))] = names
-        for entry in raw["tuned"]:
-            [model] = self._members(f"tuned {entry['name']}", [entry["model"]])
-            plan.tuned[self._new_name(entry["name"], "tuned", plan.tasks[model])] = model
-        for entry in raw["fusions"]:
-            self._add_fusion(entry)
-        for entry in raw["blends"]:
-            where = f"blend {entry['name']}"
-            names = self._members(where, entry["members"])
-            if len(names) < 2 or len({plan.tasks[name] for name in names}) > 1:
-                raise InputError(f"{where}: name at least two systems with the same tasks")
-            plan.blends[self._new_name(entry["name"], "blends", plan.tasks[names[0]])] = names
+        for key, kind in SYSTEM_KINDS.items():
+            for entry in raw[key]:
+                system = self._system(f"{kind} {entry['name']}", kind, entry)
+                tasks = [task for member in system.members for task in plan.tasks[member]]
+                plan.systems[self._new_name(entry["name"], key, tasks)] = system
         if raw.get("compare") is not None:
             plan.compare = list(map(self._pair, raw["compare"]))
 
@@ -239,9 +227,8 @@ class _SeedModels:
     def _new_name(self, name: Any, kind: str, tasks: Iterable[str]) -> str:
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
             raise InputError(f"{kind}: {name!r} is not a valid name; use letters, digits, - and _")
-        if name in self.names:
+        if name + self.suffix in self.plan.tasks:
             raise InputError(f"{kind}: {name} is already the name of another model")
-        self.names.add(name)
         self.plan.seeds.setdefault(name, []).append(name + self.suffix)
         self.plan.tasks[name + self.suffix] = tuple(task for task in TASKS if task in set(tasks))
         return name + self.suffix
@@ -250,17 +237,11 @@ class _SeedModels:
         if not isinstance(names, list) or not names:
             raise InputError(f"{where}: give a list of models")
         for name in names:
-            if name not in self.names:
-                near = difflib.get_close_matches(str(name), self.names, 1)
-                hint = f"did you mean {near[0]}?" if near else sorted(self.names)
+            if f"{name}{self.suffix}" not in self.plan.tasks:
+                near = difflib.get_close_matches(str(name), self.plan.seeds, 1)
+                hint = f"did you mean {near[0]}?" if near else sorted(self.plan.seeds)
                 raise InputError(f"{where}: no model {name!r}; {hint}")
-        return [name + self.suffix for name in names]
-
-    def _distinct_tasks(self, where: str, names: list[str]) -> list[str]:
-        tasks = [task for name in names for task in self.plan.tasks[name]]
-        if len(set(tasks)) < len(tasks):
-            raise InputError(f"{where}: two of {', '.join(names)} have the same task; take each task from one model")
-        return tasks
+        return [f"{name}{self.suffix}" for name in names]
 
     def _add_heads(self, entry: Mapping[str, Any]) -> None:
         where, sources = f"heads {entry['name']}", entry["features"]
@@ -287,25 +268,43 @@ class _SeedModels:
         name = self._new_name(entry["name"], "heads", config.model.tasks)
         self.plan.heads[name] = Heads(features, config, bool(entry.get("joint", False)))
 
-    def _add_fusion(self, entry: Mapping[str, Any]) -> None:
-        where, lambdas = f"fusion {entry['name']}", entry.get("lambdas", "paper")
-        single, [multi] = self._members(where, entry["single"]), self._members(where, [entry["multi"]])
-        tasks = self._distinct_tasks(where, single)
-        if not set(tasks) & set(self.plan.tasks[multi]):
-            raise InputError(f"{where}: {', '.join(single)} and {multi} share no task")
-        by_hand = isinstance(lambdas, dict) and set(lambdas) <= set(TASKS)
-        if by_hand and not all(isinstance(share, int | float) and 0 <= share <= 1 for share in lambdas.values()):
-            raise InputError(f"{where}: lambdas {lambdas} are not all between 0 and 1")
-        if not by_hand and lambdas not in ("paper", "tuned"):
-            raise InputError(f"{where}: lambdas is {lambdas!r}; use paper, tuned or {{va: 0.4, expr: 0.6, au: 0.6}}")
-        name = self._new_name(entry["name"], "fusions", (*tasks, *self.plan.tasks[multi]))
-        self.plan.fusions[name] = Fusion(single, multi, lambdas)
+    def _system(self, where: str, kind: str, entry: Mapping[str, Any]) -> System:
+        """Read and check a joined, tuned, fused or blended system."""
+        tasks = self.plan.tasks
+        if kind == "tuned":
+            return System(kind, self._members(where, [entry["model"]]))
+        if kind == "fusion":
+            single, [multi] = self._members(where, entry["single"]), self._members(where, [entry["multi"]])
+            self._check_distinct(where, single)
+            if not any(set(tasks[name]) & set(tasks[multi]) for name in single):
+                raise InputError(f"{where}: {', '.join(single)} and {multi} share no task")
+            return System(kind, [*single, multi], _checked_lambdas(where, entry.get("lambdas", "paper")))
+        members = self._members(where, entry["members"])
+        if kind == "joined":
+            self._check_distinct(where, members)
+        elif len(members) < 2 or len({tasks[name] for name in members}) > 1:
+            raise InputError(f"{where}: name at least two systems with the same tasks")
+        return System(kind, members)
+
+    def _check_distinct(self, where: str, names: list[str]) -> None:
+        tasks = [task for name in names for task in self.plan.tasks[name]]
+        if len(set(tasks)) < len(tasks):
+            raise InputError(f"{where}: two of {', '.join(names)} have the same task; take each task from one model")
 
     def _pair(self, pair: Any) -> tuple[str, str]:
         names = self._members(f"compare {pair}", pair)
         if len(names) != 2 or not set(self.plan.tasks[names[0]]) & set(self.plan.tasks[names[1]]):
             raise InputError(f"compare {pair}: name two models that share a task")
         return pair[0], pair[1]
+
+
+def _checked_lambdas(where: str, lambdas: Any) -> str | dict[str, float]:
+    by_hand = isinstance(lambdas, dict) and set(lambdas) <= set(TASKS)
+    if by_hand and not all(isinstance(share, int | float) and 0 <= share <= 1 for share in lambdas.values()):
+        raise InputError(f"{where}: lambdas {lambdas} are not all between 0 and 1")
+    if not by_hand and lambdas not in ("paper", "tuned"):
+        raise InputError(f"{where}: lambdas is {lambdas!r}; use paper, tuned or {{va: 0.4, expr: 0.6, au: 0.6}}")
+    return lambdas
 
 
 def _read_search(raw: dict[str, Any], suffix: str, config: Callable[..., TrainConfig]) -> Search:

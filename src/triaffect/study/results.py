@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from triaffect.data.index import source_video
 from triaffect.data.predictions import load_predictions, save_predictions
+from triaffect.inference.predict import predict
 from triaffect.io import InputError, atomic_path, write_text
 from triaffect.labels import TASKS
 from triaffect.metrics.blending import tune_blend
@@ -32,17 +31,26 @@ from triaffect.report.results import (
     TuningResult,
 )
 from triaffect.report.study_folder import epochs_to
-from triaffect.study.plan import Fusion, StudyPlan
+from triaffect.study.plan import StudyPlan, System
 from triaffect.training.config import TrainConfig
+from triaffect.training.model import load_model
 from triaffect.training.run_folder import read_summary
 
 Attempt = Callable[..., Any]
-"""`attempt(name, function, *arguments)` calls a function; on failure it notes the reason and returns None."""
+"""`attempt(name, function, *arguments, **options)` calls a function; if it fails, notes the reason and returns None."""
+
+Made = tuple[pl.DataFrame, dict[str, Any]]
+"""Predictions of a system, and their provenance."""
 
 MAX_PAIRS = 15
 """Number of tests between models if a study names none: every pair of six models."""
 
 HALVES = ("first half", "second half")
+
+
+def predictions_file(folder: Path, name: str) -> Path:
+    """The file in a study folder with the predictions of a model."""
+    return folder / "predictions" / f"{name}.parquet"
 
 
 @dataclass
@@ -75,9 +83,6 @@ def predict_run(
         path: The predictions file.
         source: What to add to its provenance.
     """
-    from triaffect.inference.predict import predict
-    from triaffect.training.model import load_model
-
     if path.is_file() and path.stat().st_mtime > (run / "summary.json").stat().st_mtime:
         table = load_predictions(path)
         if rows["image"].n_unique() == table.height and rows["image"].is_in(table["image"].implode()).all():
@@ -104,57 +109,58 @@ def combine(plan: StudyPlan, folder: Path, index: pl.DataFrame, attempt: Attempt
     tunings: dict[tuple[str, ...], TuningResult] = {}
     combined = Combined()
 
-    def table(name: str) -> pl.DataFrame:
-        path = folder / "predictions" / f"{name}.parquet"
-        if not path.is_file():
-            raise InputError(f"needs {name}, which is missing")
-        return load_predictions(path)
+    def make(name: str, system: System) -> None:
+        tables = []
+        for member in system.members:
+            path = predictions_file(folder, member)
+            if not path.is_file():
+                raise InputError(f"needs {member}, which is missing")
+            tables.append(load_predictions(path))
+        predictions, details = makers[system.kind](name, system, tables)
+        save_predictions(predictions, predictions_file(folder, name), {"study": plan.title, **details})
 
-    def save(name: str, predictions: pl.DataFrame, provenance: Mapping[str, Any]) -> None:
-        save_predictions(predictions, folder / "predictions" / f"{name}.parquet", {"study": plan.title, **provenance})
+    def join(name: str, system: System, tables: list[pl.DataFrame]) -> Made:
+        return fuse_all(tables), {"joined": system.members}
 
-    def join(name: str, members: list[str]) -> None:
-        *rest, last = [table(member) for member in members]
-        save(name, fuse(rest, last) if rest else last, {"joined": members})
+    def post_process(name: str, system: System, tables: list[pl.DataFrame]) -> Made:
+        [model], [table] = system.members, tables
+        tuned = tune(table, index, classes=plan.classes)
+        replace(tuned.post, source={"study": plan.title, "model": model}).save(folder / "post" / f"{name}.json")
+        return tuned.predictions, {"tuned": model, "folds": tuned.folds}
 
-    def late(name: str, fusion: Fusion) -> None:
-        single, multi = [table(member) for member in fusion.single], table(fusion.multi)
-        pair = (*fusion.single, fusion.multi)
-        if pair not in tunings:
-            lambdas, tuning = tune_fusion(single, multi, index, classes=plan.classes)
+    def fuse_late(name: str, system: System, tables: list[pl.DataFrame]) -> Made:
+        members = tuple(system.members)
+        if members not in tunings:
+            lambdas, tuning = tune_fusion(tables[:-1], tables[-1], index, classes=plan.classes)
             curves, scores = tuning.curves.to_dicts(), tuning.scores.to_dicts()
-            tunings[pair] = TuningResult(name, fusion.single, fusion.multi, lambdas, tuning.folds, curves, scores)
-        lambdas = dict(tunings[pair].lambdas)
-        if fusion.lambdas == "tuned":
-            fused, rows = _fuse_by_halves(name, single, multi, index, plan.classes)
+            *single, multi = members
+            tunings[members] = TuningResult(name, single, multi, lambdas, tuning.folds, curves, scores)
+        lambdas = dict(tunings[members].lambdas)
+        if system.lambdas == "tuned":
+            fused, rows = _fuse_by_halves(name, tables, index, plan.classes)
             combined.halves.extend(rows)
         else:
-            by_hand = DEFAULT_LAMBDAS | (fusion.lambdas if isinstance(fusion.lambdas, dict) else {})
+            by_hand = DEFAULT_LAMBDAS | (system.lambdas if isinstance(system.lambdas, dict) else {})
             lambdas = {task: by_hand[task] for task in lambdas}
-            fused = fuse(single, multi, lambdas)
+            fused = fuse_all(tables, lambdas)
         combined.lambdas[name] = lambdas
-        save(name, fused, {"fusion": [*pair], "lambdas": lambdas})
+        return fused, {"fusion": system.members, "lambdas": lambdas}
 
-    def post_process(name: str, model: str) -> None:
-        tuned = tune(table(model), index, classes=plan.classes)
-        replace(tuned.post, source={"study": plan.title, "model": model}).save(folder / "post" / f"{name}.json")
-        save(name, tuned.predictions, {"tuned": model, "folds": tuned.folds})
-
-    def average(name: str, members: list[str]) -> None:
-        blend = tune_blend([table(member) for member in members], index, classes=plan.classes)
+    def average(name: str, system: System, tables: list[pl.DataFrame]) -> Made:
+        blend = tune_blend(tables, index, classes=plan.classes)
         combined.weights[name] = blend.weights
-        save(name, blend.cross_fitted, {"blend": members, "weights": blend.weights})
+        return blend.cross_fitted, {"blend": system.members, "weights": blend.weights}
 
-    for name, members in plan.joined.items():
-        attempt(name, join, name, members)
-    for name, model in plan.tuned.items():
-        attempt(name, post_process, name, model)
-    for name, fusion in plan.fusions.items():
-        attempt(name, late, name, fusion)
-    for name, members in plan.blends.items():
-        attempt(name, average, name, members)
+    makers = {"joined": join, "tuned": post_process, "fusion": fuse_late, "blend": average}
+    for name, system in plan.systems.items():
+        attempt(name, make, name, system)
     combined.tuning = [*tunings.values()]
     return combined
+
+
+def fuse_all(tables: Sequence[pl.DataFrame], lambdas: Mapping[str, float] | None = None) -> pl.DataFrame:
+    """Fuse the last table with the others; a single one is returned as it is."""
+    return fuse(tables[:-1], tables[-1], lambdas) if len(tables) > 1 else tables[0]
 
 
 def split_halves(index: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -174,34 +180,30 @@ def split_halves(index: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _fuse_by_halves(
-    name: str, single: list[pl.DataFrame], multi: pl.DataFrame, index: pl.DataFrame, classes: int
+    name: str, tables: list[pl.DataFrame], index: pl.DataFrame, classes: int
 ) -> tuple[pl.DataFrame, list[HalvesResult]]:
     """Fuse each half of the videos with the λ tuned on the other.
 
     Returns:
         Predictions of the whole split; one row per half and task with the scores.
     """
-    parts = split_halves(index)
-    if not all(part.height for part in parts):  # a single video
-        return fuse(single, multi, tune_fusion(single, multi, index, classes=classes)[0]), []
+    halves = split_halves(index)
+    if not all(half.height for half in halves):  # a single video
+        return fuse_all(tables, tune_fusion(tables[:-1], tables[-1], index, classes=classes)[0]), []
     fused, rows = [], []
     for scored, tuned in ((0, 1), (1, 0)):
-        lambdas, _ = tune_fusion(single, multi, parts[tuned], classes=classes)
-        in_half = pl.col("image").is_in(parts[scored]["image"].implode())
-        *single_half, multi_half = [table.filter(in_half) for table in (*single, multi)]
-        fused.append(fuse(single_half, multi_half, lambdas))
-        tables = {
-            "single": fuse(single_half, multi_half, dict.fromkeys(TASKS, 1.0)),
-            "multi": multi_half,
-            "tuned": fused[-1],
-        }
+        lambdas, _ = tune_fusion(tables[:-1], tables[-1], halves[tuned], classes=classes)
+        in_half = pl.col("image").is_in(halves[scored]["image"].implode())
+        parts = [table.filter(in_half) for table in tables]
+        fused.append(fuse_all(parts, lambdas))
+        variants = {"single": fuse_all(parts, dict.fromkeys(TASKS, 1.0)), "multi": parts[-1], "tuned": fused[-1]}
         scores = {
-            kind: score(table, parts[scored], resamples=0, classes=classes).tasks for kind, table in tables.items()
+            kind: score(table, halves[scored], resamples=0, classes=classes).tasks for kind, table in variants.items()
         }
         for task in (task for task in TASKS if task in lambdas and task in scores["multi"]):
             values = {kind: tasks[task] for kind, tasks in scores.items()}
             rows.append(HalvesResult(name, task, HALVES[tuned], HALVES[scored], lambdas[task], **values))
-    order = multi.select("image")
+    order = tables[-1].select("image")
     return order.join(pl.concat(fused), on="image", how="left", maintain_order="left"), rows
 
 
@@ -223,28 +225,19 @@ def evaluate(
     options: dict[str, Any] = {"split": plan.split, "classes": plan.classes}
     models, texts, tables = [], [], {}
     for name in plan.tasks:
-        path = folder / "predictions" / f"{name}.parquet"
-        if not path.is_file():
-            continue
-        scores: Scores | None = attempt(name, partial(score, **options), path, index)
+        path = predictions_file(folder, name)
+        scores: Scores | None = attempt(name, score, path, index, **options) if path.is_file() else None
         if scores is None:
             continue
         tables[name] = load_predictions(path)
         texts.append(f"{name}\n\n{scores.table()}\n")
-        about = _describe(plan, folder, name)
-        weights = {
-            task: dict(zip(plan.members(name), shares, strict=True))
-            for task, shares in combined.weights.get(name, {}).items()
-        }
-        about |= {"lambdas": combined.lambdas.get(name), "weights": weights or None}
-        models.append(ModelResult(name, tasks=list(scores.tasks), scores=scores, **about))
+        models.append(_describe(plan, folder, name, scores, combined))
     write_text(folder / "scores.txt", "\n\n".join(texts))
     scored = {model.name: model.tasks for model in models}
     by_seed = {name: [tables[seed] for seed in seeds if seed in tables] for name, seeds in plan.seeds.items()}
     comparisons = []
-    for a, b in _pairs(plan, {name: scored[plan.seeds[name][0]] for name in by_seed if plan.seeds[name][0] in scored}):
-        test = partial(compare, **options)
-        comparison: Comparison | None = attempt(f"{a} against {b}", test, by_seed[a], by_seed[b], index)
+    for a, b in _pairs(plan, {name: scored[seeds[0]] for name, seeds in plan.seeds.items() if seeds[0] in scored}):
+        comparison: Comparison | None = attempt(f"{a} against {b}", compare, by_seed[a], by_seed[b], index, **options)
         if comparison is not None:
             measures = {}
             for name in (name for name in (*TASKS, "total") if name in comparison.difference):
@@ -263,26 +256,31 @@ def _pairs(plan: StudyPlan, scored: Mapping[str, list[str]]) -> list[tuple[str, 
     return [(a, b) for a, b in pairs if a in scored and b in scored]
 
 
-def _describe(plan: StudyPlan, folder: Path, name: str) -> dict[str, Any]:
-    members, run = plan.members(name), folder / "runs" / name
-    return {
-        "kind": plan.kind(name),
-        "predictions": f"predictions/{name}.parquet",
-        "run": None if members else f"runs/{name}",
-        **({} if members else _cost(run)),
-        "parameters": sum(read_summary(folder / "runs" / part)["parameters"] for part in plan.trained_parts(name)),
-        "members": members or None,
-    }
+def _describe(plan: StudyPlan, folder: Path, name: str, scores: Scores, combined: Combined) -> ModelResult:
+    members = plan.members(name)
+    weights = {task: dict(zip(members, shares, strict=True)) for task, shares in combined.weights.get(name, {}).items()}
+    return ModelResult(
+        name,
+        plan.kind(name),
+        list(scores.tasks),
+        scores,
+        predictions=f"predictions/{name}.parquet",
+        run=None if members else f"runs/{name}",
+        members=members or None,
+        lambdas=combined.lambdas.get(name),
+        weights=weights or None,
+        parameters=sum(read_summary(folder / "runs" / part)["parameters"] for part in plan.trained_parts(name)),
+        select=None if members else plan.configs[name].training.select,
+        **({} if members else _cost(folder / "runs" / name)),
+    )
 
 
 def _cost(run: Path) -> dict[str, Any]:
     """Epochs, time and energy of a run, from its `metrics.csv` and `summary.json`."""
     metrics = pl.read_csv(run / "metrics.csv", infer_schema_length=None)
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     return {
         "epochs": metrics.height,
         "kept_epoch": read_summary(run)["best"]["epoch"],
-        "select": config["training"]["select"],
         "epochs_to_90": epochs_to(metrics["val/total"].to_list()),
         "seconds_per_epoch": metrics["seconds"].median(),
         "images_per_second": metrics["images_per_second"].median(),

@@ -59,9 +59,8 @@ def run_search(plan: StudyPlan, folder: Path, trials: int, progress: Callable[[s
                 study.tell(trial, score)
         ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         rows = [Trial(t.number, t.params, t.value, t.state.name.lower()) for t in ended]
-        return SearchResult(
-            rows, max((row for row in rows if row.score is not None), key=lambda row: row.score or 0.0, default=None)
-        )
+        scored = [row for row in rows if row.score is not None]
+        return SearchResult(rows, max(scored, key=lambda row: row.score or 0.0, default=None))
     finally:  # Python 3.13 warns of a database that is left open
         storage.remove_session()
         storage.engine.dispose()

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,18 @@ import triaffect
 from triaffect.data.index import image_root, load_index, provenance, save_subset
 from triaffect.io import InputError, atomic_path, exclusive, model_folder, write_text
 from triaffect.jobs import run_all
-from triaffect.report.report import answer
+from triaffect.report import report
 from triaffect.report.results import Failure, StudyResults
 from triaffect.study import results, submission
-from triaffect.study.plan import StudyPlan
+from triaffect.study.plan import SYSTEM_KINDS, StudyPlan
 from triaffect.study.recipe import read_study
+from triaffect.study.search import run_search
 from triaffect.text import duration, text_table
 from triaffect.training import run_folder as runs
 from triaffect.training.config import ModelConfig, TrainConfig
 from triaffect.training.dataset import training_rows
+from triaffect.training.features import extract_features
+from triaffect.training.model import make_model
 from triaffect.training.weights import check_pretrained
 
 LOCK = ".lock"
@@ -73,8 +76,7 @@ def run_study(
     if search and plan.search is None:
         raise InputError(f"{study}: has no key search; add one, or do not pass --search")
     root = str(image_root(index, images))
-    rows = {name: training_rows(config) for name, config in plan.configs.items()}
-    sizes = {name: (len(rows[name][0]), len(rows[name][1])) for name in plan.runs}
+    sizes = {name: [len(rows) for rows in training_rows(config)[:2]] for name, config in plan.configs.items()}
     notes = submission.leak_notes(plan, index)
     if folder.exists() and not (folder / LOCK).exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and holds no study; name a new folder")
@@ -90,7 +92,8 @@ def run_study(
             progress(f"note: {note}")
         progress(plan_text(plan, sizes, folder, jobs, search))
         command = _command(folder, index, images, jobs, ray, search)
-        seconds = sum(map(_training_seconds, (folder / "runs").glob("*")))
+        histories = [runs.read_metrics(file.parent) for file in (folder / "runs").glob("*/metrics.csv")]
+        seconds = sum(row["seconds"] for history in histories for row in history)
         try:
             failures = train_runs(plan.runs, folder / "runs", jobs, progress, ray)
             content = _after_training(plan, folder, index, root, failures, search, progress)
@@ -101,16 +104,8 @@ def run_study(
         content.notes, content.seconds = notes, seconds + time.time() - start
         content.commands = _commands(plan, folder, content, command)
         results.write_results(folder, content)
-        from triaffect.report.report import write_report
-
-        write_report(folder)
+        report.write_report(folder)
     return content
-
-
-def _training_seconds(run: Path) -> float:
-    """Seconds that earlier calls trained a run for, by its `metrics.csv`."""
-    metrics = run / "metrics.csv"
-    return float(pl.read_csv(metrics)["seconds"].sum()) if metrics.is_file() else 0.0
 
 
 def _command(folder: Path, index: str, images: str | None, jobs: int, ray: str | None, search: int) -> str:
@@ -123,12 +118,12 @@ def _command(folder: Path, index: str, images: str | None, jobs: int, ray: str |
 # The plan --------------------------------------------------------------------------------------------------------
 
 
-def plan_text(plan: StudyPlan, sizes: Mapping[str, tuple[int, int]], folder: Path, jobs: int, search: int) -> str:
+def plan_text(plan: StudyPlan, sizes: Mapping[str, Sequence[int]], folder: Path, jobs: int, search: int) -> str:
     """List the runs of a study with an estimate of their time; nothing is measured for it.
 
     Args:
         plan: The study.
-        sizes: Run -> number of training and of validation images.
+        sizes: Model -> number of training and of validation images.
         folder: The study folder, which shows what is finished.
         jobs: Number of runs at once.
         search: Number of trials.
@@ -143,22 +138,21 @@ def plan_text(plan: StudyPlan, sizes: Mapping[str, tuple[int, int]], folder: Pat
         rows.append([name, "+".join(run.model.tasks), run.model.backbone, f"{run.model.size} px", epochs, time_left])
     if search and plan.search:
         remaining += search * seconds[plan.search.run]
-    kinds = ("encoders", "heads", "joined", "tuned", "fusions", "blends")
-    others: dict[str, Mapping[str, Any]] = {kind: getattr(plan, kind) for kind in kinds}
-    parallel = max(1, min(jobs, torch.cuda.device_count(), len(plan.runs)))
-    return "\n".join(
-        [
-            f"{plan.title}: {len(plan.runs)} runs" + (f", a search of {search} trials" if search else ""),
-            *([text_table(["run", "tasks", "backbone", "size", "epochs × images", "about"], rows)] if rows else []),
-            *(f"{kind}: {', '.join(names)}" for kind, names in others.items() if names),
-            f"time: about {duration(remaining / parallel)} here, an estimate from the number of parameters"
-            if remaining
-            else "nothing left to train"
-            if all(runs.finished(folder / "runs" / name) for name in plan.heads)
-            else "time: minutes, since heads train on features; these are computed once",
-            "",
-        ]
-    )
+    others: dict[str, Iterable[str]] = {"encoders": plan.encoders, "heads": plan.heads}
+    for key, kind in SYSTEM_KINDS.items():
+        others[key] = [name for name, system in plan.systems.items() if system.kind == kind]
+    lines = [f"{plan.title}: {len(plan.runs)} runs" + (f", a search of {search} trials" if search else "")]
+    if rows:
+        lines.append(text_table(["run", "tasks", "backbone", "size", "epochs × images", "about"], rows))
+    lines += [f"{key}: {', '.join(names)}" for key, names in others.items() if names]
+    if remaining:
+        seconds_here = remaining / max(1, min(jobs, torch.cuda.device_count(), len(plan.runs)))
+        lines.append(f"time: about {duration(seconds_here)} here, an estimate from the number of parameters")
+    elif all(runs.finished(folder / "runs" / name) for name in plan.heads):
+        lines.append("nothing left to train")
+    else:
+        lines.append("time: minutes, since heads train on features; these are computed once")
+    return "\n".join([*lines, ""])
 
 
 def estimate(config: TrainConfig, train: int, val: int) -> float:
@@ -250,18 +244,14 @@ def _after_training(
     search: int,
     progress: Callable[[str], None],
 ) -> StudyResults:
-    def attempt(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def attempt(name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
-            return function(*arguments)
+            return function(*arguments, **options)
         except Exception as error:
             failures[name] = _reason(error, folder / f"{name}.error.txt")
             return None
 
-    trials = None
-    if plan.search:
-        from triaffect.study.search import run_search
-
-        trials = run_search(plan, folder / "search", search, progress)
+    trials = run_search(plan, folder / "search", search, progress)
     for name in plan.heads:
         attempt(name, _train_heads, plan, folder, name, index, images)
     evaluated, labels = plan.evaluated(), Path(index)
@@ -273,7 +263,7 @@ def _after_training(
     rows = load_index(labels, plan.split)
     for name, config in plan.configs.items():
         if runs.finished(folder / "runs" / name):
-            run, path = folder / "runs" / name, folder / "predictions" / f"{name}.parquet"
+            run, path = folder / "runs" / name, results.predictions_file(folder, name)
             source = {"index": config.data.index, "split": config.data.val}
             attempt(name, results.predict_run, run, config, rows, images, path, source)
     combined = results.combine(plan, folder, rows, attempt)
@@ -296,12 +286,11 @@ def _after_training(
         environment=runs.environment(),
         triaffect=triaffect.__version__,
     )
-    content.answer = answer(content)
+    content.answer = report.answer(content)
     return content
 
 
 def _train_heads(plan: StudyPlan, folder: Path, name: str, index: str, images: str) -> None:
-    from triaffect.training.features import extract_features
     from triaffect.training.trainer import train_heads
 
     heads = plan.heads[name]
@@ -332,8 +321,6 @@ def _encoder(plan: StudyPlan, folder: Path, name: str) -> Path:
         return model_folder(encoder)
     path = folder / "encoders" / name
     if not path.is_dir():
-        from triaffect.training.model import make_model
-
         with atomic_path(path) as tmp_path:
             make_model(TrainConfig(model=encoder)).save_pretrained(tmp_path)
     return path

@@ -13,11 +13,10 @@ from triaffect.data.statistics import leak_lines
 from triaffect.data.submission import write_submission
 from triaffect.io import InputError
 from triaffect.metrics.blending import apply_weights
-from triaffect.metrics.fusion import fuse
 from triaffect.metrics.postprocess import PostProcessing
 from triaffect.report.results import SubmissionResult
 from triaffect.study.plan import StudyPlan
-from triaffect.study.results import Combined, predict_run
+from triaffect.study.results import Combined, fuse_all, predict_run
 
 FOLDER = "submission"
 """Below the study folder: the file to send, and the predictions that it is made of."""
@@ -61,17 +60,18 @@ def write(plan: StudyPlan, folder: Path, images: str, combined: Combined) -> Sub
         path, source = folder / FOLDER / f"{name}.parquet", {"sample": submission.sample}
         return predict_run(folder / "runs" / name, plan.configs[name], rows, root, path, source)
 
-    def system(name: str) -> pl.DataFrame:
-        tables = [system(member) for member in plan.members(name)]
-        if name in plan.tuned:
+    def predictions(name: str) -> pl.DataFrame:
+        if name not in plan.systems:
+            return trained(name)
+        system = plan.systems[name]
+        tables = [predictions(member) for member in system.members]
+        if system.kind == "tuned":
             return PostProcessing.load(folder / "post" / f"{name}.json").apply(tables[0])
-        if name in plan.blends:
+        if system.kind == "blend":
             return apply_weights(tables, combined.weights[name])
-        if name in plan.fusions or len(tables) > 1:
-            return fuse(tables[:-1], tables[-1], combined.lambdas.get(name))
-        return tables[0] if tables else trained(name)
+        return fuse_all(tables, combined.lambdas.get(name))
 
-    table = system(submission.model)
+    table = predictions(submission.model)
     file = folder / FOLDER / f"{submission.model}{'' if submission.track.endswith('-videos') else '.txt'}"
     counts = write_submission(table, submission.sample, file, submission.track)
     name = f"{FOLDER}/{file.name}"
