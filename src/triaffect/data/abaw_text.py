@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from triaffect.io import InputError, Notices, StrPath
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, VA
+from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, PREDICTION_COLUMNS, VA
 
 ABAW1_UNITS = ("AU1", "AU2", "AU4", "AU6", "AU12", "AU15", "AU20", "AU25")
 """The eight AUs of the first edition, for its files without a header."""
@@ -90,11 +90,10 @@ def read_video(path: StrPath, task: str, notices: Notices | None = None) -> pl.D
     """
     notices = Notices() if notices is None else notices
     table, _ = _read(path, task, notices)
-    if unknown := [name for name in table.columns if name not in LABEL_COLUMNS[task]]:
-        table = table.drop(unknown)
-        for name in unknown:
-            notices[f"{name} is not one of the twelve AUs: dropped"].append(os.fspath(path))
-    return table
+    unknown = [name for name in table.columns if name not in LABEL_COLUMNS[task]]
+    for name in unknown:
+        notices[f"{name} is not one of the twelve AUs: dropped"].append(os.fspath(path))
+    return table.drop(unknown) if unknown else table  # an empty list costs as much as a small file
 
 
 def missing_to_null(table: pl.DataFrame) -> pl.DataFrame:
@@ -141,9 +140,7 @@ def read_list(path: StrPath) -> pl.DataFrame:
     for number, fields in lines:
         values, first = (sum(map(bool, row[1:])) for row in (fields, lines[0][1]))
         if values != first:
-            raise InputError(
-                f"{path}:{number}: has {values} values after the image, the first row {first}; correct the line"
-            )
+            raise _error(path, number, f"has {values} values after the image, the first row {first}; correct the line")
     return table
 
 
@@ -164,16 +161,11 @@ def sample_header(path: StrPath, track: str) -> tuple[str, tuple[str, ...]] | No
     if not lines or not _is_image_column(lines[0][1][0]) or len(lines[0][1]) == 1:
         return None
     number, header = lines[0][0], ",".join(lines[0][1])
-    columns: list[str] = []
-    for field in lines[0][1][1:]:
-        name = field.lower()
-        is_expression = name == "expression" or name in map(str.lower, EXPRESSIONS)
-        columns += ACTION_UNITS if name == "aus" else ["expression"] if is_expression else [name.replace("au", "AU")]
-    columns = list(dict.fromkeys(columns))
+    columns_of = {"AUs": ACTION_UNITS, **dict.fromkeys(PREDICTION_COLUMNS["expr"], ("expression",))}
+    fields = [field.lower().replace("au", "AU") for field in lines[0][1][1:]]
+    columns = list(dict.fromkeys(column for field in fields for column in columns_of.get(field, (field,))))
     if not set(columns) >= set(_ROW_COLUMNS[track]):
-        raise InputError(
-            f"{path}:{number}: the header {header[:60]!r} is not of track {track}; name this track's sample file"
-        )
+        raise _error(path, number, f"the header {header[:60]!r} is not of track {track}; name this track's sample file")
     return (header, tuple(columns)) if len(columns) == len(_ROW_COLUMNS[track]) else None
 
 
@@ -192,9 +184,7 @@ def read_videos(path: StrPath) -> dict[str, int | None]:
     videos: dict[str, int | None] = {}
     for number, (name, *rest) in _split_lines(_read_bytes(path), path):
         if re.search(r"[/\\:]", name) or name.startswith(".") or len(rest) > 1 or not all(r.isdecimal() for r in rest):
-            raise InputError(
-                f"{path}:{number}: {','.join([name, *rest])!r} is no video; write its stem, or stem,frames"
-            )
+            raise _error(path, number, f"{','.join([name, *rest])!r} is no video; write its stem, or stem,frames")
         videos[name] = int(rest[0]) if rest else None
     return videos
 
@@ -215,6 +205,11 @@ def detect_kind(path: StrPath) -> Kind | None:
             return task
     is_name = len(row) <= 2 and re.fullmatch(r"\S+", row[0]) and all(field.isdecimal() for field in row[1:])
     return "videos" if is_name else None
+
+
+def _error(path: StrPath, number: int, problem: str) -> InputError:
+    """Return the error of a line."""
+    return InputError(f"{path}:{number}: {problem}")
 
 
 def _read(path: StrPath, kind: str, notices: Notices) -> tuple[pl.DataFrame, Sequence[int]]:
@@ -250,7 +245,7 @@ def _read_bytes(path: StrPath) -> bytes:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise InputError(f"{path}:1: is UTF-16; save the file as UTF-8")
+        raise _error(path, 1, "is UTF-16; save the file as UTF-8")
     data = data.removeprefix(codecs.BOM_UTF8)
     return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
 
@@ -267,9 +262,8 @@ def _split_lines(data: bytes, path: StrPath) -> list[Line]:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from None
+        problem = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        raise _error(path, line, problem) from None
     return [(i, fields) for i, fields in enumerate(map(_split_line, text.split("\n")), 1) if fields != [""]]
 
 
@@ -303,14 +297,11 @@ def _refuse_header(path: StrPath, line: Line, kind: str) -> NoReturn:
     widths = " or ".join(str(width + (kind == "rows")) for width in _COLUMNS_BY_WIDTH[kind])
     expected = ROW_HEADERS["mtl"] if kind == "rows" else HEADERS[kind]
     other = next((t for t in HEADERS if t != kind != "rows" and _line_format(fields, t)), None)
-    advice = (
-        f"it looks like {other}: move it to that task's folder"
-        if other
-        else f"expected the header {expected}, with commas"
-    )
-    raise InputError(
-        f"{path}:{number}: {','.join(fields)[:80]!r} is no header of {kind} and no row of {widths} fields; {advice}"
-    )
+    advice = f"expected the header {expected}, with commas"
+    if other:
+        advice = f"it looks like {other}: move it to that task's folder"
+    first = ",".join(fields)[:80]
+    raise _error(path, number, f"{first!r} is no header of {kind} and no row of {widths} fields; {advice}")
 
 
 def _first_line(data: bytes, kind: str) -> tuple[LineFormat | None, bytes]:
@@ -367,16 +358,14 @@ def _parse_lines(lines: list[Line], line_format: LineFormat, path: StrPath) -> p
     values = np.empty((len(lines), len(columns)))
     for row, (number, fields) in enumerate(lines):
         if len(fields) != len(columns):
-            raise InputError(
-                f"{path}:{number}: has {len(fields)} values where {len(columns)} are expected ({','.join(columns)});"
-                " correct or remove the line"
-            )
+            expected = f"{len(columns)} are expected ({','.join(columns)})"
+            raise _error(path, number, f"has {len(fields)} values where {expected}; correct or remove the line")
         for i, (text, column) in enumerate(zip(fields, columns, strict=True)):
             low, high, missing = line_format.legal(column)
             value = float(text) if _NUMBER.fullmatch(text) else float("nan")
             if value != missing and not (low <= value <= high and (column in VA or value.is_integer())):
                 allowed = f"a number from {low} to {high}" if column in VA else f"{low} to {high}"
-                raise InputError(f"{path}:{number}: {column} is {text!r}; write {allowed}, or {missing} where missing")
+                raise _error(path, number, f"{column} is {text!r}; write {allowed}, or {missing} where missing")
             values[row, i] = value
     return pl.DataFrame(values, list(columns), orient="row").cast(line_format.schema())
 
@@ -392,6 +381,6 @@ def _add_keys(table: pl.DataFrame, line_numbers: Sequence[int], path: StrPath) -
     )
     if table["video"].has_nulls():
         row = int(table["video"].is_null().arg_max() or 0)
-        where, image = f"{path}:{line_numbers[row]}", table["image"][row]
-        raise InputError(f"{where}: {image!r} is no image; write video/00001.jpg, below the image root")
+        problem = f"{table['image'][row]!r} is no image; write video/00001.jpg, below the image root"
+        raise _error(path, line_numbers[row], problem)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path, PurePath
@@ -20,6 +21,8 @@ NAMES = {
     "trial_type": "label", "subject": "face", "tier": "face", "observation id": "file", "timestamp": "time",
 }  # fmt: skip
 """Columns of the tables that BORIS, ELAN and BIDS write -> ours."""
+
+SPELLING = {name.lower(): name for name in (*TARGETS, *EXPRESSIONS, "file", "frame", "time", "face", "label")}
 
 NUMBERS = ("start", "stop", "duration", "time", "frame", *VA, *ACTION_UNITS)
 
@@ -42,7 +45,7 @@ def read_codes(path: StrPath, notices: Notices | None = None) -> pl.DataFrame:
     """
     is_elan = Path(path).suffix.lower() == ".eaf"
     notices = Notices() if notices is None else notices
-    cells = Cells(path, _read_elan(Path(path))) if is_elan else read_cells(path, notices)
+    cells = Cells(os.fspath(path), _read_elan(Path(path)), notices) if is_elan else read_cells(path, notices)
     columns = {column: NAMES.get(column.strip().lower(), _spelling(column)) for column in cells.table.columns}
     if len(set(columns.values())) < len(columns):
         raise InputError(f"{path}: two columns mean the same; keep one of {', '.join(columns)}")
@@ -52,17 +55,16 @@ def read_codes(path: StrPath, notices: Notices | None = None) -> pl.DataFrame:
     table = cells.table
     if "duration" in table.columns and "stop" not in table.columns and "start" in table.columns:
         table = table.with_columns(stop=pl.col("start") + pl.col("duration"))
-    is_intervals = {"start", "stop", "label"} <= set(table.columns)
-    if not is_intervals and not ({"frame", "time"} & set(table.columns) and set(TARGETS) & set(table.columns)):
-        raise InputError(
-            f"{path}: needs start, stop and label (intervals), or frame or time and columns such as AU12 or valence"
-        )
-    if is_intervals:
+    names = set(table.columns)
+    if {"start", "stop", "label"} <= names:
         table = table.with_columns(pl.col("label").map_elements(_spelling, pl.String))
         if not set(table["label"]) & {*ACTION_UNITS, *EXPRESSIONS}:
             raise InputError(f"{path}: no label is an action unit (AU12) or an expression ({', '.join(EXPRESSIONS)})")
+    elif {"frame", "time"} & names and set(TARGETS) & names:
+        table = table.drop("start", "stop", "label", strict=False)
     else:
-        table = table.drop({"start", "stop", "label"} & set(table.columns))
+        needs = "start, stop and label (intervals), or frame or time and columns such as AU12 or valence"
+        raise InputError(f"{path}: needs {needs}")
     absent = [pl.lit(None, pl.String).alias(key) for key in ("file", "face") if key not in table.columns]
     return table.with_columns(absent).with_columns(
         pl.col("file").cast(pl.String), pl.col("face").cast(pl.String).str.extract(r"(?:^|face )(\d+)").cast(pl.Int64)
@@ -74,8 +76,7 @@ def _spelling(name: str | None) -> str:
     text = (name or "").strip()
     if unit := re.fullmatch(r"(?i)au_?0*(\d+)(?:_[cr])?", text):
         return f"AU{unit[1]}"
-    ours = {target.lower(): target for target in (*TARGETS, *EXPRESSIONS, "file", "frame", "time", "face", "label")}
-    return ours.get(text.lower(), text)
+    return SPELLING.get(text.lower(), text)
 
 
 def _read_elan(path: Path) -> pl.DataFrame:

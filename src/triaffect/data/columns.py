@@ -24,8 +24,12 @@ class Column(NamedTuple):
     range: str = ""
 
 
-_TEXT = resources.files("triaffect.data").joinpath("columns.yaml").read_text(encoding="utf-8")
-COLUMNS = {name: Column(*values) for name, values in yaml.safe_load(_TEXT).items()}
+def resource(name: str) -> str:
+    """Return the text of a file of this folder."""
+    return resources.files("triaffect.data").joinpath(name).read_text(encoding="utf-8")
+
+
+COLUMNS = {name: Column(*values) for name, values in yaml.safe_load(resource("columns.yaml")).items()}
 """Every column of `analyze`, in its order."""
 
 

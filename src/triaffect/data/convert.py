@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from importlib import resources
 from mimetypes import guess_type
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,7 +15,7 @@ import polars as pl
 
 from triaffect import __version__
 from triaffect.data.cells import read_cells
-from triaffect.data.columns import describe_column
+from triaffect.data.columns import describe_column, resource
 from triaffect.data.index import provenance
 from triaffect.data.intervals import intervals
 from triaffect.io import InputError, Notices, StrPath, atomic_path, write_text
@@ -76,7 +75,7 @@ def convert(
     if to == "openface" and not any(name.endswith("_intensity") for name in rows.columns):
         notices["AUxx_r is five times the probability: the model has no scale of intensity"].append(str(source))
     origin = {"Name": "triaffect", "Version": __version__, "Source": str(source), "Threshold": threshold}
-    return FORMATS[to](rows, Path(out), threshold, origin | {"Analysis": provenance(source)})
+    return list(FORMATS[to](rows, Path(out), threshold, origin | {"Analysis": provenance(source)}))
 
 
 def _names(rows: pl.DataFrame, pattern: str = "") -> dict[str, str]:
@@ -91,6 +90,11 @@ def _names(rows: pl.DataFrame, pattern: str = "") -> dict[str, str]:
     return names
 
 
+def _write_json(path: Path, data: Mapping[str, Any]) -> Path:
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False))
+    return path
+
+
 def _write_table(table: pl.DataFrame, path: Path, origin: Provenance, notes: Mapping[str, str]) -> list[Path]:
     """Write a CSV or TSV, and a JSON file of what its columns mean and where it comes from."""
     separator, null = ("\t", "n/a") if path.suffix == ".tsv" else (",", "")
@@ -101,19 +105,14 @@ def _write_table(table: pl.DataFrame, path: Path, origin: Provenance, notes: Map
         column = describe_column(re.sub(r"_face\d+$", "", name))
         if meaning := notes.get(name, column.meaning):
             sidecar[name] = {"Description": meaning} | ({"Units": column.unit} if column.unit else {})
-    write_text(path.with_suffix(".json"), json.dumps(sidecar | {"GeneratedBy": [origin]}, indent=1, ensure_ascii=False))
-    return [path, path.with_suffix(".json")]
-
-
-def _resource(name: str) -> str:
-    return resources.files("triaffect.data").joinpath(name).read_text(encoding="utf-8")
+    return [path, _write_json(path.with_suffix(".json"), sidecar | {"GeneratedBy": [origin]})]
 
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _openface(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> list[Path]:
+def _openface(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> Iterator[Path]:
     """One CSV per input with the columns of OpenFace 2.
 
     AUxx_c is 0 or 1; AUxx_r is five times the intensity, or the probability of a model that knows no intensity.
@@ -128,7 +127,6 @@ def _openface(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenanc
     kinds = {unit: "probability, which is no intensity" if strength[unit] == unit else "intensity" for unit in units}
     notes |= {f"{padded[u]}_r": f"{AU_NAMES[u]}: 0 to 5, 5 x {kinds[u]}" for u in units}
     notes |= {f"{padded[u]}_c": f"{AU_NAMES[u]}: 1 if the probability is at least {threshold}" for u in units}
-    files: list[Path] = []
     for file, name in _names(rows).items():
         part = rows.filter(pl.col("file") == file).sort("frame", "face")
         table = part.select(
@@ -136,16 +134,15 @@ def _openface(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenanc
             **{f"{padded[unit]}_r": pl.col(strength[unit]) * 5 for unit in units},
             **{f"{padded[unit]}_c": (pl.col(unit) >= threshold).cast(pl.Int8) for unit in units},
         )  # fmt: skip
-        files += _write_table(table, out / f"{name}.csv", origin, notes)
-    return files
+        yield from _write_table(table, out / f"{name}.csv", origin, notes)
 
 
-def _csv_wide(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> list[Path]:
+def _csv_wide(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> Iterator[Path]:
     """One CSV with a row per frame; each column once for every face, such as `valence_face1`."""
     values = [name for name in rows.columns if name not in ("file", "frame", "time", "face")]
     faces = rows["face"].unique().sort().to_list()
     wide = rows.pivot("face", on_columns=faces, index=["file", "frame", "time"], values=values, separator="_face")
-    return _write_table(wide.sort("file", "frame"), out / "faces_wide.csv", origin, {})
+    yield from _write_table(wide.sort("file", "frame"), out / "faces_wide.csv", origin, {})
 
 
 def _intervals(rows: pl.DataFrame, threshold: float) -> pl.DataFrame:
@@ -155,26 +152,25 @@ def _intervals(rows: pl.DataFrame, threshold: float) -> pl.DataFrame:
     return table
 
 
-def _elan(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> list[Path]:
+def _elan(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> Iterator[Path]:
     """One EAF 3.0 file per video; a tier for each face's expression and each of its action units."""
     options = {"autoescape": True, "trim_blocks": True, "undefined": jinja2.StrictUndefined}
-    template = jinja2.Template(_resource("elan.xml"), **options)  # type: ignore[arg-type]
-    files: list[Path] = []
+    template = jinja2.Template(resource("elan.xml"), **options)  # type: ignore[arg-type]
     table, names = _intervals(rows, threshold), _names(rows)
     ends = [(pl.col(end) * 1000).round().cast(pl.Int64).alias(end) for end in ("start", "stop")]
     table = table.with_columns(*ends, tier=pl.format("face {}: {}", "face", "tier"))
     for (file,), part in table.group_by("file", maintain_order=True):
         spans, path = part.with_row_index("number", 1).to_dicts(), Path(str(file)).absolute()
         slots = [(span[end], 2 * span["number"] + k) for span in spans for k, end in enumerate(("start", "stop"))]
-        files.append(out / f"{names[str(file)]}.eaf")
         fields = {"url": path.as_uri(), "kind": guess_type(path)[0] or "video/*", "now": _now(), "spans": spans}
-        write_text(files[-1], template.render(**fields, slots=sorted(slots), origin=json.dumps(origin)))
-    return files
+        eaf = out / f"{names[str(file)]}.eaf"
+        write_text(eaf, template.render(**fields, slots=sorted(slots), origin=json.dumps(origin)))
+        yield eaf
 
 
-def _boris(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> list[Path]:
+def _boris(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> Iterator[Path]:
     """One BORIS project: an observation per video, a subject per face, expressions and action units as state events."""
-    table, names, empty = _intervals(rows, threshold), _names(rows), json.loads(_resource("boris.json"))
+    table, names, empty = _intervals(rows, threshold), _names(rows), json.loads(resource("boris.json"))
     about = {"date": _now(), "description": json.dumps(origin)}
     observations: dict[str, Any] = {}
     for (file,), part in table.group_by("file", maintain_order=True):
@@ -195,38 +191,35 @@ def _boris(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) 
     project = empty["project"] | {f"project_{key}": value for key, value in about.items()}
     project |= {"observations": observations, "subjects_conf": {str(i): value for i, value in enumerate(subjects)}}
     project["behaviors_conf"] = {str(i): empty["behaviour"] | value for i, value in enumerate(ethogram)}
-    write_text(out / "triaffect.boris", json.dumps(project, indent=1, ensure_ascii=False))
-    return [out / "triaffect.boris"]
+    yield _write_json(out / "triaffect.boris", project)
 
 
-def _bids(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> list[Path]:
+def _bids(rows: pl.DataFrame, out: Path, threshold: float, origin: Provenance) -> Iterator[Path]:
     """A BIDS data set: each input is a subject with a `_beh.tsv` (a row per face and frame) and `_events.tsv`."""
     names = _names(rows, "[^A-Za-z0-9]")
     description = {"Name": "Facial affect described by triaffect", "BIDSVersion": "1.10.0", "GeneratedBy": [origin]}
-    write_text(out / "dataset_description.json", json.dumps(description, indent=1, ensure_ascii=False))
-    write_text(
-        out / "README.md", "Made by `triaffect convert --to bids`. Each input is one subject: rename as needed.\n"
-    )
-    files = [out / "dataset_description.json", out / "README.md"]
+    yield _write_json(out / "dataset_description.json", description)
+    readme = out / "README.md"
+    write_text(readme, "Made by `triaffect convert --to bids`. Each input is one subject: rename as needed.\n")
+    yield readme
     people = pl.DataFrame({"participant_id": [f"sub-{name}" for name in names.values()], "source_file": list(names)})
     notes = {"participant_id": "subject", "source_file": "the photo or video"}
-    files += _write_table(people, out / "participants.tsv", origin, notes)
+    yield from _write_table(people, out / "participants.tsv", origin, notes)
     spans = intervals(rows, threshold)
     notes = {"trial_type": "the expression, or the active action unit"}
     for file, name in names.items():
         stem = out / f"sub-{name}" / "beh" / f"sub-{name}_task-video"
         part_rows = rows.filter(pl.col("file") == file).sort("frame", "face").drop("file")
-        files += _write_table(part_rows, stem.with_name(f"{stem.name}_beh.tsv"), origin, {})
+        yield from _write_table(part_rows, stem.with_name(f"{stem.name}_beh.tsv"), origin, {})
         part = spans.filter(pl.col("file") == file)
         if part.height:
-            events = part.select(
-                onset="start", duration=pl.col("stop") - pl.col("start"), trial_type="label", face="face"
-            ).sort("onset", maintain_order=True)
-            files += _write_table(events, stem.with_name(f"{stem.name}_events.tsv"), origin, notes)
-    return files
+            length = pl.col("stop") - pl.col("start")
+            events = part.select(onset="start", duration=length, trial_type="label", face="face")
+            events = events.sort("onset", maintain_order=True)
+            yield from _write_table(events, stem.with_name(f"{stem.name}_events.tsv"), origin, notes)
 
 
-FORMATS: dict[str, Callable[[pl.DataFrame, Path, float, Provenance], list[Path]]] = {
+FORMATS: dict[str, Callable[[pl.DataFrame, Path, float, Provenance], Iterator[Path]]] = {
     "openface": _openface, "elan": _elan, "boris": _boris, "bids": _bids, "csv-wide": _csv_wide,
 }  # fmt: skip
-"""Name -> function that writes it."""
+"""Name -> function that writes it and yields the files."""

@@ -52,6 +52,24 @@ def is_crop(name: str) -> bool:
     return name.endswith(CROP_SUFFIXES) and name[:5].isdecimal()
 
 
+def list_folder(folder: Path, may_hold_crops: bool = False) -> tuple[list[str], list[str]]:
+    """List the folders and the files in a folder, without hidden ones.
+
+    Args:
+        folder: The folder.
+        may_hold_crops: A folder of crops is listed, too; otherwise it is left at its first crop, as if empty.
+    """
+    folders: list[str] = []
+    files: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_crop(entry.name) and not may_hold_crops:
+                return [], []
+            if not entry.name.startswith("."):
+                (folders if entry.is_dir() else files).append(entry.name)
+    return folders, files
+
+
 def list_crops(folder: Path) -> tuple[str, NDArray[np.int32]]:
     """List the crops `00001.jpg` in a folder; other files are ignored.
 
@@ -126,16 +144,10 @@ def _search(root: Path, names: Collection[str]) -> Iterator[str]:
     queue = [("", 0)]
     while queue:
         path, depth = queue.pop()
-        inner: list[str] = []
-        with os.scandir(root / path) as entries:
-            for entry in entries:
-                if depth and is_crop(entry.name):
-                    inner = []  # the crops of a video without annotations
-                    break
-                if entry.is_dir() and not entry.name.startswith("."):
-                    inner.append(f"{path}/{entry.name}".lstrip("/"))
-        for folder in inner:
-            if folder.rpartition("/")[2] in names:
+        inner, _ = list_folder(root / path, may_hold_crops=depth == 0)
+        for name in inner:
+            folder = f"{path}/{name}".lstrip("/")
+            if name in names:
                 yield folder
             elif depth + 1 < DEPTH:
                 queue.append((folder, depth + 1))

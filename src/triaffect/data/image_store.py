@@ -29,6 +29,9 @@ from triaffect.text import progress_bar
 HEADER_SIZE = 1024
 """Bytes reserved for the header, which is known last and padded with spaces, as the format allows."""
 
+ARRAYS = {"bytes": ("U8", 1), "offsets": ("I64", 8), "names": ("U8", 1)}
+"""The arrays of a packed file, in their order: type, and bytes of a number."""
+
 ImageReader = Callable[[int], bytes]
 """Row number -> the content of its image file; an OSError where there is none."""
 
@@ -86,9 +89,8 @@ class _PackedFile:
         try:
             packed_names = self._read_header(os.fstat(self.file).st_size)
         except (ValueError, KeyError, TypeError, OSError):
-            raise InputError(
-                f"{path}: not a whole packed file; write it again with triaffect pack, or name a folder"
-            ) from None
+            advice = "write it again with triaffect pack, or name a folder"
+            raise InputError(f"{path}: not a whole packed file; {advice}") from None
         places = pl.DataFrame({"image": packed_names}).with_row_index("place")
         rows = names.to_frame("image").join(places, on="image", how="left", maintain_order="left")["place"]
         self.place = rows.cast(pl.Int64).fill_null(-1).to_numpy()
@@ -98,10 +100,7 @@ class _PackedFile:
         if length > 1 << 20:
             raise ValueError("not a header of ours")
         header = json.loads(self._slice(8, 8 + length))
-        spans = {
-            name: [8 + length + offset for offset in header[name]["data_offsets"]]
-            for name in ("bytes", "offsets", "names")
-        }
+        spans = {name: [8 + length + offset for offset in header[name]["data_offsets"]] for name in ARRAYS}
         if any(not 0 <= start <= end <= size for start, end in spans.values()):
             raise ValueError("cut off")
         names = self._slice(*spans["names"]).decode().split("\n")
@@ -240,7 +239,7 @@ def pack(
         file.write(padding + offsets.tobytes() + lines)
         ends = np.cumsum([0, offsets[-1] + len(padding), offsets.nbytes, len(lines)]).tolist()
         header: dict[str, Any] = {"__metadata__": {"format": "triaffect pack", "images": str(len(packed))}}
-        for i, (key, kind, width) in enumerate((("bytes", "U8", 1), ("offsets", "I64", 8), ("names", "U8", 1))):
+        for i, (key, (kind, width)) in enumerate(ARRAYS.items()):
             header[key] = {"dtype": kind, "shape": [(ends[i + 1] - ends[i]) // width], "data_offsets": ends[i : i + 2]}
         file.seek(0)
         file.write((HEADER_SIZE - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(HEADER_SIZE - 8))

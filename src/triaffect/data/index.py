@@ -6,6 +6,7 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -15,11 +16,11 @@ import numpy as np
 import polars as pl
 
 from triaffect import __version__
-from triaffect.data.cells import TABLE_SUFFIXES, Cells, table_suffix
+from triaffect.data.cells import TABLE_SUFFIXES, Cells, read_cells, table_suffix
 from triaffect.data.crops import FOLDER, find_images
-from triaffect.data.known import CLASS_ORDERS, DISFA_THRESHOLD, class_folders, find_known, read_known
+from triaffect.data.known import CLASS_ORDERS, DATA_SETS, DISFA_THRESHOLD, class_folders, find_known
 from triaffect.data.layout import FORMATS, SCHEMA, find_files, find_image_root, read_files
-from triaffect.data.table import OUTSIDE_ROOT, read_table, table_to_index
+from triaffect.data.table import OUTSIDE_ROOT, table_to_index
 from triaffect.io import InputError, Notices, StrPath, atomic_path
 from triaffect.labels import EXPRESSIONS, SPLITS
 
@@ -65,7 +66,7 @@ def build_index(root: StrPath, images: StrPath | None = None, *, format: str = "
 
     Args:
         root: A folder (an edition's annotations, a task's or a split's folder), or one file: s-Aff-Wild2, a per-video
-            file, a release list (split `test`, no labels), or a CSV or Parquet table (see `table.read_table`).
+            file, a release list (split `test`, no labels), or a CSV or Parquet table (see `table.table_to_index`).
         images: The folder with the crops' folders, at any depth to three (`batch1/cropped_aligned/<video>`). By
             default `cropped_aligned` below `root`, or `root` itself.
         format: `per-video`, `mtl`, `list`, `table`, or `auto`, which takes the first of them that is present.
@@ -110,9 +111,8 @@ def read_annotations(
         files = find_files(root, notices)
         formats = files.formats()
         if not formats and root.is_dir() and class_folders(root, numbers=True):
-            raise InputError(
-                f"{root}: folders named by codes; name the data set with --format ({', '.join(CLASS_ORDERS)})"
-            )
+            names = ", ".join(CLASS_ORDERS)
+            raise InputError(f"{root}: folders named by codes; name the data set with --format ({names})")
         if not formats or (layout != "auto" and layout not in formats):
             raise InputError(
                 f"{root}: holds no annotations{f' of format {layout}' if layout != 'auto' else ''}; expected"
@@ -125,9 +125,8 @@ def read_annotations(
             notices[message] += map(os.fspath, files.rows.values())
         index, images = read_files(files, root, images, layout, notices)
     except OSError as error:
-        raise InputError(
-            f"{error.filename}: cannot be read ({error.strerror}); check the path and its rights"
-        ) from None
+        reason = f"cannot be read ({error.strerror}); check the path and its rights"
+        raise InputError(f"{error.filename}: {reason}") from None
     return Annotations(index, images, layout, notices)
 
 
@@ -149,8 +148,13 @@ def save_index(
         format: The layout that was read.
     """
     source = {"root": os.path.abspath(root), "images": os.path.abspath(images) if images else None, "format": format}
+    write_parquet(index, path, source | {"version": __version__})
+
+
+def write_parquet(table: pl.DataFrame, path: StrPath, source: Mapping[str, Any]) -> None:
+    """Write a table with where it comes from, which `provenance` reads."""
     with atomic_path(path) as tmp_path:
-        index.write_parquet(tmp_path, metadata={METADATA: json.dumps(source | {"version": __version__})})
+        table.write_parquet(tmp_path, metadata={METADATA: json.dumps(dict(source))})
 
 
 def save_subset(
@@ -180,8 +184,7 @@ def save_subset(
     rows = load_index(index, split)
     part = subset(rows, fraction, by, seed, stride)
     source = {"root": os.path.abspath(index), "images": None, "format": "table"} | provenance(index)
-    with atomic_path(out) as tmp_path:
-        part.write_parquet(tmp_path, metadata={METADATA: json.dumps(source | {"part_of": rows.height})})
+    write_parquet(part, out, source | {"part_of": rows.height})
     return part
 
 
@@ -325,31 +328,26 @@ def _read_tables(
     name = layout if layout in (*CLASS_ORDERS, "disfa", "folders") else None
     data_set = find_known(root, numbers=name in CLASS_ORDERS) if layout == "auto" or name else None
     default: Path | None = None
+    order = next((one for one in (data_set, name) if one in CLASS_ORDERS), None)
     if data_set is not None:
-        table, default = read_known(data_set, root, notices)
+        read, _ = DATA_SETS[data_set]
+        table, default = read(root, notices)
+        tables: Iterable[Cells] = [Cells(os.fspath(root), table, notices)]
         au_threshold = DISFA_THRESHOLD if data_set == "disfa" and au_threshold is None else au_threshold
-        tables = [
-            table_to_index(
-                Cells(root, table),
-                images,
-                notices,
-                order=next((one for one in (data_set, name) if one in CLASS_ORDERS), None),
-                au_threshold=au_threshold,
-            )
-        ]
     else:
         paths = [root] if root.is_file() else sorted(path for path in root.iterdir() if is_table(path))
         if not paths or layout not in ("auto", "table", *CLASS_ORDERS) or not (name or all(map(is_table, paths))):
             return None
         if root.is_dir() and layout == "auto" and find_files(root, Notices()).formats():
             return None  # annotations of ABAW, with a table beside them
-        tables = [read_table(path, images, notices, order=name, au_threshold=au_threshold) for path in paths]
-    index = pl.concat(tables, how="diagonal_relaxed")
+        tables = (read_cells(path, notices) for path in paths)
+    indexes = [table_to_index(cells, images, order, au_threshold) for cells in tables]
+    index = pl.concat(indexes, how="diagonal_relaxed")
     image_root = images or default or find_image_root(root, set(index["image"].str.extract(FOLDER).fill_null("")))
     with_images = find_images(index, image_root, notices, search=bool(images or default)) if image_root else index
-    if images or default or with_images["exists"].any():
-        return Annotations(with_images, image_root, data_set or name or "table", notices)
-    return Annotations(index, None, data_set or name or "table", notices)
+    if not (images or default or with_images["exists"].any()):
+        image_root, with_images = None, index
+    return Annotations(with_images, image_root, data_set or name or "table", notices)
 
 
 def is_table(path: Path) -> bool:

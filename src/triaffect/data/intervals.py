@@ -42,7 +42,7 @@ def intervals(rows: pl.DataFrame | pl.LazyFrame, threshold: float = ACTIVE) -> p
         .collect()
     )  # fmt: skip
     parts = [seen.select(*PERSON, pl.lit("").alias("tier")).clear()]
-    for tier in (*(["expression"] if "expression" in names else []), *(unit for unit in ACTION_UNITS if unit in names)):
+    for tier in (name for name in ("expression", *ACTION_UNITS) if name in names):
         is_unit = tier != "expression"
         states = rows.filter(pl.col(tier) >= threshold if is_unit else pl.col(tier).is_not_null())
         label, value = (pl.lit(tier), pl.col(tier)) if is_unit else (pl.col(tier), pl.lit(None, pl.Float32))

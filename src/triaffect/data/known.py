@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from triaffect.data.cells import decode_text, read_cells
+from triaffect.data.cells import Cells, decode_text, read_cells
 from triaffect.io import InputError, Notices, StrPath
 from triaffect.jobs import prefetch
 from triaffect.labels import EXPRESSIONS, SPLITS
@@ -24,22 +25,16 @@ CLASS_WORDS = {
     "Sadness": ("sad", "sorrow", "sa"),
     "Surprise": ("surprised", "surprize", "astonished", "sur", "su"),
     "Other": ("others", "oth"),
+    "Contempt": ("contempt", "contemptuous", "con"),
 }
-"""Class -> other words for it, and the short forms of JAFFE, KDEF and others."""
+"""Class -> other words for it, and the short forms of JAFFE, KDEF and others; contempt is none of the eight."""
 
 CODES = {word: code for code, name in enumerate(EXPRESSIONS) for word in (name.lower(), *CLASS_WORDS[name])}
-CODES |= dict.fromkeys(("contempt", "contemptuous", "con"), EXPRESSIONS.index("Other"))
+CODES |= dict.fromkeys(CLASS_WORDS["Contempt"], EXPRESSIONS.index("Other"))
 """Word -> code of the index."""
 
-SPLIT_WORDS = {
-    "training": "train",
-    "validation": "val",
-    "valid": "val",
-    "dev": "val",
-    "publictest": "val",
-    "testing": "test",
-}
-SPLIT_WORDS |= {"privatetest": "test", **{name: name for name in SPLITS}}
+SPLIT_WORDS = {name: name for name in SPLITS} | {"training": "train", "testing": "test", "privatetest": "test"}
+SPLIT_WORDS |= dict.fromkeys(("validation", "valid", "dev", "publictest"), "val")
 """Word -> split."""
 
 CLASS_ORDERS: dict[str, tuple[str | None, ...]] = {
@@ -66,32 +61,39 @@ def class_order(table: pl.DataFrame) -> str | None:
     return "rafdb" if is_rafdb and table.height else None
 
 
-def with_images(table: pl.DataFrame, path: StrPath, notices: Notices) -> pl.DataFrame:
-    """Give the tables of FER2013 and FER+ the columns `image` and `expression`; others are returned unchanged.
+def add_images(cells: Cells) -> None:
+    """Give the tables of FER2013 and FER+ the columns `image` and `expression`; others are left unchanged.
 
     FER2013 holds its pictures as text: `write_pictures` writes them under the names that FER+ gives them. The class of
     FER+ is the one with the most of ten votes; it is missing on a tie and where most chose unknown or no face.
     """
+    table = cells.table
     columns = {name.lower().strip().replace("_", " "): name for name in table.columns}
     if "pixels" in columns and "image" not in columns:
         name = pl.format("fer{}.png", pl.int_range(pl.len()).cast(pl.String).str.zfill(7))
-        return table.with_columns(image=name).drop(columns["pixels"])
+        cells.table = table.with_columns(image=name).drop(columns["pixels"])
+        return
     if not {"image name", "nf", "unknown", "contempt"} <= set(columns):
-        return table
+        return
     words = [*(name.lower() for name in EXPRESSIONS[:-1]), "contempt", "unknown", "nf"]
     try:
-        votes = table.select(pl.col(columns[word]).cast(pl.Float64).fill_null(0) for word in words).to_numpy()
+        votes = table.select(pl.col(columns[word]).cast(pl.Float64) for word in words)
     except pl.exceptions.PolarsError as error:
-        raise InputError(f"{os.fspath(path)}: a vote is no number ({str(error).splitlines()[0]})") from None
-    is_clear = (votes == votes.max(1, keepdims=True)).sum(1) == 1
-    names = np.array([*EXPRESSIONS[:-1], "contempt", "", ""])[votes.argmax(1)]
-    expression = pl.Series("expression", np.where(is_clear, names, ""))
-    rows = table.with_columns(expression).rename({columns["image name"]: "image"}).drop(columns[w] for w in words)
-    with_image = rows.filter(pl.col("image").is_not_null() & (pl.col("image") != ""))
-    notices["FER+: the expression with the most votes, none on a tie; pictures without a name left out"].append(
-        f"{os.fspath(path)}: {table.height - with_image.height:,}"
+        raise InputError(f"{cells.path}: a vote is no number ({str(error).splitlines()[0]})") from None
+    expression = most_voted(votes, [*EXPRESSIONS[:-1], "contempt", "", ""])
+    rows = table.with_columns(expression=expression).rename({columns["image name"]: "image"}).drop(votes.columns)
+    cells.table = rows.filter(pl.col("image").is_not_null() & (pl.col("image") != ""))
+    cells.note(
+        "FER+: the expression with the most votes, none on a tie; pictures without a name left out",
+        f"{table.height - cells.table.height:,}",
     )
-    return with_image
+
+
+def most_voted(votes: pl.DataFrame, names: Sequence[Any]) -> pl.Series:
+    """The name of the column with the largest number in each row; null on a tie."""
+    values = votes.fill_null(0).to_numpy()
+    is_clear = (values == values.max(1, keepdims=True)).sum(1) == 1
+    return pl.select(pl.when(pl.Series(is_clear)).then(pl.Series(names).gather(values.argmax(1)))).to_series()
 
 
 def holds_pictures(path: StrPath) -> bool:
@@ -136,28 +138,10 @@ def find_known(root: Path, numbers: bool = False) -> str | None:
     """
     if root.is_file():
         return "rafdb" if re.fullmatch(r"list_par?tition_label\.txt", root.name.lower()) else None
-    patterns = {
-        "affectnet": ("annotations/*_exp.npy", "*/annotations/*_exp.npy"),
-        "rafdb": ("list_*tition_label.txt", "EmoLabel/list_*tition_label.txt", "*/EmoLabel/list_*tition_label.txt"),
-        "disfa": ("SN*_au[0-9]*.txt", "SN*/SN*_au[0-9]*.txt", "*/SN*/SN*_au[0-9]*.txt"),
-    }
-    set_name = next((name for name, globs in patterns.items() if any(any(root.glob(glob)) for glob in globs)), None)
-    return set_name or ("folders" if class_folders(root, numbers) else None)
-
-
-def read_known(name: str, root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
-    """Read a data set that `find_known` names.
-
-    Returns:
-        A generic table, with the data set's own classes, and the folder of its images, if it is there.
-
-    Raises:
-        InputError: A file of it is invalid.
-    """
-    readers: dict[str, Callable[[Path, Notices], tuple[pl.DataFrame, Path | None]]] = {
-        "affectnet": _affectnet, "rafdb": _rafdb, "disfa": _disfa, "folders": _folders
-    }  # fmt: skip
-    return readers[name](root, notices)
+    for name, (_, globs) in DATA_SETS.items():
+        if any(any(root.glob(glob)) for glob in globs):
+            return name
+    return "folders" if class_folders(root, numbers) else None
 
 
 def class_folders(root: Path, numbers: bool = False) -> list[Path]:
@@ -186,19 +170,18 @@ def _affectnet(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]
     folders = sorted(folder for folder in (root / "annotations", *root.glob("*/annotations")) if folder.is_dir())
     files = [path for folder in folders for path in sorted(folder.glob("*_exp.npy"))]
 
-    def read(path: Path) -> tuple[str, str | None, str, str | None, str | None]:
-        stem = path.name.removesuffix("_exp.npy")
-        values = []
+    def read(path: Path) -> list[str | None]:
+        stem, parent = path.name.removesuffix("_exp.npy"), path.parent.parent
+        split = re.match("(train|val|test)", parent.name.lower()) if parent != root else None
+        image = (parent / "images" / f"{stem}.jpg").relative_to(root).as_posix()
+        row = [image, split[0] if split else None]
         for ending in ("exp", "val", "aro"):
             file = path.with_name(f"{stem}_{ending}.npy")
             try:
-                values.append(str(np.load(file, allow_pickle=False).item()) if file.exists() else None)
+                row.append(str(np.load(file, allow_pickle=False).item()) if file.exists() else None)
             except ValueError as error:
                 raise InputError(f"{file}: no array of one value ({error})") from None
-        parent = path.parent.parent
-        image = (parent / "images" / f"{stem}.jpg").relative_to(root).as_posix()
-        split = re.match("(train|val|test)", parent.name.lower()) if parent != root else None
-        return image, split[0] if split else None, str(values[0]), values[1], values[2]
+        return row
 
     rows = list(prefetch(read, files, 2, 64))
     names = ("image", "split", "expression", "valence", "arousal")
@@ -208,11 +191,12 @@ def _affectnet(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]
 def _rafdb(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
     """The list of RAF-DB: lines of an image and its class; the aligned images where they are there."""
     path = root if root.is_file() else next(root.rglob("list_*tition_label.txt"))
-    lines = [line.split() for line in decode_text(path, path.read_bytes(), notices).splitlines() if line.strip()]
-    for number, line in enumerate(lines, 1):
-        if len(line) != 2:
-            raise InputError(f"{path}:{number}: {' '.join(line)!r} is no image and class; write train_00001.jpg 5")
-    table = pl.DataFrame(lines, {"image": pl.String, "expression": pl.String}, orient="row")
+    rows = []
+    for number, line in _lines(path, notices):
+        rows.append(line.split())
+        if len(rows[-1]) != 2:
+            raise InputError(f"{path}:{number}: {line!r} is no image and class; write train_00001.jpg 5")
+    table = pl.DataFrame(rows, {"image": pl.String, "expression": pl.String}, orient="row")
     table = table.with_columns(split=pl.col("image").str.extract("^(train|test)_"))
     images = path.parent.parent / "Image"
     for folder, ending in (("aligned", "_aligned.jpg"), ("original", ".jpg")):
@@ -227,10 +211,10 @@ def _disfa(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
     for path in sorted(root.rglob("*_au[0-9]*.txt")):
         video, _, unit = path.stem.rpartition("_au")
         pairs = []
-        for number, line in enumerate(decode_text(path, path.read_bytes(), notices).splitlines(), 1):
-            cells = re.split(r"[,;\s]+", line.strip())
+        for number, line in _lines(path, notices):
+            fields = re.split(r"[,;\s]+", line)
             try:
-                pairs += [(int(cells[0]), float(cells[1]))] if line.strip() else []
+                pairs.append((int(fields[0]), float(fields[1])))
             except (ValueError, IndexError):
                 if number > 1:  # a header
                     raise InputError(f"{path}:{number}: {line!r} is no frame and intensity; write 12,3") from None
@@ -241,7 +225,25 @@ def _disfa(root: Path, notices: Notices) -> tuple[pl.DataFrame, Path | None]:
     parts = [table.with_columns(video=pl.lit(video)) for video, table in sorted(tables.items())]
     table = pl.concat(parts, how="diagonal").sort("video", "frame")
     name = pl.format("{}/{}.jpg", "video", pl.col("frame").cast(pl.String).str.zfill(5))
-    notices[f"action units of DISFA are active from intensity {DISFA_THRESHOLD:g}; --au-threshold changes it"].append(
-        os.fspath(root)
-    )
+    message = f"action units of DISFA are active from intensity {DISFA_THRESHOLD:g}; --au-threshold changes it"
+    notices[message].append(os.fspath(root))
     return table.with_columns(image=name), None
+
+
+def _lines(path: Path, notices: Notices) -> list[tuple[int, str]]:
+    """The lines of a text that are not blank, with their numbers."""
+    lines = decode_text(os.fspath(path), path.read_bytes(), notices).splitlines()
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+DATA_SETS: dict[str, tuple[Callable[[Path, Notices], tuple[pl.DataFrame, Path | None]], tuple[str, ...]]] = {
+    "affectnet": (_affectnet, ("annotations/*_exp.npy", "*/annotations/*_exp.npy")),
+    "rafdb": (
+        _rafdb,
+        ("list_*tition_label.txt", "EmoLabel/list_*tition_label.txt", "*/EmoLabel/list_*tition_label.txt"),
+    ),
+    "disfa": (_disfa, ("SN*_au[0-9]*.txt", "SN*/SN*_au[0-9]*.txt", "*/SN*/SN*_au[0-9]*.txt")),
+    "folders": (_folders, ()),
+}
+"""What `find_known` names -> its reader, and the files by which it is known. A reader returns a generic table, with the
+data set's own classes, and the folder of its images, if it is there; an invalid file is an InputError."""

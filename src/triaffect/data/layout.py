@@ -18,33 +18,22 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from triaffect.data.abaw_text import (
-    ALL_LABELS,
-    Kind,
-    detect_kind,
-    missing_to_null,
-    read_list,
-    read_rows,
-    read_video,
-    read_videos,
-)
-from triaffect.data.crops import FOLDER, find_folders, find_images, is_crop, list_crops
+from triaffect.data.abaw_text import Kind, detect_kind, missing_to_null, read_list, read_rows, read_video, read_videos
+from triaffect.data.crops import FOLDER, find_folders, find_images, list_crops, list_folder
 from triaffect.io import InputError, Notices
 from triaffect.jobs import prefetch
-from triaffect.labels import INDEX_COLUMNS, LABEL_COLUMNS, SPLITS, TASKS
+from triaffect.labels import INDEX_COLUMNS, KEY_COLUMNS, LABEL_COLUMNS, SPLITS, TASKS
 
 FORMATS = ("auto", "per-video", "mtl", "list", "table", "affectnet", "rafdb", "fer2013", "disfa", "folders")
 
 TASK_FOLDERS = {
-    "va_set": "va",
-    "expr_set": "expr",
-    "au_set": "au",
-    "va_estimation_challenge": "va",
-    "expr_classification_challenge": "expr",
-    "expr_recognition_challenge": "expr",
-    "au_detection_challenge": "au",
-}
+    "va_set": "va", "va_estimation_challenge": "va", "au_set": "au", "au_detection_challenge": "au",
+    "expr_set": "expr", "expr_classification_challenge": "expr", "expr_recognition_challenge": "expr",
+}  # fmt: skip
 SPLIT_FOLDERS = {"train_set": "train", "training_set": "train", "validation_set": "val", "test_set": "test"}
+
+SPLIT_ORDER = (*SPLITS, None)
+"""The order of rows; annotations of an unknown split come last."""
 
 SCHEMA = pl.Schema(
     dict.fromkeys(INDEX_COLUMNS, pl.Int8())
@@ -63,8 +52,8 @@ BLOCK = 1 << 16
 class AnnotationFiles:
     """The annotation files below a folder, by kind."""
 
-    videos: dict[str | None, dict[str, dict[str, Path]]] = field(default_factory=dict)
-    """Split -> video -> task -> file."""
+    videos: dict[tuple[str | None, str], dict[str, Path]] = field(default_factory=dict)
+    """Split and video -> task -> file."""
     rows: dict[str | None, Path] = field(default_factory=dict)
     """Split -> s-Aff-Wild2 or MTL file."""
     lists: list[Path] = field(default_factory=list)
@@ -104,7 +93,7 @@ def find_files(root: Path, notices: Notices) -> AnnotationFiles:
         kind = task if task and split in ("train", "val") else _kind(path)  # test folders contain release lists
         named_split = split or next((s for s in SPLITS if s in path.stem.lower()), None)
         if kind in TASKS and (split or path.parent == root or is_file):
-            _add(result.videos.setdefault(split, {}).setdefault(path.stem, {}), kind, path)
+            _add(result.videos.setdefault((split, path.stem), {}), kind, path)
         elif kind == "rows" and (named_split in ("train", "val") or is_file):
             _add(result.rows, named_split, path)
         elif kind == "list" or (kind == "rows" and named_split == "test"):
@@ -135,7 +124,7 @@ def read_files(
     if layout == "mtl":
         rows += [
             read_rows(files.rows[split], notices).with_columns(split=pl.lit(split, pl.String))
-            for split in sorted(files.rows, key=_order)
+            for split in sorted(files.rows, key=SPLIT_ORDER.index)
         ]
     in_lists = pl.DataFrame(schema={"image": pl.String, "video": pl.String})
     for path in files.lists:
@@ -155,11 +144,8 @@ def read_files(
 
 def _videos(files: AnnotationFiles, in_lists: set[str], notices: Notices) -> list[Video]:
     """List what to read, in order; videos of a test list whose frames another one lists are left out."""
-    videos = [
-        Video(split, name, by_task)
-        for split in sorted(files.videos, key=_order)
-        for name, by_task in sorted(files.videos[split].items())
-    ]
+    in_order = sorted(files.videos, key=lambda video: (SPLIT_ORDER.index(video[0]), video[1]))
+    videos = [Video(split, name, files.videos[split, name]) for split, name in in_order]
     test: dict[str, int | None] = {}
     for path in files.video_lists:
         test |= {name: count for name, count in read_videos(path).items() if count or name not in test}
@@ -194,7 +180,7 @@ def _read_videos(videos: list[Video], images: Path | None, notices: Notices) -> 
         "video": _gather((video.name for video in videos), "video"),
         "split": _gather((video.split for video in videos), "video"),
     } | ({} if images else {"exists": pl.lit(None, pl.Boolean)})
-    tables, block = [], [pl.DataFrame(schema={name: SCHEMA[name] for name in ALL_LABELS})]
+    tables, block = [], [pl.DataFrame(schema=SCHEMA).drop(KEY_COLUMNS)]
     for i, (parts, of_video) in enumerate(prefetch(read, range(len(videos)), 2, 64)):  # one waits for the disk
         block += parts
         for message, cases in of_video.items():
@@ -251,21 +237,14 @@ def find_image_root(root: Path, folders: set[str]) -> Path | None:
 
 def _text_files(folder: Path) -> Iterator[Path]:
     """Yield the text files below a folder, in order; a folder of crops is left at its first crop."""
-    files: list[Path] = []
-    inner: list[Path] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_crop(entry.name):
-                return
-            if entry.is_dir() and not entry.name.startswith("."):
-                inner.append(folder / entry.name)
-            elif entry.name.lower().endswith(".txt") and not entry.name.startswith("."):
-                if not entry.name.isprintable():
-                    raise InputError(f"{entry.path!a}: the file's name is not UTF-8; rename it")
-                files.append(folder / entry.name)
-    yield from sorted(files)
-    for path in sorted(inner):
-        yield from _text_files(path)
+    folders, files = list_folder(folder)
+    for name in sorted(files):
+        if name.lower().endswith(".txt"):
+            if not name.isprintable():
+                raise InputError(f"{os.path.join(folder, name)!a}: the file's name is not UTF-8; rename it")
+            yield folder / name
+    for name in sorted(folders):
+        yield from _text_files(folder / name)
 
 
 def _kind(path: Path) -> Kind | None:
@@ -282,7 +261,3 @@ def _add(files: dict[Any, Path], key: str | None, path: Path) -> None:
     if key in files:
         raise InputError(f"{path}: {files[key]} has the same split of the same task; name the folder of one edition")
     files[key] = path
-
-
-def _order(split: str | None) -> int:
-    return SPLITS.index(split) if split in SPLITS else len(SPLITS)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -12,10 +12,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from triaffect.data.cells import read_cells
-from triaffect.data.index import METADATA
-from triaffect.data.table import image_of_faces, image_of_frames, recognise, to_codes
-from triaffect.io import InputError, Notices, StrPath, atomic_path
-from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS, TASKS, VA
+from triaffect.data.index import write_parquet
+from triaffect.data.table import image_of_faces, recognise, to_codes
+from triaffect.io import InputError, Notices, StrPath
+from triaffect.labels import ACTION_UNITS, PREDICTION_COLUMNS, VA
 from triaffect.text import plural
 
 AFFIXES = "pred|predicted|prediction|predictions|prob|probability|score"
@@ -24,20 +24,26 @@ AFFIXES = "pred|predicted|prediction|predictions|prob|probability|score"
 Thresholds = float | Sequence[float] | Mapping[str, float] | None
 
 
-def tasks_of(predictions: pl.DataFrame) -> tuple[str, ...]:
+def tasks_of(predictions: pl.DataFrame, where: str = "") -> tuple[str, ...]:
     """Return the tasks of a predictions table, in the order of `labels.TASKS`.
+
+    Args:
+        predictions: The table.
+        where: What the message begins with, such as the file.
 
     Raises:
         InputError: A task has only some of its columns.
     """
     tasks = []
-    for task in TASKS:
-        missing = [name for name in PREDICTION_COLUMNS[task] if name not in predictions.columns]
-        if missing and len(missing) < len(PREDICTION_COLUMNS[task]):
-            zero = ", or 0 for a class that the model does not have" if task == "expr" else ""
-            raise InputError(f"predictions of {task} lack {', '.join(missing)}; give all its columns or none{zero}")
-        if not missing:
+    for task, columns in PREDICTION_COLUMNS.items():
+        lacking = [name for name in columns if name not in predictions.columns]
+        if not lacking:
             tasks.append(task)
+        elif len(lacking) < len(columns):
+            advice = "give all its columns or none"
+            if task == "expr":
+                advice += ", or 0 for a class that the model does not have"
+            raise InputError(f"{where}predictions of {task} lack {', '.join(lacking)}; {advice}")
     return tuple(tasks)
 
 
@@ -54,20 +60,15 @@ def check_predictions(predictions: pl.DataFrame, name: StrPath = "predictions") 
     """
     if "image" not in predictions.columns:
         raise InputError(f"{name}: has no column 'image', the key of predictions")
-    try:
-        tasks = tasks_of(predictions)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
+    tasks = tasks_of(predictions, f"{name}: ")
     if not tasks:
-        raise InputError(
-            f"{name}: holds no task; it needs {', '.join(PREDICTION_COLUMNS['va'])} or another task's columns"
-        )
+        raise InputError(f"{name}: holds no task; it needs {', '.join(VA)} or another task's columns")
     # Hashes need a fraction of the memory of names; if two are equal, the names decide.
-    may_repeat = predictions["image"].hash().n_unique() < predictions.height
-    if may_repeat and (repeated := predictions.filter(pl.col("image").is_duplicated())["image"]).len():
-        raise InputError(
-            f"{name}: predicts {repeated[0]!r} more than once, with different values; keep one row per image"
-        )
+    images = predictions["image"]
+    may_repeat = images.hash().n_unique() < len(images)
+    if may_repeat and (repeated := images.filter(images.is_duplicated())).len():
+        message = f"predicts {repeated[0]!r} more than once, with different values; keep one row per image"
+        raise InputError(f"{name}: {message}")
     for column in (column for task in tasks for column in PREDICTION_COLUMNS[task]):
         low = -1 if column in VA else 0
         if not predictions.schema[column].is_numeric():
@@ -105,8 +106,7 @@ def save_predictions(predictions: pl.DataFrame, path: StrPath, provenance: Mappi
         InputError: As `check_predictions`.
     """
     check_predictions(predictions, path)
-    with atomic_path(path) as tmp_path:
-        predictions.write_parquet(tmp_path, metadata={METADATA: json.dumps(dict(provenance or {}))})
+    write_parquet(predictions, path, provenance or {})
 
 
 def load_predictions(path: StrPath) -> pl.DataFrame:
@@ -122,26 +122,15 @@ def load_predictions(path: StrPath) -> pl.DataFrame:
     Raises:
         InputError: It cannot be read; or as `check_predictions`.
     """
-    notices = Notices()
-    cells = read_cells(path, notices)
-    of_faces = image_of_faces(cells.table, path, notices)
-    if of_faces is not cells.table:
-        cells.table, cells.lines = of_faces, None
-    columns = [name for names in PREDICTION_COLUMNS.values() for name in names]
-    recognise(cells, ("image", "video", "frame", "expression", *columns), notices, AFFIXES)
-    if not cells.table.height:
-        raise InputError(f"{path}: has no rows below its header; predict again")
-    image_of_frames(cells, notices)
-    table = cells.table
-    if "expression" in table.columns and not set(PREDICTION_COLUMNS["expr"]) & set(table.columns):
-        to_codes(cells, notices)
-        codes = cells.table["expression"]
-        table = cells.table.with_columns(
-            (codes == i).alias(n).cast(pl.Float64) for i, n in enumerate(PREDICTION_COLUMNS["expr"])
-        )
-    cells.table = table
+    cells = read_cells(path, Notices())
+    image_of_faces(cells)
+    columns = list(chain(*PREDICTION_COLUMNS.values()))
+    recognise(cells, ("image", "video", "frame", "expression", *columns), AFFIXES)
+    if "expression" in cells.table.columns and not set(PREDICTION_COLUMNS["expr"]) & set(cells.table.columns):
+        to_codes(cells)
+        cells.table = cells.table.with_columns(one_hot())
     for name in columns:
-        if table.schema.get(name) == pl.String:
+        if cells.table.schema.get(name) == pl.String:
             cells.to_number(name)
     table = cells.table
     table = table.with_columns(pl.col("image").cast(pl.String).str.replace_all("\\", "/", literal=True))
@@ -154,9 +143,15 @@ def load_predictions(path: StrPath) -> pl.DataFrame:
     if table["image"].hash().n_unique() < table.height:
         table = table.unique(["image", *numeric], keep="first", maintain_order=True)
     check_predictions(table, path)
-    for line in notices.lines():
+    for line in cells.notices.lines():
         warnings.warn(line, stacklevel=2)
     return table
+
+
+def one_hot() -> list[pl.Expr]:
+    """Return probability 1 for the class in the column `expression`, 0 for the others."""
+    codes = enumerate(PREDICTION_COLUMNS["expr"])
+    return [(pl.col("expression") == code).cast(pl.Float64).alias(name) for code, name in codes]
 
 
 def threshold_row(thresholds: Thresholds) -> NDArray[np.float64]:

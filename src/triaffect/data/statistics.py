@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,11 @@ from triaffect.data.index import split_leaks
 from triaffect.labels import ACTION_UNITS, AU_NAMES, EXPRESSIONS, LABEL_COLUMNS, SPLITS, TASK_NAMES, TASKS, VA
 from triaffect.text import text_table
 
-Cells = Callable[[dict[str, Any], str], list[str]]
+TABLE_COLUMNS = {
+    "expr": {"frames": ",", "share": ".1%", "videos": ",", "weight": ".2f"},
+    "au": {"active": ",", "rate": ".1%", "missing": ".1%", "pos_weight": ".2f"},
+}
+"""Task -> what the table shows of each class or AU, and the format of its numbers."""
 
 BINS = 20
 """Bins of valence and of arousal, from -1 to 1, in the density."""
@@ -100,14 +106,11 @@ def count_unit(column: pl.Series) -> dict[str, Any]:
 
 def leak_lines(index: pl.DataFrame) -> list[str]:
     """Return a warning for every two splits of an index that share source videos, with the videos."""
-    by_splits: dict[tuple[str, str], list[str]] = {}
-    for leak in split_leaks(index):
-        a, b = leak["splits"]
-        by_splits.setdefault((a, b), []).append(" / ".join(dict.fromkeys(leak["videos_a"] + leak["videos_b"])))
-    return [
-        f"{a} and {b} share {len(videos):,} source videos, so scores on {b} leak: {', '.join(videos)}"
-        for (a, b), videos in by_splits.items()
-    ]
+    lines = []
+    for (a, b), leaks in groupby(split_leaks(index), itemgetter("splits")):
+        videos = [" / ".join(dict.fromkeys(leak["videos_a"] + leak["videos_b"])) for leak in leaks]
+        lines.append(f"{a} and {b} share {len(videos):,} source videos, so scores on {b} leak: {', '.join(videos)}")
+    return lines
 
 
 def contradiction_lines(index: pl.DataFrame) -> list[str]:
@@ -131,9 +134,8 @@ def summary(result: dict[str, Any]) -> str:
         crops = "unknown" if counts["crops"] is None else f"{counts['frames'] - counts['crops']:,}"
         labelled = [f"{counts['labelled'][task]:,}" for task in (*TASKS, "all")]
         rows.append([split, f"{counts['frames']:,}", f"{counts['videos']:,}", crops, *labelled])
-    return text_table(
-        ["split", "frames", "videos", "no crop", *(f"{task} labelled" for task in TASKS), "all three"], rows
-    )
+    head = ["split", "frames", "videos", "no crop", *(f"{task} labelled" for task in TASKS), "all three"]
+    return text_table(head, rows)
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -147,30 +149,22 @@ def tables(result: dict[str, Any]) -> str:
                 rows.append([f"{split} {name}", mean, sd, f"{counts['missing'][name]:.1%}", correlation])
     if rows:
         parts.append(text_table([TASK_NAMES["va"], "mean", "sd", "missing", "correlation"], rows))
-    parts.append(_table_by_name("expr", "frames|share|videos|N/N_c", EXPRESSIONS, result, _class_cells))
-    parts.append(_table_by_name("au", "active|rate|missing|pos_weight", ACTION_UNITS, result, _unit_cells))
+    parts += [_table_by_name("expr", EXPRESSIONS, result), _table_by_name("au", ACTION_UNITS, result)]
     return "\n\n".join(filter(None, parts))
 
 
-def _table_by_name(task: str, columns: str, names: Sequence[str], result: dict[str, Any], cells: Cells) -> str:
+def _table_by_name(task: str, names: Sequence[str], result: dict[str, Any]) -> str:
     """Format one row per class or AU, the splits side by side."""
     labelled = {split: counts for split, counts in result.items() if task in counts}
-    head = [TASK_NAMES[task], *(f"{split} {column}" for split in labelled for column in columns.split("|"))]
+    columns = TABLE_COLUMNS[task]
+    titles = ["N/N_c" if key == "weight" else key for key in columns]
+    head = [TASK_NAMES[task], *(f"{split} {title}" for split in labelled for title in titles)]
     rows = [[f"{name} {AU_NAMES.get(name, '')}".strip()] for name in names]
-    for row, name in zip(rows, names, strict=True):
-        row += [cell for counts in labelled.values() for cell in cells(counts, name)]
+    for counts in labelled.values():
+        for row, name in zip(rows, names, strict=True):
+            cell = {"missing": counts["missing"].get(name)} | counts[task][name]
+            row += [_number(cell[key], format_spec) for key, format_spec in columns.items()]
     return text_table(head, rows) if labelled else ""
-
-
-def _class_cells(counts: dict[str, Any], name: str) -> list[str]:
-    cell = counts["expr"][name]
-    return [f"{cell['frames']:,}", f"{cell['share']:.1%}", f"{cell['videos']:,}", _number(cell["weight"], ".2f")]
-
-
-def _unit_cells(counts: dict[str, Any], name: str) -> list[str]:
-    cell = counts["au"][name]
-    missing, weight = f"{counts['missing'][name]:.1%}", _number(cell["pos_weight"], ".2f")
-    return [f"{cell['active']:,}", _number(cell["rate"], ".1%"), missing, weight]
 
 
 def _number(value: float | None, format_spec: str) -> str:

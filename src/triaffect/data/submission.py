@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
 
 from triaffect.data.abaw_text import HEADERS, ROW_HEADERS, detect_kind, read_list, read_rows, read_videos, sample_header
@@ -17,12 +15,13 @@ from triaffect.data.predictions import (
     check_predictions,
     frame_key,
     load_predictions,
+    one_hot,
     require_images,
     tasks_of,
     threshold_row,
 )
 from triaffect.io import InputError, StrPath, atomic_path, inside
-from triaffect.labels import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS, VA
+from triaffect.labels import ACTION_UNITS, LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS, VA
 
 TRACKS: dict[str, tuple[str, ...]] = {
     "mtl": TASKS,
@@ -113,22 +112,17 @@ def read_submission(path: StrPath) -> pl.DataFrame:
     if not path.exists():
         raise InputError(f"{path}: no such submission; name a text file, or the folder of per-video files")
     labels = load_index(path) if path.is_dir() or detect_kind(path) in TASKS else read_rows(path)
-    columns: dict[str, Any] = {"image": labels["image"]}
+    columns = [pl.col("image")]
     for task in TASKS:
         names = [name for name in LABEL_COLUMNS[task] if name in labels.columns]
         if not names or all(labels[name].null_count() == labels.height for name in names):
             continue
         missing = labels.filter(pl.any_horizontal(pl.col(names).is_null()))
         if missing.height:
-            raise InputError(
-                f"{path}: {missing.height:,} rows predict no {task}, first {missing['image'][0]!r}; predict every row"
-            )
-        if task == "expr":
-            one_hot = np.eye(len(EXPRESSIONS))[labels["expression"].to_numpy()]
-            columns |= dict(zip(PREDICTION_COLUMNS[task], one_hot.T, strict=True))
-        else:
-            columns |= {name: labels[name].cast(pl.Float64) for name in names}
-    predictions = pl.DataFrame(columns).unique("image", keep="first", maintain_order=True)
+            first = missing["image"][0]
+            raise InputError(f"{path}: {missing.height:,} rows predict no {task}, first {first!r}; predict every row")
+        columns += one_hot() if task == "expr" else [pl.col(name).cast(pl.Float64) for name in names]
+    predictions = labels.select(columns).unique("image", keep="first", maintain_order=True)
     check_predictions(predictions, path)
     return predictions
 
