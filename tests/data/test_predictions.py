@@ -263,6 +263,17 @@ def faces(file: str, frames: int, predicted: pl.DataFrame, first: int = 0) -> pl
     return pl.concat([small, large, nobody.with_columns(frame=pl.lit(frames, pl.Int64))], how="vertical_relaxed")
 
 
+def test_the_tables_of_analyze_keep_the_order_of_videos_and_sort_their_frames(
+    tmp_path: Path, predicted: pl.DataFrame
+) -> None:
+    table = pl.concat([faces("b.mp4", 5, predicted), faces("a.mp4", 5, predicted, 5)])
+    first, rest = table.head(1), table[1:].sample(fraction=1, shuffle=True, seed=0)  # the frames of both, mixed
+    pl.concat([first, rest]).write_csv(tmp_path / "faces.csv")
+    with pytest.warns(UserWarning, match="the largest face of each image counts"):
+        images = load_predictions(tmp_path / "faces.csv")["image"].to_list()
+    assert images == [f"{video}/{frame:05d}.jpg" for video in "ba" for frame in range(1, 6)]
+
+
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
 def test_the_tables_of_analyze_score_as_they_are(
     tmp_path: Path, predicted: pl.DataFrame, index: pl.DataFrame, ending: str
