@@ -1,4 +1,4 @@
-"""The inputs of `analyze`: which files a user means, and their pixels."""
+"""The inputs of `analyze`: which files a user means, on disks or in object stores, and their pixels."""
 
 from __future__ import annotations
 
