@@ -37,8 +37,8 @@ def draw_timeline(rows: pl.DataFrame, title: str = "", faces: int = 3) -> Figure
         classes = [name.lower() for name in EXPRESSIONS]
         series["expr"] = sorted(classes, key=lambda name: -float(rows[name].mean() or 0))[:4]  # type: ignore[arg-type]
     units = [unit for unit in ACTION_UNITS if unit in rows.columns and any((t[unit] >= ACTIVE).any() for t in tables)]
-    if units:
-        series["au"] = units
+    if units or not series:  # of action units alone all are drawn if none is active
+        series["au"] = units or list(ACTION_UNITS)
     heights = [1.6 if part == "va" else 0.35 + 0.2 * len(names) for part, names in series.items()]
     hidden = rows["face"].n_unique() - len(shown)
     note = "grey background: quality flags; rows: the darker, the more probable; green lines: events"
