@@ -261,6 +261,11 @@ def test_a_plot_without_a_video_is_a_notice(tmp_path):
     ]
 
 
+def test_the_timeline_of_action_units_alone_is_drawn_if_none_is_active():
+    figure = draw_timeline(analyzer(tasks=["au"]).image(plain(60)))
+    assert len(figure.axes[0].get_yticklabels()) == 12
+
+
 def test_the_timeline_shows_gaps_and_every_face():
     first = analyzer().image(plain())
     lines = {"time": lambda i: i / 10 + 5 * (i > 20), "face": lambda i: 1 + i % 2, "valence": lambda i: np.sin(i / 5)}

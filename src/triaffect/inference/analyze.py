@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.inputs import Input, collect
 from triaffect.inference.one_input import AnalyzeOptions, Work, analyze_input, estimate_seconds, open_analyzer
-from triaffect.inference.results import DIED, ERROR, NO_FACE, STOPPED, FileResult, Rows, write_tables
+from triaffect.inference.results import DIED, ERROR, NO_FACE, STOPPED, FileResult, write_tables
 from triaffect.io import InputError, exclusive
 from triaffect.jobs import Outcome, PerProcess, run_all
 
@@ -120,12 +120,10 @@ def analyze(
     start, result = time.perf_counter(), Analysis()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_running_folder(out, shard))
-        work = Work(
-            PerProcess(partial(open_analyzer, analyzer.new), analyzer), options, Path(out) if out else None, folder
-        )
+        per_process = PerProcess(partial(open_analyzer, analyzer.new), analyzer)
+        work = Work(per_process, options, Path(out or folder), folder, saves=out is not None)
         work.prepare(analyzer)
-        exclude = [Path(out, name) for name in FOLDERS] if out else []
-        collection = collect(inputs, exclude, sequence=options.sequence)
+        collection = collect(inputs, [work.out / name for name in FOLDERS], sequence=options.sequence)
         missing = [(line.split(": ")[0], "not found", line) for line in collection.failures]
         result.failures, result.notices = [*missing], collection.notices
         todo = []
@@ -152,11 +150,11 @@ def analyze(
         except KeyboardInterrupt:
             result.stopped = True
         result.seconds = time.perf_counter() - start
-        complete = shard == (1, 1) or all(path.is_file() for i in collection.inputs if (path := work.result_file(i)))
-        result.tables = out is not None and complete
+        complete = shard == (1, 1) or all(work.result_file(item).is_file() for item in collection.inputs)
+        result.tables = work.saves and complete
         if result.tables:
             _write_all(work, collection.inputs, missing)
-        if options.plots and out and not result.stopped and not Path(out, "plots").exists():
+        if options.plots and not result.stopped and not (work.out / "plots").exists():
             text = "--plot drew nothing: no video with a face; --sequence makes numbered photos one video"
             result.notices.append(text)
     return result
@@ -173,7 +171,7 @@ def plan(work: Work, items: Sequence[Input]) -> list[tuple[str, int, float]]:
         work: What to do with each.
         items: The inputs.
     """
-    sizes = [item.size or sum(path.stat().st_size for path in item.paths if path.is_file()) for item in items]
+    sizes = [item.state()[0] for item in items]
     chosen = range(0, len(items), -(-len(items) // SAMPLES) or 1)
     seconds, counted = sum(estimate_seconds(items[i], work.options) for i in chosen), sum(sizes[i] for i in chosen)
     return [(i.name, size, seconds * size / max(1, counted)) for i, size in zip(items, sizes, strict=True)]
@@ -219,9 +217,8 @@ def _finish(work: Work, outcome: Outcome[Input, Finished]) -> Finished:
     result = FileResult(
         item.name, work.key(item), kind, f"{item.name}: {reason}", backend=work.analyzer.get().backend.name
     )
-    if path := work.result_file(item):
-        with Rows(work.schema, None) as rows:
-            result.save(rows.scan(), path, work.folder)
+    if work.saves:
+        result.save(work.schema.to_frame().lazy(), work.result_file(item), work.folder)
     return result, []
 
 
@@ -235,13 +232,12 @@ def _write_all(work: Work, collected: Sequence[Input], missing: Sequence[Failure
             if result := work.earlier_result(item):
                 yield result, work.result_file(item)
 
-    out, source = Path(work.out or ""), {"model": work.analyzer.get().backend.name, "model_hash": work.model}
-    source |= {"options": work.key(Input(0, PurePath()))["options"]}
+    source = {"model": work.analyzer.get().backend.name, "model_hash": work.model, "options": work.settings}
     while True:
         try:
-            with exclusive(out / RUNNING / "tables.lock", "tables"):
+            with exclusive(work.out / RUNNING / "tables.lock", "tables"):
                 # What a killed call leaves there is removed by the next one.
-                write_tables(results(), out, work.schema, source, work.folder)
+                write_tables(results(), work.out, work.schema, source, work.folder)
             return
         except InputError as error:  # another shard writes them, perhaps without the newest results
             if str(error) != "tables":

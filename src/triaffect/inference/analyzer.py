@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -29,23 +29,25 @@ from triaffect.inference.detect import (
 )
 from triaffect.inference.follow import Follower
 from triaffect.inference.frame import Frame
-from triaffect.inference.inputs import read_photo
 from triaffect.inference.intensity import au_intensity
 from triaffect.inference.pictures import Picture, to_pixels
 from triaffect.inference.quality import quality
 from triaffect.inference.track import Tracker
 from triaffect.io import BASE, InputError
 from triaffect.jobs import read_ahead
-from triaffect.labels import EXPRESSIONS, INTENSITY_COLUMNS, OUTPUTS, PREDICTION_COLUMNS, TASKS
+from triaffect.labels import EXPRESSIONS, INTENSITY_COLUMNS, PREDICTION_COLUMNS, TASKS
 
 LANDMARK_COLUMNS = tuple(f"{point}_{axis}" for point in LANDMARKS for axis in "xy")
-QUALITY_COLUMNS = ("size", "yaw", "roll", "blur", "brightness", "quality_flags")
+QUALITY_COLUMNS = ("size", "yaw", "roll", "blur", "brightness", "quality_flags")  # as `quality.quality` returns them
 FACE_COLUMNS = ("file", "frame", "time", "face", "x", "y", "w", "h", "score", *LANDMARK_COLUMNS, *QUALITY_COLUMNS)
 """Columns before `expression` and the prediction columns."""
 
 HELD_PIXELS = 32 << 20
 """Frames of one batch have at most about this number of pixels together: four of 4K."""
 NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
+
+Located = tuple[Frame, list[tuple[int, Face, NDArray[np.uint8]]]]
+"""A frame, with the number, the place and the crop of each of its faces."""
 
 _TYPES: dict[str, Any] = {"frame": pl.Int64, "face": pl.Int64, "time": pl.Float64, "file": pl.String}
 _TYPES |= {"quality_flags": pl.String, "expression": pl.String}
@@ -137,7 +139,7 @@ class Analyzer:
         Raises:
             InputError: It cannot be read.
         """
-        name, pixels = _name_and_pixels(image, bgr)
+        name, pixels = to_pixels(image, bgr)
         rows = next(self.run([Frame(0, 0.0, pixels)], still=True, cropped=cropped))[1]
         return rows.with_columns(file=pl.lit(name))
 
@@ -159,7 +161,7 @@ class Analyzer:
 
         def frames() -> Iterator[Frame]:
             for number, image in enumerate(images):
-                name, pixels = _name_and_pixels(image, bgr)
+                name, pixels = to_pixels(image, bgr)
                 names.append(name or str(number))
                 yield Frame(number, 0.0, pixels)
 
@@ -177,7 +179,7 @@ class Analyzer:
         """
         from triaffect.inference.draw import annotate
 
-        name, pixels = _name_and_pixels(image, bgr)
+        name, pixels = to_pixels(image, bgr)
         rows = self.image(pixels).with_columns(file=pl.lit(name))
         return Picture(annotate(pixels, rows.to_dicts()), rows)
 
@@ -212,7 +214,7 @@ class Analyzer:
                 seconds, image = item if isinstance(item, tuple) else (None, item)
                 if seconds is None:
                     seconds = number / fps if fps else time.monotonic() - start
-                yield Frame(number, float(seconds), _name_and_pixels(image, bgr)[1])
+                yield Frame(number, float(seconds), to_pixels(image, bgr)[1])
 
         for _, rows in self.run(timed(), batch=batch or self.batch):
             yield rows.with_columns(file=pl.lit(name))
@@ -274,37 +276,15 @@ class Analyzer:
         located = self._locate(source, still, cropped)
         if not pixels:
             located = ((Frame(frame.number, frame.time, NO_PIXELS), faces) for frame, faces in located)
-        iterator = located if still or batch else read_ahead(located, self.batch // 2 if pixels else self.batch)
-        batch = batch or self.batch
-        frames: list[Frame] = []
-        rows: list[list[Any]] = []
-        crops: list[NDArray[np.uint8]] = []
-        end: StopIteration | InputError | None = None
-        while end is None:
-            try:
-                frame, faces = next(iterator)
-            except (StopIteration, InputError) as error:
-                end = error
-            else:
-                for number, face, crop in faces:
-                    crops.append(crop)
-                    rows.append(["", frame.number, frame.time, number, *_face_values(face, crop)])
-                frames.append(frame)
-            held = len(frames) * frames[-1].width * frames[-1].height if frames else 0
-            if frames and (end or len(crops) >= batch or len(frames) >= batch or held >= HELD_PIXELS):
-                with self._lock:
-                    table = self._table(rows, crops, history, mirrored=still and not cropped)
-                yield frames, table
-                frames, rows, crops = [], [], []
-        if isinstance(end, InputError):
-            raise end
+        if not (still or batch):
+            located = read_ahead(located, self.batch // 2 if pixels else self.batch)
+        for part in _batches(located, batch or self.batch):
+            table = self._table(part, history, mirrored=still and not cropped)
+            yield [frame for frame, _ in part], table
 
-    def _locate(
-        self, source: Iterable[Frame], still: bool, cropped: bool
-    ) -> Generator[tuple[Frame, list[tuple[int, Face, NDArray[np.uint8]]]]]:
-        """Each frame with the number, the place and the crop of each of its faces."""
+    def _locate(self, source: Iterable[Frame], still: bool, cropped: bool) -> Generator[Located]:
         size, tracker = self.backend.size, Tracker()
-        find = self._find if still else self._follower()
+        find = Follower(self._video_detector) if isinstance(self.detector, str) and not still else self._find
         for frame in source:
             if cropped:
                 box = (0.0, 0.0, float(frame.width), float(frame.height))
@@ -323,9 +303,6 @@ class Analyzer:
         if isinstance(self.detector, str):
             return self._photo_detector.find_any_way_up(frame)
         return self.detector(frame.pixels)
-
-    def _follower(self) -> Callable[[Frame], list[Face]]:
-        return Follower(self._video_detector) if isinstance(self.detector, str) else self._find
 
     @cached_property
     def _photo_detector(self) -> YuNet:
@@ -349,19 +326,24 @@ class Analyzer:
             f"searched for faces of 1/{VIDEO_SHARE} of the longer side and more; --min-face N finds those of N pixels"
         )
 
-    def _table(
-        self, rows: list[list[Any]], crops: list[NDArray[np.uint8]], history: FaceHistory | None, *, mirrored: bool
-    ) -> pl.DataFrame:
-        values: dict[str, Any] = dict(zip(FACE_COLUMNS, zip(*rows, strict=True), strict=bool(rows)))
-        if not crops:
-            outputs = {task: np.zeros((0, OUTPUTS[task]), np.float32) for task in self.tasks}
-        elif mirrored:
-            both = self.backend(np.concatenate([crops, np.flip(crops, 2)]))
-            outputs = {task: values_of_both.reshape(2, len(crops), -1).mean(0) for task, values_of_both in both.items()}
-        elif history is None:
-            outputs = self.backend(np.stack(crops))
-        else:
-            outputs = history(np.stack(crops), values["time"], values["face"])
+    def _table(self, frames: list[Located], history: FaceHistory | None, *, mirrored: bool) -> pl.DataFrame:
+        rows = [
+            ["", frame.number, frame.time, number, *_face_values(face, crop)]
+            for frame, faces in frames
+            for number, face, crop in faces
+        ]
+        if not rows:
+            return self.schema.to_frame()
+        values: dict[str, Any] = dict(zip(FACE_COLUMNS, zip(*rows, strict=True), strict=True))
+        crops = np.stack([crop for _, faces in frames for _, _, crop in faces])
+        with self._lock:
+            if mirrored:
+                both = self.backend(np.concatenate([crops, np.flip(crops, 2)]))
+                outputs = {task: pair.reshape(2, len(crops), -1).mean(0) for task, pair in both.items()}
+            elif history is None:
+                outputs = self.backend(crops)
+            else:
+                outputs = history(crops, values["time"], values["face"])
         # Lists: a series made of an array loads numpy.ma, which takes longer than a photo's rows.
         for task in self.tasks:
             values |= dict(zip(PREDICTION_COLUMNS[task], outputs[task].T.tolist(), strict=True))
@@ -369,7 +351,7 @@ class Analyzer:
             values |= dict(zip(INTENSITY_COLUMNS, au_intensity(outputs["au"], self.curves).T.tolist(), strict=True))
         if "expr" in self.tasks:
             values["expression"] = np.array(EXPRESSIONS)[outputs["expr"].argmax(1)].tolist()
-        return pl.DataFrame({name: pl.Series(name, values.get(name, ()), kind) for name, kind in self.schema.items()})
+        return pl.DataFrame({name: values[name] for name in self.schema}, self.schema)
 
     def name_expression(self, table: pl.DataFrame) -> pl.DataFrame:
         """Set the column `expression` to the most probable one; columns get the order and types of `schema`."""
@@ -379,14 +361,26 @@ class Analyzer:
         return table.select(self.schema.names()).cast(self.schema)
 
 
+def _batches(located: Iterable[Located], batch: int) -> Iterator[list[Located]]:
+    """Join frames until they or their faces are `batch`, or their pixels too many; an error comes after the frames."""
+    part: list[Located] = []
+    error: InputError | None = None
+    try:
+        for frame, faces in located:
+            part.append((frame, faces))
+            count = max(len(part), sum(len(faces) for _, faces in part))
+            if count >= batch or len(part) * frame.width * frame.height >= HELD_PIXELS:
+                yield part
+                part = []
+    except InputError as reason:
+        error = reason
+    if part:
+        yield part
+    if error:
+        raise error
+
+
 def _face_values(face: Face, face_crop: NDArray[np.uint8]) -> list[Any]:
     """The values of one row from `x` to `quality_flags`."""
-    measures = quality(face, face_crop)
     points = [None] * 10 if face.landmarks is None else face.landmarks.ravel().tolist()
-    return [*face.box, face.score, *points, *(measures[name] for name in QUALITY_COLUMNS)]
-
-
-def _name_and_pixels(image: Any, bgr: bool) -> tuple[str, NDArray[np.uint8]]:
-    if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image), read_photo(image)
-    return to_pixels(image, bgr)
+    return [*face.box, face.score, *points, *quality(face, face_crop).values()]

@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from triaffect.images import TEMPLATE, similarity
 from triaffect.inference.backends import import_onnxruntime
-from triaffect.inference.frame import Frame
+from triaffect.inference.frame import Frame, crop_matrix, transform
 from triaffect.io import InputError
 
 WEIGHTS = "weights/face_detection_yunet_2023mar.onnx"
@@ -42,6 +41,8 @@ _TILE, _OVERLAP = 1280, 192
 
 CLOSE_UP_SIZE = 256
 """Side of the crop in which the landmarks of each face are found again."""
+LOWEST = 0.5
+"""The lowest score of a face."""
 CONFIRMED, CERTAIN = 0.6, 0.8
 """A face whose close-up scores less is one only if the search was certain: the close-ups of faces score .8 and more."""
 TURNED_SIZE = 192
@@ -110,13 +111,10 @@ class YuNet:
     Args:
         size: The longer side at which an image is searched; by default what `min_face` needs.
         min_face: Height in pixels, brow to chin, from which faces are searched for.
-        threshold: The lowest score of a face.
         threads: Threads of the search; 0 for one per processor.
     """
 
-    def __init__(
-        self, size: int | None = None, min_face: float = PHOTO_FACE, threshold: float = 0.5, threads: int = 0
-    ) -> None:
+    def __init__(self, size: int | None = None, min_face: float = PHOTO_FACE, threads: int = 0) -> None:
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -127,7 +125,7 @@ class YuNet:
         model = model.replace(b"\x0a\x03\x08\x80\x05" * 2, b"\x0a\x03\x12\x01h\x0a\x03\x12\x01w")
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._outputs = [f"{part}_{stride}" for stride in STRIDES for part in ("cls", "obj", "bbox", "kps")]
-        self.size, self.min_face, self.threshold = size, min_face, threshold
+        self.size, self.min_face = size, min_face
 
     def __call__(self, pixels: NDArray[np.uint8]) -> list[Face]:
         """Return the faces of an RGB image (height, width, 3), the best score first.
@@ -162,17 +160,15 @@ class YuNet:
 
         The search alone misses nine of ten faces of 80 pixels that lie on their side.
         """
-        faces = self.find(frame, None, earlier)
-        if faces:
-            return faces
-        pixels, widths = frame.pixels, list[int]()
-        while not faces and len(widths) < 3:
-            widths.append(pixels.shape[1])
-            pixels = np.ascontiguousarray(np.rot90(pixels))
-            faces = [face for face in self.find(Frame(0, 0.0, pixels)) if face.score >= CERTAIN]
-            for width in reversed(widths):
-                faces = [_turned_back(face, width) for face in faces]
-        return faces
+        return self.find(frame, None, earlier) or self._find_turned(frame.pixels, 3)
+
+    def _find_turned(self, pixels: NDArray[np.uint8], turns: int) -> list[Face]:
+        """The certain faces of an image (height, width, 3) after as few of `turns` right angles as show one."""
+        turned = np.ascontiguousarray(np.rot90(pixels))
+        faces = [face for face in self.find(Frame(0, 0.0, turned)) if face.score >= CERTAIN]
+        if not faces and turns > 1:
+            faces = self._find_turned(turned, turns - 1)
+        return [_turned_back(face, pixels.shape[1]) for face in faces]
 
     def search(self, frame: Frame, size: int | None = None) -> NDArray[np.float32]:
         """(n, 15) left, top, width, height, landmarks as first found, and score of all faces, in pixels, best first."""
@@ -183,7 +179,7 @@ class YuNet:
         while sizes[-1] > 2 * SEARCH_SIZE:
             sizes.append(max(SEARCH_SIZE, sizes[-1] // 8))
         candidates = np.concatenate([self._search_tiles(frame, side / longer) for side in sizes])
-        best = cv2.dnn.NMSBoxes(candidates[:, :4].tolist(), candidates[:, 14].tolist(), self.threshold, 0.3)
+        best = cv2.dnn.NMSBoxes(candidates[:, :4].tolist(), candidates[:, 14].tolist(), LOWEST, 0.3)
         return candidates[np.asarray(best, int)]
 
     def refine(self, frame: Frame, landmarks: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
@@ -224,10 +220,10 @@ class YuNet:
             return None
         best = candidates[candidates[:, 14].argmax()]
         points = best[4:14].reshape(5, 2)
-        back = cv2.invertAffineTransform(similarity(landmarks, (TEMPLATE + 0.5) * (size / 112) - 0.5))
+        back = cv2.invertAffineTransform(crop_matrix(landmarks, size))
         across, down = points[1] - points[0]
         roll = float(np.degrees(np.arctan2(down, across)))
-        return (points @ back[:, :2].T + back[:, 2]).astype(np.float32), float(best[14]), roll
+        return transform(back, points).astype(np.float32), float(best[14]), roll
 
     def _search_tiles(self, frame: Frame, scale: float) -> NDArray[np.float32]:
         """(n, 15) candidates of a frame resized by `scale`, cut in tiles if it is large, in pixels of the frame."""
@@ -257,7 +253,7 @@ class YuNet:
             STRIDES, outputs, outputs, outputs, outputs, strict=True
         ):
             score = np.sqrt(class_score[0, :, 0].clip(0, 1) * object_score[0, :, 0].clip(0, 1))
-            cells = np.flatnonzero(score > self.threshold)
+            cells = np.flatnonzero(score > LOWEST)
             corner = np.stack(np.divmod(cells, small.shape[1] // stride)[::-1], 1).astype(np.float32)
             extent = np.exp(box[0, cells, 2:])
             left_top = corner + box[0, cells, :2] - extent / 2

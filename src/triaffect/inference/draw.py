@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from triaffect.inference.frame import Frame, Overlay, with_overlays
+from triaffect.inference.frame import Frame, Overlay
 from triaffect.jobs import prefetch
 from triaffect.labels import ACTION_UNITS, ACTIVE, AU_NAMES
 
@@ -46,7 +46,7 @@ def annotate(pixels: Pixels, rows: Sequence[Mapping[str, Any]]) -> Pixels:
         pixels: RGB uint8 (height, width, 3).
         rows: Rows of the image's faces, as dictionaries of an `Analyzer` table.
     """
-    return with_overlays(pixels, _overlays(pixels.shape[:2], rows))
+    return np.asarray(Frame(0, 0.0, pixels).with_overlays(_overlays(pixels.shape[:2], rows)))
 
 
 def _overlays(shape: tuple[int, int], rows: Sequence[Mapping[str, Any]]) -> list[Overlay]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from triaffect.images import TEMPLATE, similarity
+from triaffect.images import similarity
 from triaffect.inference.detect import SEARCH_SIZE, Face, YuNet, overlap
-from triaffect.inference.frame import Frame, Thumbnail
+from triaffect.inference.frame import Frame, Pixels, Thumbnail, crop_matrix, transform
 
 SEARCH_SECONDS = 0.25
 """Seconds between two searches at `SEARCH_SIZE`."""
@@ -20,12 +18,6 @@ SMALL_SEARCH_SECONDS = 1.0
 _SIDE = 112
 _GRID = np.stack(np.meshgrid(*[np.linspace(16, _SIDE - 16, 6)] * 2), -1).reshape(-1, 1, 2).astype(np.float32)
 _LOST = 2.0  # pixels of the crop between a point and where the movement of the face puts it
-
-
-@dataclass(frozen=True, slots=True)
-class _Followed:
-    face: Face
-    grey: NDArray[np.uint8]  # its crop at the last search
 
 
 class Follower:
@@ -41,7 +33,7 @@ class Follower:
 
     def __init__(self, detector: YuNet) -> None:
         self.detector = detector
-        self._followed: list[_Followed] = []
+        self._followed: list[tuple[Face, Pixels]] = []  # faces, with the crop of each at the last search
         self._last: Thumbnail | None = None
         self._due = self._small_due = 0.0
         self.cut = True
@@ -51,15 +43,16 @@ class Follower:
         last, self._last = self._last, frame.thumbnail
         self.cut = last is None or last.is_another_shot(frame.thumbnail)
         near = last is not None and frame.time - last.time < SEARCH_SECONDS / 2
-        moved = [] if self.cut or not near else [_move(followed, frame) for followed in self._followed]
-        faces = [face for face in moved if face is not None]
-        if near and not self.cut and frame.time < self._due and len(faces) == len(self._followed):
-            self._followed = [replace(old, face=face) for old, face in zip(self._followed, faces, strict=True)]
+        follows = near and not self.cut
+        moved = [(_move(face, grey, frame), face, grey) for face, grey in self._followed] if follows else []
+        faces = [face for face, _, _ in moved if face is not None]
+        if follows and frame.time < self._due and len(faces) == len(self._followed):
+            self._followed = [(face, grey) for face, _, grey in moved if face is not None]
             return faces
         # A lost face is still the best guess of how a face near its place is turned.
-        lost = [old.face for old, face in zip(self._followed, moved, strict=False) if face is None]
+        lost = [old for face, old, _ in moved if face is None]
         faces = self._search(frame, faces + lost)
-        self._followed = [_Followed(face, frame.align_brightness(face.five, _SIDE)) for face in faces]
+        self._followed = [(face, frame.align_brightness(face.five, _SIDE)) for face in faces]
         return faces
 
     def _search(self, frame: Frame, earlier: list[Face]) -> list[Face]:
@@ -77,30 +70,25 @@ class Follower:
         return faces
 
 
-def _move(followed: _Followed, frame: Frame) -> Face | None:
+def _move(face: Face, grey: Pixels, frame: Frame) -> Face | None:
     """The face of an earlier frame where it is in this one, or None if its points do not move together."""
-    face = followed.face
     points, status, _ = cv2.calcOpticalFlowPyrLK(
-        followed.grey, frame.align_brightness(face.five, _SIDE), _GRID, None, winSize=(15, 15), maxLevel=2
+        grey, frame.align_brightness(face.five, _SIDE), _GRID, None, winSize=(15, 15), maxLevel=2
     )  # type: ignore[call-overload]
     tracked = status.ravel() == 1
     for _ in range(2):
         if tracked.sum() < 12:
             return None
         motion = similarity(_GRID[tracked, 0], points[tracked, 0])
-        apart = np.linalg.norm(_GRID[:, 0] @ motion[:, :2].T + motion[:, 2] - points[:, 0], axis=1)
+        apart = np.linalg.norm(transform(motion, _GRID[:, 0]) - points[:, 0], axis=1)
         error = float(np.sqrt(np.mean(apart[tracked] ** 2)))
         tracked &= apart < max(1.0, 2 * float(np.median(apart[tracked])))
     if error > _LOST or not 0.7 < np.hypot(*motion[:, 0]) < 1.4:
         return None
     # The template is where the landmarks were; its place now, in the crop and then in the frame.
-    to_crop = similarity(face.five, (TEMPLATE + 0.5) * (_SIDE / 112) - 0.5)
-    landmarks = _apply(cv2.invertAffineTransform(to_crop), _apply(motion, _apply(to_crop, face.five)))
+    to_crop = crop_matrix(face.five, _SIDE)
+    landmarks = transform(cv2.invertAffineTransform(to_crop), transform(motion, transform(to_crop, face.five)))
     scale, (x, y, w, h) = float(np.hypot(*motion[:, 0])), face.box
     shift = landmarks.mean(0) - face.five.mean(0)
     box = (x + w * (1 - scale) / 2 + shift[0], y + h * (1 - scale) / 2 + shift[1], w * scale, h * scale)
     return replace(face, box=tuple(map(float, box)), landmarks=landmarks.astype(np.float32))  # type: ignore[arg-type]
-
-
-def _apply(matrix: Any, points: Any) -> Any:
-    return points @ matrix[:, :2].T + matrix[:, 2]

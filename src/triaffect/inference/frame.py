@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from triaffect.images import TEMPLATE, align, similarity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+Item = TypeVar("Item")
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 Overlay = tuple[int, int, Pixels]
@@ -69,12 +70,12 @@ class Frame:
     def __init__(self, number: int, time: float, pixels: Pixels, duration: float = 0.0) -> None:
         self.number, self.time, self.duration = number, time, duration
         self.height, self.width = pixels.shape[:2]
-        self._pixels = pixels
+        self._planes = [pixels]
 
     @property
     def pixels(self) -> Pixels:
         """The whole frame, RGB uint8 (height, width, 3)."""
-        return self._pixels
+        return self._planes[0]
 
     def region(self, box: Box, scale: float = 1.0) -> tuple[Pixels, NDArray[np.float32]]:
         """Cut a part of the frame and resize it.
@@ -89,7 +90,7 @@ class Frame:
         """
         left, top, right, bottom = _inside(box, self.width, self.height)
         size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
-        pixels = _resize(self._pixels[top:bottom, left:right], size)
+        pixels = _resize(self.pixels[top:bottom, left:right], size)
         return pixels, np.array([left, top, right - left, bottom - top], np.float32)
 
     def whole(self, scale: float) -> Pixels:
@@ -98,7 +99,7 @@ class Frame:
 
     def align(self, landmarks: NDArray[np.floating], size: int) -> Pixels:
         """Cut the crop (size, size, 3) of a face by its landmarks (5, 2), as `images.align` does."""
-        return align(self._pixels, landmarks, size)
+        return align(self.pixels, landmarks, size)
 
     def align_brightness(self, landmarks: NDArray[np.floating], size: int) -> Pixels:
         """The brightness (size, size) of the crop of a face, on the scale of the frame's own values."""
@@ -106,12 +107,17 @@ class Frame:
 
     def with_overlays(self, overlays: Sequence[Overlay], scale: float = 1.0) -> Any:
         """The whole frame, resized, with something laid over it: RGB (h, w, 3), or an upright `av.VideoFrame`."""
-        return with_overlays(self.whole(scale), overlays)
+        canvas = np.array(self.whole(scale))
+        for x, y, rgba in overlays:
+            for channel in range(3):
+                _lay_over(canvas[..., channel], (x, y), rgba[..., channel], rgba[..., 3], 1)
+        return canvas
 
     @cached_property
     def thumbnail(self) -> Thumbnail:
-        """Some of its brightness values, to compare frames by."""
-        return Thumbnail(self.time, self._pixels[..., 1])
+        """Some of its brightness values, or of green, to compare frames by."""
+        first = self._planes[0]
+        return Thumbnail(self.time, first if first.ndim == 2 else first[..., 1])
 
 
 class DecodedFrame(Frame):
@@ -147,10 +153,7 @@ class DecodedFrame(Frame):
                 1 if space == _UNSTATED and decoded.height >= 720 else space, full
             )
             self._colours = decoded.colorspace, _FULL_RANGE if full else decoded.color_range
-            self._planes = [
-                np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
-                for plane in decoded.planes
-            ]
+            self._planes = [_values(plane) for plane in decoded.planes]
         else:
             self._to_rgb, self._planes = None, [decoded.to_ndarray(format="rgb24")]
         width, height = decoded.width, decoded.height
@@ -168,12 +171,8 @@ class DecodedFrame(Frame):
         """The whole frame, RGB uint8 (height, width, 3), converted anew each time."""
         return self.whole(1.0)
 
-    def region(self, box: Box, scale: float = 1.0) -> tuple[Pixels, NDArray[np.float32]]:
-        """Cut a part of the frame and resize it; see `Frame.region`."""
-        return self._region(box, scale, self._planes)
-
-    def _region(self, box: Box, scale: float, planes: list[Pixels]) -> tuple[Pixels, NDArray[np.float32]]:
-        """RGB (h, w, 3), or of one plane of three its values (h, w), and the part of the frame that they show."""
+    def region(self, box: Box, scale: float = 1.0, *, grey: bool = False) -> tuple[Pixels, NDArray[np.float32]]:
+        """Cut a part of the frame and resize it; see `Frame.region`. `grey` returns its brightness (h, w) as stored."""
         left, top, right, bottom = _inside(box, self.width, self.height)
         # From the upright frame to the stored one: the steps of the display matrix, undone in reverse order.
         if self._mirrored:
@@ -189,12 +188,11 @@ class DecodedFrame(Frame):
         right = min(stored_width, -(-int(np.ceil(right / sx)) // step) * step)
         bottom = min(stored_height, -(-int(np.ceil(bottom / sy)) // step) * step)
         size = max(1, round((right - left) * sx * scale)), max(1, round((bottom - top) * sy * scale))
-        first = _resize(self._planes[0][top:bottom, left:right], size)
-        if len(planes) > 1 and self._to_rgb is not None:
+        pixels: Any = _resize(self._planes[0][top:bottom, left:right], size)
+        if self._to_rgb is not None and not grey:
             half = slice(top // 2, (bottom + 1) // 2), slice(left // 2, (right + 1) // 2)
-            pixels = cv2.transform(cv2.merge([first, *(_resize(p[half], size) for p in planes[1:])]), self._to_rgb)
-        else:
-            pixels = first
+            colours = [_resize(plane[half], size) for plane in self._planes[1:]]
+            pixels = cv2.transform(cv2.merge([pixels, *colours]), self._to_rgb)
         x, y, w, h = left * sx, top * sy, (right - left) * sx, (bottom - top) * sy
         if self._transposed:
             pixels, (x, y, w, h) = pixels.swapaxes(0, 1), (y, x, h, w)
@@ -204,25 +202,22 @@ class DecodedFrame(Frame):
             pixels, y = pixels[::-1], self.height - y - h
         return np.ascontiguousarray(pixels), np.array([x, y, w, h], np.float32)
 
-    def align(self, landmarks: NDArray[np.floating], size: int) -> Pixels:
-        """Cut the crop (size, size, 3) of a face by its landmarks (5, 2), as `images.align` does."""
-        return self._align(landmarks, size, self._planes)
-
     def align_brightness(self, landmarks: NDArray[np.floating], size: int) -> Pixels:
         """The brightness (size, size) of the crop of a face, as it is stored: a third of the time of `align`."""
         if self._to_rgb is None:
             return super().align_brightness(landmarks, size)
-        return self._align(landmarks, size, self._planes[:1])
+        return self.align(landmarks, size, grey=True)
 
-    def _align(self, landmarks: NDArray[np.floating], size: int, planes: list[Pixels]) -> Pixels:
-        warp = similarity(landmarks, (TEMPLATE + 0.5) * (size / 112) - 0.5)
+    def align(self, landmarks: NDArray[np.floating], size: int, *, grey: bool = False) -> Pixels:
+        """Cut the crop (size, size, 3) of a face; see `Frame.align`. `grey` returns its brightness (size, size)."""
+        warp = crop_matrix(landmarks, size)
         (a, b, x), (c, d, y) = cv2.invertAffineTransform(warp).tolist()
         # Halved until less than two pixels of the frame make one of the crop: the warp looks at four pixels only.
         scale = 0.5 ** max(0, int(np.log2(max(1e-6, np.hypot(a, c)))))
         half = size / 2
         x, y = x + (a + b) * half, y + (c + d) * half
         right, down = (abs(a) + abs(b)) * half + 2 / scale, (abs(c) + abs(d)) * half + 2 / scale
-        part, (x, y, w, h) = self._region((x - right, y - down, x + right, y + down), scale, planes)
+        part, (x, y, w, h) = self.region((x - right, y - down, x + right, y + down), scale, grey=grey)
         # From the part to the frame, and on to the crop; whole numbers are the middles of pixels.
         step = np.array([w / part.shape[1], h / part.shape[0]], np.float32)
         warp[:, 2] += warp[:, :2] @ (0.5 * step - 0.5 + (x, y))
@@ -251,43 +246,43 @@ class DecodedFrame(Frame):
             plane = _resize(stored, (width, height) if number == 0 else (width // 2, height // 2))
             upright = plane.T if self._transposed else plane
             upright = upright[:: -1 if self._flipped else 1, :: -1 if self._mirrored else 1]
-            view = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)[: target.height, : target.width]
+            view = _values(target)
             view[:] = upright
             for x, y, yuv, alpha in painted:
                 _lay_over(view, (x, y), yuv[number], alpha, 1 if number == 0 else 2)
         return frame
 
-    @cached_property
-    def thumbnail(self) -> Thumbnail:
-        """Some of its brightness values, to compare frames by."""
-        first = self._planes[0]
-        return Thumbnail(self.time, first if first.ndim == 2 else first[..., 1])
-
 
 def select_frames(
-    timed: Iterable[tuple[float, Callable[[], NDArray[np.uint8]]]], every: int = 1, fps: float | None = None
-) -> Generator[Frame]:
-    """Yield every n-th of some frames, at most `fps` of them per second; only these are decoded.
+    timed: Iterable[tuple[float, Item]], every: int = 1, fps: float | None = None
+) -> Iterator[tuple[int, float, Item]]:
+    """Yield every n-th of some frames, at most `fps` of them per second, with its number.
 
     Args:
-        timed: The time of each frame in seconds, and the function that decodes it.
+        timed: The time of each frame in seconds, and what it is decoded from.
         every: As for `read_video`.
         fps: As for `read_video`.
     """
     due = 0.0
-    for number, (seconds, decode) in enumerate(timed):
+    for number, (seconds, item) in enumerate(timed):
         if number % every == 0 and (not fps or seconds >= due - 1e-6):
             due = (int(seconds * fps + 1e-6) + 1) / fps if fps else 0.0
-            yield Frame(number, seconds, decode())
+            yield number, seconds, item
 
 
-def with_overlays(pixels: Pixels, overlays: Sequence[Overlay]) -> Pixels:
-    """A copy of an image, RGB (height, width, 3), with something laid over it."""
-    canvas = np.array(pixels)
-    for x, y, rgba in overlays:
-        for channel in range(3):
-            _lay_over(canvas[..., channel], (x, y), rgba[..., channel], rgba[..., 3], 1)
-    return canvas
+def crop_matrix(landmarks: NDArray[np.floating], size: int) -> NDArray[np.float32]:
+    """(2, 3) matrix from a frame to the crop (size, size) of a face by its landmarks (5, 2)."""
+    return similarity(landmarks, (TEMPLATE + 0.5) * (size / 112) - 0.5)
+
+
+def transform(matrix: Any, points: Any) -> Any:
+    """Points (n, 2) where a (2, 3) matrix takes them."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def _values(plane: Any) -> Pixels:
+    """The values (h, w) of a plane of an `av.VideoFrame`, in its own memory."""
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
 
 
 def _lay_over(plane: Pixels, place: tuple[int, int], values: Pixels, alpha: Pixels, step: int) -> None:

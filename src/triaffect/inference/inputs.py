@@ -1,23 +1,25 @@
-"""The inputs of `analyze`: which files a user means, and their pixels."""
+"""The inputs of `analyze`: which files a user means, on disks or in object stores, and their pixels."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import itertools
 import os
 import re
+import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from triaffect.images import is_image, read_image, require_regular_file
 from triaffect.inference.frame import Frame, select_frames
-from triaffect.inference.stores import find_stored
 from triaffect.io import InputError
 from triaffect.jobs import read_ahead
 from triaffect.text import plural
@@ -29,7 +31,11 @@ SUFFIXES = (
 """What is taken from a folder without a look at its content, so that a damaged photo or video is reported by name."""
 
 STORE = re.compile(r"(?!https?:|rt[a-z]+:|udp:|ftp:)[a-z][a-z0-9+.-]+://")
-"""How the address of an object store begins; those of streams and web pages do not."""
+"""How an address in an object store begins (s3://, gs://, az:// and whatever else fsspec opens); those of streams and
+web pages do not."""
+
+MAX_BYTES = 64 * 2**30
+"""Files in stores that are larger are not copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +57,16 @@ class Input:
     @property
     def paths(self) -> tuple[Path, ...]:
         """Its files; none of a camera or in a store."""
-        return (
-            self.source
-            if isinstance(self.source, tuple)
-            else ()
-            if isinstance(self.source, int | str)
-            else (self.source,)
-        )
+        if isinstance(self.source, tuple):
+            return self.source
+        return (self.source,) if isinstance(self.source, Path) else ()
+
+    def state(self) -> tuple[int, str]:
+        """Its bytes, and what changes when its files do; of a camera 0 and ""."""
+        with contextlib.suppress(OSError, ValueError):
+            stats = [path.stat() for path in self.paths]
+            return sum(s.st_size for s in stats), str(max(s.st_mtime_ns for s in stats))
+        return self.size, self.changed
 
     @property
     def name(self) -> str:
@@ -102,64 +111,61 @@ def collect(inputs: Iterable[str], exclude: Sequence[Path] = (), *, sequence: bo
     sources: set[str] = set()
     places: set[PurePath] = set()
 
-    def add(source: Path | int | str | tuple[Path, ...], relative: PurePath, size: int = 0, changed: str = "") -> None:
+    def add(item: Input) -> None:
         # Equal names, and names too long to add to, must still make two files.
-        stem = os.fsdecode(os.fsencode(relative.stem)[:120])
-        place, number = relative.with_name(stem), 2
+        stem = os.fsdecode(os.fsencode(item.place.stem)[:120])
+        place, number = item.place.with_name(stem), 2
         while place in places:
-            place, number = relative.with_name(f"{stem}-{number}"), number + 1
+            place, number = item.place.with_name(f"{stem}-{number}"), number + 1
         places.add(place)
-        result.inputs.append(Input(source, place, size, changed))
+        result.inputs.append(replace(item, place=place))
 
-    def add_file(path: Path, relative: PurePath) -> None:
-        if (key := os.path.realpath(path)) in sources:
-            return
-        sources.add(key)
-        if sequence and path.is_file() and is_image(path):
-            photos.setdefault(path.parent, []).append(path)
-        else:
-            add(path, relative)
-
-    for text in inputs:
-        if STORE.match(text):
-            stored = find_stored(text)
-            for stored_file in stored:
-                if stored_file.address not in sources:
-                    sources.add(stored_file.address)
-                    add(*stored_file)
-            if not stored:
-                result.failures.append(f"{text}: no such file or folder")
+    for item in itertools.chain.from_iterable(_meant(text, exclude, result) for text in inputs):
+        source = item.source
+        key = os.path.realpath(source) if isinstance(source, Path) else str(source)
+        if key in sources:
             continue
-        path = Path(text)
-        matches = (
-            [path] if os.path.lexists(path) else sorted(map(Path, glob.glob(text, recursive=True)), key=natural_order)
-        )
-        if not matches and text.isdecimal():
-            if text not in sources:
-                sources.add(text)
-                add(int(text), PurePath(f"camera{text}"))
-        elif not matches:
-            reason = "matches nothing" if glob.has_magic(text) else "no such file or folder"
-            if re.match("[a-z]+://", text):
-                reason = "an address, which is not read; save the stream as a file first"
-            result.failures.append(f"{text}: {reason}")
-        for path in matches:
-            if not path.is_dir():
-                add_file(path, PurePath(path.name))
-                continue
-            left_out: Counter[str] = Counter()
-            files = list(_files_below(path, {os.path.realpath(folder) for folder in exclude}, left_out))
-            kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common())
-            if not files and len(matches) == 1:
-                result.failures.append(f"{path}: holds no photo and no video" + (f" ({kinds})" if kinds else ""))
-            elif kinds:
-                count = plural(left_out.total(), "file")
-                result.notices.append(f"{path}: {count} not read, neither photo nor video: {kinds}")
-            for file in files:
-                add_file(file, file.relative_to(path))
+        sources.add(key)
+        if sequence and isinstance(source, Path) and source.is_file() and is_image(source):
+            photos.setdefault(source.parent, []).append(source)
+        else:
+            add(item)
     for folder, paths in photos.items():
-        add(tuple(sorted(paths, key=natural_order)), PurePath(f"{folder.absolute().name or 'photos'}.sequence"))
+        place = PurePath(f"{folder.absolute().name or 'photos'}.sequence")
+        add(Input(tuple(sorted(paths, key=natural_order)), place))
     return result
+
+
+def _meant(text: str, exclude: Sequence[Path], result: Collection) -> Iterator[Input]:
+    """The inputs that one text means; failures and notices are added to `result`."""
+    if STORE.match(text):
+        stored = find_stored(text)
+        if not stored:
+            result.failures.append(f"{text}: no such file or folder")
+        yield from stored
+        return
+    path = Path(text)
+    matches = [path] if os.path.lexists(path) else sorted(map(Path, glob.glob(text, recursive=True)), key=natural_order)
+    if not matches and text.isdecimal():
+        yield Input(int(text), PurePath(f"camera{text}"))
+    elif not matches:
+        reason = "matches nothing" if glob.has_magic(text) else "no such file or folder"
+        if re.match("[a-z]+://", text):
+            reason = "an address, which is not read; save the stream as a file first"
+        result.failures.append(f"{text}: {reason}")
+    for path in matches:
+        if not path.is_dir():
+            yield Input(path, PurePath(path.name))
+            continue
+        left_out: Counter[str] = Counter()
+        files = list(_files_below(path, {os.path.realpath(folder) for folder in exclude}, left_out))
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common())
+        if not files and len(matches) == 1:
+            result.failures.append(f"{path}: holds no photo and no video" + (f" ({kinds})" if kinds else ""))
+        elif kinds:
+            count = plural(left_out.total(), "file")
+            result.notices.append(f"{path}: {count} not read, neither photo nor video: {kinds}")
+        yield from (Input(file, file.relative_to(path)) for file in files)
 
 
 def _files_below(root: Path, visited: set[str], left_out: Counter[str]) -> Iterator[Path]:
@@ -189,6 +195,73 @@ def _is_media(path: Path) -> bool:
         return is_image(path) or is_video(path)
     except InputError:
         return os.path.isfile(path)  # its rights are reported by name
+
+
+def find_stored(text: str) -> list[Input]:
+    """Find what an address in an object store means: a file, everything below a folder, or a glob.
+
+    Raises:
+        InputError: fsspec, or its part for this store, is not installed, or the store cannot be read.
+    """
+    store, path = _open_store(text)
+    try:
+        if "*" in path:
+            entries = store.glob(path, detail=True)
+        elif store.isdir(path):
+            entries = store.find(path, detail=True)
+        else:
+            entries = {path: store.info(path)}
+    except FileNotFoundError:
+        return []
+    except Exception as error:  # each store has its own errors
+        raise InputError(f"{text}: cannot be read ({str(error).splitlines()[0][:160]})") from None
+    root = PurePath(path.split("*")[0].rpartition("/")[0] if "*" in path or path in entries else path)
+    return [
+        Input(store.unstrip_protocol(name), PurePath(name).relative_to(root), int(info.get("size") or 0), _state(info))
+        for name, info in sorted(entries.items())
+        if info.get("type") != "directory"
+    ]
+
+
+def _state(info: dict[str, Any]) -> str:
+    """What changes when a file in a store does."""
+    keys = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime", "created")
+    return next((str(info[key]) for key in keys if info.get(key)), "")
+
+
+def _open_store(address: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+
+        return fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        raise InputError(f"{address}: {error}; pip install 'triaffect[cloud]' and the package of the store") from None
+    except ValueError as error:
+        raise InputError(f"{address}: {error}") from None
+
+
+@contextlib.contextmanager
+def local_copy(address: str, size: int, folder: Path) -> Iterator[Path]:
+    """Copy a file from a store, as long as the block runs.
+
+    Args:
+        address: Of the file.
+        size: Its size in bytes.
+        folder: Where to put the copy.
+
+    Raises:
+        InputError: It is too large, or cannot be copied.
+    """
+    if size > MAX_BYTES:
+        raise InputError(f"{address}: {size:,} bytes, more than {MAX_BYTES:,}")
+    store, path = _open_store(address)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        copy = Path(name, PurePath(path).name)
+        try:
+            store.get_file(path, str(copy))
+        except Exception as error:  # each store has its own errors
+            raise InputError(f"{address}: cannot be copied ({str(error).splitlines()[0][:160]})") from None
+        yield copy
 
 
 def read_photo(
@@ -258,17 +331,11 @@ def _read_sequence(
     paths: Sequence[Path], every: int, fps: float | None, rate: float, strict: bool, notices: list[str]
 ) -> Generator[Frame]:
     unreadable: list[str] = []
-
-    def read(path: Path) -> NDArray[np.uint8]:
+    timed = ((number / rate, path) for number, path in enumerate(paths))
+    for number, seconds, path in select_frames(timed, every, fps):
         try:
-            return read_photo(path, strict=strict, notices=notices)
+            yield Frame(number, seconds, read_photo(path, strict=strict, notices=notices))
         except InputError as error:
             unreadable.append(str(error))
-            return np.zeros((0, 0, 3), np.uint8)
-
-    timed: list[tuple[float, Callable[[], NDArray[np.uint8]]]] = [
-        (number / rate, partial(read, path)) for number, path in enumerate(paths)
-    ]
-    yield from (frame for frame in select_frames(timed, every, fps) if frame.pixels.size)
     if unreadable:
         raise InputError(f"{unreadable[0]} ({len(unreadable):,} of {plural(len(paths), 'photo')} cannot be read)")

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,8 @@ from triaffect.inference.analyzer import Analyzer
 from triaffect.inference.baseline import Baseline
 from triaffect.inference.draw import annotate, write_annotated
 from triaffect.inference.frame import Frame
-from triaffect.inference.inputs import Input, open_input
+from triaffect.inference.inputs import Input, local_copy, open_input
 from triaffect.inference.results import DAMAGED, NO_FACE, STOPPED, UNDRAWN, UNREADABLE, FileResult, Rows
-from triaffect.inference.stores import local_copy
 from triaffect.inference.summary import summarize
 from triaffect.io import InputError, atomic_path, model_hash
 from triaffect.jobs import PerProcess, read_ahead
@@ -83,24 +82,26 @@ class Work:
     Attributes:
         analyzer: That of each process.
         options: What to do with each input.
-        out: The folder of the results, if they are written.
+        out: The folder of the results.
         folder: The folder of what is being written, and of how far each process is.
+        saves: Results are written.
         number: Of the call of `analyze`.
         model: Hash of the model.
-        settings: Of the analyzer.
         post: What `options.post` names.
         baseline: What `options.baseline` names.
+        settings: All options that a result depends on, those of the analyzer included, as plain data.
     """
 
     analyzer: PerProcess[Analyzer]
     options: AnalyzeOptions
-    out: Path | None
+    out: Path
     folder: Path
+    saves: bool = True
     number: str = field(default_factory=lambda: secrets.token_hex(8))
     model: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
     post: PostProcessing | None = None
     baseline: Baseline | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def prepare(self, analyzer: Analyzer) -> None:
         """Open what the options name, before any process needs it.
@@ -111,11 +112,15 @@ class Work:
         Raises:
             InputError: One of them cannot be read.
         """
-        model, self.settings = analyzer.new.args[0], analyzer.new.keywords
-        if self.out:  # reading the weights takes longer than a photo
+        model = analyzer.new.args[0]
+        if self.saves:  # reading the weights takes longer than a photo
             self.model = model_hash(model) if isinstance(model, (str, Path)) else str(getattr(model, "name", ""))
         self.post = PostProcessing.load(self.options.post) if self.options.post else None
-        self.baseline = Baseline.load(self.options.baseline, self.analyzer.get()) if self.options.baseline else None
+        self.baseline = Baseline.load(self.options.baseline, analyzer) if self.options.baseline else None
+        settings = {name: value for name, value in analyzer.new.keywords.items() if name not in ("threads", "batch")}
+        settings |= asdict(self.options) | {"post": self.post and self.post.to_dict()}
+        settings["baseline"] = self.baseline and asdict(self.baseline)
+        self.settings = json.loads(json.dumps(settings, default=lambda it: getattr(it, "__qualname__", str(it))))
 
     @property
     def schema(self) -> pl.Schema:
@@ -125,25 +130,18 @@ class Work:
 
     def key(self, item: Input) -> dict[str, Any]:
         """Everything that the result of an input depends on, as plain data. A camera's is of this call only."""
-        size, changed = item.size, item.changed or self.number
-        with contextlib.suppress(OSError, ValueError):
-            stats = [path.stat() for path in item.paths]
-            size, changed = sum(s.st_size for s in stats), str(max(s.st_mtime_ns for s in stats))
-        settings = {name: value for name, value in self.settings.items() if name not in ("threads", "batch")}
-        options = {**settings, **asdict(self.options), "post": self.post and self.post.to_dict()}
-        options["baseline"] = self.baseline and asdict(self.baseline)
-        key = {"file": item.name, "size": size, "changed": changed, "model": self.model, "options": options}
-        return dict(json.loads(json.dumps(key, default=lambda value: getattr(value, "__qualname__", str(value)))))
+        size, changed = item.state()
+        state = {"file": item.name, "size": size, "changed": changed or self.number}
+        return {**state, "model": self.model, "options": self.settings}
 
-    def result_file(self, item: Input) -> Path | None:
+    def result_file(self, item: Input) -> Path:
         """Where the result of an input is."""
         place = os.fspath(item.place).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return self.out / "faces" / f"{place}.parquet" if self.out else None
+        return self.out / "faces" / f"{place}.parquet"
 
     def earlier_result(self, item: Input) -> FileResult | None:
         """The result of an input that an earlier call wrote with the same model and options."""
-        path = self.result_file(item)
-        return FileResult.load(path, self.key(item)) if path else None
+        return FileResult.load(self.result_file(item), self.key(item))
 
 
 def open_analyzer(new: Callable[[], Analyzer]) -> Analyzer:
@@ -165,7 +163,7 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
     result = FileResult(item.name, work.key(item), backend=analyzer.backend.name)
     counter = work.folder / f"{socket.gethostname()}-{os.getpid()}.frames"
     still, reported = False, start
-    with Rows(analyzer.schema, work.folder if work.out else None) as rows:
+    with Rows(analyzer.schema, work.folder if work.saves else None) as rows:
         with contextlib.ExitStack() as stack:
             try:
                 local = item
@@ -183,12 +181,13 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
                     stream = _annotated(ahead, work, item, still, result, stack)
                 for frames, table in stream:
                     rows.add(table)
+                    result.faces += table.height
                     result.frames += len(frames)
                     result.frames_without_face += len(frames) - table["frame"].n_unique()
                     if time.perf_counter() > reported + 1:
                         reported = time.perf_counter()
                         counter.write_text(f"{result.frames} {item.name}", "utf-8")
-                if not rows.height:
+                if not result.faces:
                     result.kind, result.message = NO_FACE, f"{item.name}: no face found"
                     if not options.cropped:
                         result.message += f" ({analyzer.searched(still)})"
@@ -202,15 +201,14 @@ def analyze_input(work: Work, item: Input) -> tuple[FileResult, list[dict[str, A
             complete = analyzer.name_expression(work.post.apply(complete.collect())).lazy()
         if work.baseline:
             complete = work.baseline.apply(complete.collect()).lazy()
-        if work.out or not still:  # of a photo its rows are printed
+        if work.saves or not still:  # of a photo its rows are printed
             result.summary, result.episodes = summarize(complete)
-        result.faces, result.seconds = rows.height, round(time.perf_counter() - start, 3)
-        path = work.result_file(item)
-        if options.plots and not still and rows.height:
+        result.seconds = round(time.perf_counter() - start, 3)
+        if options.plots and not still and result.faces:
             with _drawing(item, result):
                 _save_plot(complete.collect(), item, work)
-        if path:
-            result.save(complete, path, work.folder)
+        if work.saves:
+            result.save(complete, work.result_file(item), work.folder)
         counter.unlink(missing_ok=True)
         return result, complete.collect().to_dicts() if still else []
 
@@ -234,20 +232,19 @@ def _annotated(
     stream: Stream, work: Work, item: Input, still: bool, result: FileResult, stack: contextlib.ExitStack
 ) -> Stream:
     """Pass frames on, and draw their faces; where that cannot be written, the rows continue."""
-    path = Path(work.out or "", "annotated", f"{item.place}{'.jpg' if still else '.mp4'}")
+    path = work.out / "annotated" / f"{item.place}{'.jpg' if still else '.mp4'}"
     writer: VideoWriter | None = None
     for frames, rows in stream:
-        with _drawing(item, result):
-            if result.kind == UNDRAWN:
-                pass
-            elif still:
-                with atomic_path(path, work.folder) as tmp_path:
+        if result.kind != UNDRAWN:
+            with _drawing(item, result):
+                if still:
                     drawn = annotate(frames[0].pixels, rows.to_dicts())
-                    tmp_path.write_bytes(simplejpeg.encode_jpeg(drawn, 92, colorsubsampling="444"))
-            else:
-                sound = item.source if isinstance(item.source, Path) else None
-                writer = writer or stack.enter_context(_video_writer(path, work.folder, sound))
-                write_annotated(writer, frames, rows)
+                    with atomic_path(path, work.folder) as tmp_path:
+                        tmp_path.write_bytes(simplejpeg.encode_jpeg(drawn, 92, colorsubsampling="444"))
+                else:
+                    sound = item.source if isinstance(item.source, Path) else None
+                    writer = writer or stack.enter_context(_video_writer(path, work.folder, sound))
+                    write_annotated(writer, frames, rows)
         yield frames, rows
 
 
@@ -273,6 +270,5 @@ def _save_plot(table: pl.DataFrame, item: Input, work: Work) -> None:
     from triaffect.inference.timeline import draw_timeline
     from triaffect.report.style import save_figure
 
-    path = Path(work.out or "", "plots", f"{item.place}.png")
-    with atomic_path(path, work.folder) as tmp_path:
+    with atomic_path(work.out / "plots" / f"{item.place}.png", work.folder) as tmp_path:
         save_figure(draw_timeline(table, printable(PurePath(item.name).name)), tmp_path)

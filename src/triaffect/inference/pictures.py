@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from triaffect.images import MAX_PIXELS, read_image
+from triaffect.inference.inputs import read_photo
 from triaffect.io import InputError
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def to_pixels(image: Any, bgr: bool = False) -> tuple[str, NDArray[np.uint8]]:
-    """Return the name ("" if it has none) and the RGB pixels of an image in memory or an open file.
+    """Return the name ("" if it has none) and the RGB pixels of an image.
 
     Args:
-        image: The bytes of an image file; an open binary file; a Pillow image; or a uint8 array, grey
+        image: A path; the bytes of an image file; an open binary file; a Pillow image; or a uint8 array, grey
             (height, width) or (height, width, 1), RGB (height, width, 3), or RGBA (height, width, 4), whose
             transparent parts become white.
         bgr: Arrays have their colours in the order of OpenCV: BGR or BGRA.
@@ -31,6 +33,8 @@ def to_pixels(image: Any, bgr: bool = False) -> tuple[str, NDArray[np.uint8]]:
     Raises:
         InputError: It cannot be read, or is an array of another shape or type (floats: their range is not known).
     """
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image), read_photo(image)
     if isinstance(image, np.ndarray):
         return "", _array_pixels(image, bgr)
     if isinstance(image, Image.Image):

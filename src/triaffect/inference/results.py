@@ -102,7 +102,7 @@ class Rows:
 
     def __init__(self, schema: pl.Schema, folder: Path | None) -> None:
         self.folder = tempfile.TemporaryDirectory(dir=folder) if folder else None
-        self.parts, self.height, self.files = [schema.to_frame()], 0, 0
+        self.parts, self.files = [schema.to_frame()], 0
 
     def __enter__(self) -> Rows:
         return self
@@ -114,7 +114,6 @@ class Rows:
     def add(self, rows: pl.DataFrame) -> None:
         """Add the rows of some frames."""
         self.parts.append(rows)
-        self.height += rows.height
         if len(self.parts) > SMALL_TABLES:
             self.parts = [pl.concat(self.parts, rechunk=True)]
         if self.folder and sum(part.height for part in self.parts) > CHUNK:

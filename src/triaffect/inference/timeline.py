@@ -15,8 +15,6 @@ from triaffect.labels import ACTION_UNITS, ACTIVE, AU_NAMES, EXPRESSIONS, VA
 from triaffect.report.style import GRID, INK, SEQUENTIAL, SERIES, SOFT, legend, page, tidy
 from triaffect.text import plural
 
-_HEIGHTS = {"va": 1.6, "expr": 0.35, "au": 0.35}
-
 
 def draw_timeline(rows: pl.DataFrame, title: str = "", faces: int = 3) -> Figure:
     """Draw valence and arousal, the most frequent expressions and the active AUs of a video's faces over time.
@@ -30,7 +28,6 @@ def draw_timeline(rows: pl.DataFrame, title: str = "", faces: int = 3) -> Figure
         title: Title of the figure.
         faces: Draw only this number of faces, those visible longest.
     """
-    rows = rows.filter(pl.col("face").is_not_null())
     shown = rows.group_by("face").len().sort("len", "face", descending=[True, False])["face"][:faces].sort().to_list()
     tables = [rows.filter(pl.col("face") == face) for face in shown]
     series: dict[str, list[str]] = {}
@@ -40,17 +37,15 @@ def draw_timeline(rows: pl.DataFrame, title: str = "", faces: int = 3) -> Figure
         classes = [name.lower() for name in EXPRESSIONS]
         series["expr"] = sorted(classes, key=lambda name: -float(rows[name].mean() or 0))[:4]  # type: ignore[arg-type]
     units = [unit for unit in ACTION_UNITS if unit in rows.columns and any((t[unit] >= ACTIVE).any() for t in tables)]
-    if units:
-        series["au"] = units
-    heights = {part: _HEIGHTS[part] + (0.2 * len(names) if part != "va" else 0) for part, names in series.items()}
+    if units or not series:  # of action units alone all are drawn if none is active
+        series["au"] = units or list(ACTION_UNITS)
+    heights = [1.6 if part == "va" else 0.35 + 0.2 * len(names) for part, names in series.items()]
     hidden = rows["face"].n_unique() - len(shown)
     note = "grey background: quality flags; rows: the darker, the more probable; green lines: events"
     note += "; dashed: the person's baseline" if "valence_change" in rows.columns else ""
     note += f"; not drawn: {plural(hidden, 'face')} visible for less time" if hidden else ""
-    figure = page(1.6 + 5.4 * len(shown), 1.2 + sum(heights.values()) * 1.15, title, note)
-    grid = figure.subplots(
-        len(series), len(shown), squeeze=False, sharex="all", sharey="row", height_ratios=list(heights.values())
-    )
+    figure = page(1.6 + 5.4 * len(shown), 1.2 + sum(heights) * 1.15, title, note)
+    grid = figure.subplots(len(series), len(shown), squeeze=False, sharex="all", sharey="row", height_ratios=heights)
     for column, (face, table) in enumerate(zip(shown, tables, strict=True)):
         thinned, events = _thinned(table), intervals(table, ACTIVE)
         for (part, names), axes in zip(series.items(), grid[:, column], strict=True):
@@ -61,9 +56,8 @@ def draw_timeline(rows: pl.DataFrame, title: str = "", faces: int = 3) -> Figure
                 _heat(axes, thinned, events, names)
         grid[0, column].set_title(f"face {face}" if len(shown) > 1 else "", fontsize=10, color=INK, loc="left", pad=24)
         grid[-1, column].set_xlabel("time (s)", fontsize=9, color=SOFT)
-    if grid.size and rows.height:
-        times = rows["time"].unique().sort().to_numpy()
-        grid[0, 0].set_xlim(times[0], times[-1] + _frame_seconds(times))
+    times = rows["time"].unique().sort().to_numpy()
+    grid[0, 0].set_xlim(times[0], times[-1] + _frame_seconds(times))
     return figure
 
 

@@ -73,13 +73,11 @@ class Tracker:
             track.gone |= cut or track.unseen > MAX_GAP
         boxes = [np.array([x + w / 2, y + h / 2, w, h]) for x, y, w, h in (face.box for face in faces)]
         matches = self._by_place(faces, boxes, frame.time)
+        colours: list[Floats] = []
         if len(matches) < len(faces) or any(not track.gone and track.unseen > 1 for track in self._tracks):
-            matches = {}
-        rest = [row for row in range(len(faces)) if row not in matches]
-        colours = {row: _colours(faces[row], frame) for row in rest}
-        matches |= self._by_place_and_colour(rest, boxes, colours)
-        looks = {row: _look(faces[row], frame) for row in rest}
-        matches |= self._by_look([row for row in rest if row not in matches], colours, looks)
+            colours, looks = [_colours(face, frame) for face in faces], [_look(face, frame) for face in faces]
+            matches = self._by_place_and_colour(boxes, colours)
+            matches |= self._by_look([row for row in range(len(faces)) if row not in matches], colours, looks)
         for row, box in enumerate(boxes):
             track = matches.get(row) or _Track(self._next, box, colours[row])
             if row not in matches:
@@ -87,7 +85,7 @@ class Tracker:
                 matches[row], self._next = track, self._next + 1
             elif not track.gone:
                 track.velocity += 0.3 * ((box[:2] - track.box[:2]) / track.unseen - track.velocity)
-            if row in colours:
+            if colours:
                 track.checked = frame.time
                 track.colours = np.sqrt(0.9 * track.colours**2 + 0.1 * colours[row] ** 2)
                 if max((float(look @ looks[row]) for look in track.looks), default=0.0) < 0.8:
@@ -114,14 +112,14 @@ class Tracker:
                     matches[row] = near[0]
         return matches
 
-    def _by_place_and_colour(
-        self, rows: list[int], boxes: list[Floats], colours: dict[int, Floats]
-    ) -> dict[int, _Track]:
+    def _by_place_and_colour(self, boxes: list[Floats], colours: list[Floats]) -> dict[int, _Track]:
         tracks = [track for track in self._tracks if not track.gone]
-        pairs = [(_cost(track, boxes[row], colours[row]), row, i) for row in rows for i, track in enumerate(tracks)]
+        pairs = [
+            (_cost(track, box, colours[row]), row, i) for row, box in enumerate(boxes) for i, track in enumerate(tracks)
+        ]
         return _best_pairs([pair for pair in pairs if pair[0] < _NO_MATCH], tracks)
 
-    def _by_look(self, rows: list[int], colours: dict[int, Floats], looks: dict[int, Floats]) -> dict[int, _Track]:
+    def _by_look(self, rows: list[int], colours: list[Floats], looks: list[Floats]) -> dict[int, _Track]:
         tracks = [track for track in self._tracks if track.gone and track.looks]
         pairs = [
             (-max(float(look @ looks[row]) for look in track.looks), row, i)

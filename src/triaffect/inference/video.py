@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator, Iterator
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,7 +12,6 @@ import av
 import av.error
 import av.logging
 import cv2
-import numpy as np
 from av.stream import Disposition
 
 from triaffect.formats import MAX_PIXELS, is_cut_off
@@ -48,9 +46,9 @@ def read_video(
     if is_animation(path):
         count = 0
         try:
-            timed = ((seconds, partial(np.asarray, pixels)) for seconds, pixels in read_animation(path))
-            for count, still in enumerate(select_frames(timed, every, fps), 1):  # noqa: B007
-                yield still
+            for number, seconds, pixels in select_frames(read_animation(path), every, fps):
+                yield Frame(number, seconds, pixels)
+                count += 1
         except ValueError as error:
             raise InputError(f"{path}: {error}" + (f"; {_in_the_result(count)}" if count else "")) from None
         return
