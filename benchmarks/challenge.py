@@ -22,9 +22,10 @@ from triaffect.data.predictions import fill_gaps
 from triaffect.inference.predict import predict
 from triaffect.labels import ACTION_UNITS, INDEX_COLUMNS, LABEL_COLUMNS, PREDICTION_COLUMNS, TASKS
 from triaffect.metrics.bootstrap import number_sources
+from triaffect.metrics.measures import TASK_SCORES
 from triaffect.metrics.postprocess import CORRECTIONS, frame_numbers, smooth
 from triaffect.metrics.scores import compare, score
-from triaffect.metrics.tuning import SIGMAS, TASK_SCORES, tune
+from triaffect.metrics.tuning import SIGMAS, tune
 from triaffect.training.config import TrainConfig
 from triaffect.training.features import extract_features, load_features
 from triaffect.training.trainer import train_heads

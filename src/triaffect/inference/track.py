@@ -99,12 +99,8 @@ class Tracker:
         """Matches that need no look: of a face near one track and no other face or track, looked at a moment ago."""
         tracks = [track for track in self._tracks if not track.gone]
         matches = {}
-        for row, (x, y, w, h) in enumerate(boxes):
-            near = [
-                track
-                for track in tracks
-                if (np.abs(track.box[:2] - (x, y)) < (w + track.box[2:3], h + track.box[3:])).all()
-            ]
+        for row, box in enumerate(boxes):
+            near = [t for t in tracks if (np.abs(t.box[:2] - box[:2]) < t.box[2:] + box[2:]).all()]
             alone = all(row == i or overlap(faces[row].box, other.box) == 0 for i, other in enumerate(faces))
             if len(near) == 1 and alone and 0 <= time - near[0].checked < _CHECK_SECONDS:
                 before = (*(near[0].box[:2] - near[0].box[2:] / 2), *near[0].box[2:])

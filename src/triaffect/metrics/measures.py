@@ -8,7 +8,7 @@ challenges declare eight classes; seven columns of probabilities declare the fir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -239,3 +239,7 @@ def _score(
     columns = np.where(is_labelled, values(task, total), np.nan)
     score = float(columns[is_labelled].mean()) if is_labelled.any() else float("nan")
     return {task: score, **dict(zip(COLUMNS[task], map(float, columns), strict=False))}
+
+
+TASK_SCORES: dict[str, Callable[..., dict[str, float]]] = {"va": va_score, "expr": expr_score, "au": au_score}
+"""Task -> function of predictions and labels that returns its score and the values of its columns."""

@@ -31,8 +31,6 @@ INNER_FOLDS = 5
 RESAMPLES = 200
 """Resamples of the source videos, for the standard error of a gain."""
 
-TASK_SCORES = {"va": measures.va_score, "expr": measures.expr_score, "au": measures.au_score}
-
 
 @dataclass
 class Tuned:
@@ -169,7 +167,7 @@ def _fit(task: str, smoothed: Mapping[int, Floats], rows: NDArray, y: Floats, un
         x = smoothed[sigma][rows]
         # Biases hardly move the best width, and cost more time than everything else.
         x = x if task == "expr" else kind.fit(x, y).apply(x)
-        value = TASK_SCORES[task](x, target)[task]
+        value = measures.TASK_SCORES[task](x, target)[task]
         return -np.inf if np.isnan(value) else round(value, 9)
 
     best_sigma = max(smoothed, key=rounded_score)

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from triaffect.io import InputError
 from triaffect.labels import VA, loss_key, score_key
-from triaffect.metrics.measures import au_score, expr_score, va_score
+from triaffect.metrics.measures import TASK_SCORES
 from triaffect.training.config import TrainConfig
 from triaffect.training.dataset import Batch, FrameDataset
 from triaffect.training.distributed import blank_rows, gather_outputs, gather_rows
@@ -38,8 +38,6 @@ CHECK_INTERVAL = 50
 
 REDRAW_INTERVAL = 30.0
 """Seconds between two drawings of the curves."""
-
-MEASURES: dict[str, Callable[..., dict[str, float]]] = {"va": va_score, "expr": expr_score, "au": au_score}
 
 
 class FrameDataModule(lightning.LightningDataModule):
@@ -363,7 +361,7 @@ def evaluate(outputs: Mapping[str, np.ndarray], losses: TaskLosses, device: torc
     raw = {task: torch.from_numpy(outputs[f"raw_{task}"]).to(device) for task in losses.tasks}
     targets = {task: torch.from_numpy(outputs[task]).to(device) for task in losses.tasks}
     predictions = {t: value[:, : raw[t].shape[1]].cpu().numpy() for t, value in probabilities(raw).items()}
-    columns = {task: MEASURES[task](predictions[task], outputs[task]) for task in losses.tasks}
+    columns = {task: TASK_SCORES[task](predictions[task], outputs[task]) for task in losses.tasks}
     scores = {task: float(of_task[task]) for task, of_task in columns.items()}
     others = {name: columns["va"].get(name, math.nan) for name in VA} if "va" in columns else {}
     if "expr" in columns:

@@ -179,6 +179,11 @@ def write_metrics(run: Path, history: list[dict[str, float]]) -> None:
         pl.DataFrame(history, infer_schema_length=None).write_csv(tmp_path)
 
 
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """Read `metrics.csv`."""
+    return pl.read_csv(run / "metrics.csv", infer_schema_length=None).to_dicts()
+
+
 def draw_curves(run: Path, history: list[dict[str, float]], kept_row: int | None = None) -> None:
     """Draw the curves so far.
 
@@ -196,8 +201,7 @@ def join_histories(runs: list[Path]) -> tuple[list[dict[str, float]], dict[str, 
 
     A run that has ended stays at its best epoch.
     """
-    histories = [pl.read_csv(run / "metrics.csv", infer_schema_length=None).to_dicts() for run in runs]
-    bests = [read_summary(run)["best"] for run in runs]
+    histories, bests = [read_metrics(run) for run in runs], [read_summary(run)["best"] for run in runs]
     joined = []
     for epoch, of_runs in enumerate(zip_longest(*histories), 1):
         rows = [row or best for row, best in zip(of_runs, bests, strict=True)]
