@@ -309,27 +309,30 @@ def _first_line(data: bytes, kind: str) -> tuple[LineFormat | None, bytes]:
     first, _, body = data.partition(b"\n")
     line_format = _line_format(_split_line(first.decode("utf-8", "replace")), kind)
     body = (body if line_format and line_format.has_header else data).rstrip() + b"\n"
-    return line_format, body.replace(b",\n", b"\n") if b",\n" in body else body
+    return line_format, body.replace(b",\n", b"\n") if body.endswith(b",\n") else body
 
 
 def _parse_digits(body: bytes, line_format: LineFormat) -> pl.DataFrame | None:
     """Parse single digits and -1; None if a line contains anything else."""
-    width = len(line_format.columns)
-    if b"\xff" in body:
+    width, characters = len(line_format.columns), np.frombuffer(body, np.uint8).copy()
+    minus = np.flatnonzero(characters == ord("-"))
+    if b"\xff" in body or (characters[minus + 1] != ord("1")).any():
         return None
-    body = body.replace(b"-1", b"\xff")  # now every value is one byte, and all lines have the same length
-    if len(body) % (2 * width):
+    characters[minus + 1] = 0xFF
+    characters = np.delete(characters, minus)  # now every value is one byte, and all lines have the same length
+    if len(characters) % (2 * width):
         return None
-    grid = np.frombuffer(body, np.uint8).reshape(-1, 2 * width)
+    grid = characters.reshape(-1, 2 * width)
     if (grid[:, 1:-1:2] != ord(",")).any() or (grid[:, -1] != ord("\n")).any():
         return None
-    is_missing = grid[:, ::2] == 0xFF
-    values = grid[:, ::2] - np.uint8(ord("0"))
+    values = np.ascontiguousarray(grid[:, ::2].T)
+    is_missing = values == 0xFF
+    values -= np.uint8(ord("0"))
     _, last, _ = line_format.legal(line_format.columns[0])
     if ((values > last) & ~is_missing).any():
         return None
     values[is_missing] = 0xFF
-    return pl.DataFrame(dict(zip(line_format.columns, np.ascontiguousarray(values.T).view(np.int8), strict=True)))
+    return pl.DataFrame(dict(zip(line_format.columns, values.view(np.int8), strict=True)))
 
 
 def _parse_csv(body: bytes, line_format: LineFormat, with_image: bool) -> pl.DataFrame | None:

@@ -84,13 +84,15 @@ def locate(predictions: pl.DataFrame, index: pl.DataFrame) -> pl.Series:
     """
     here, there = index.select("image"), predictions.select("image").with_row_index("place")
     places = _join(here, there)
+    if not places.null_count():
+        return places
     stem = pl.col("image").str.replace(r"\.[A-Za-z0-9]{2,5}$", "")
     short_stem = stem.str.extract(r"([^/]*/?[^/]*)$")
     plain = short_stem.str.to_lowercase().str.replace("/", "_", literal=True)
     keys = [frame_key(), stem, short_stem, plain.str.replace("_0+([0-9]+)$", "_${1}")]
     if any(not side["image"].str.contains("/", literal=True).any() for side in (here, there)):
         keys.append(stem.str.extract(r"([^/]*)$"))
-    for key in keys if places.null_count() else ():
+    for key in keys:
         short = [side.with_columns(key.alias("image")) for side in (here, there)]
         if all(a["image"].n_unique() == b["image"].n_unique() for a, b in zip((here, there), short, strict=True)):
             matched = _join(*short)
