@@ -278,7 +278,7 @@ def test_co_annotation_fills_missing_labels_on_cached_features(frames, model, fe
 
 def test_a_plateau_divides_the_rate_on_cached_features(frames, model, features, tmp_path, monkeypatch):
     zero = lambda prediction, target: {"va": 0.0, "expr": 0.0, "au": 0.0}  # noqa: E731
-    monkeypatch.setattr(module, "MEASURES", dict.fromkeys(("va", "expr", "au"), zero))
+    monkeypatch.setattr(module, "TASK_SCORES", dict.fromkeys(("va", "expr", "au"), zero))
     plateau = {"training__schedule": "plateau", "training__patience": 0, "training__epochs": 4}
     run = train(on_features(frames, model, features, **plateau), tmp_path / "run", **QUIET)
     assert metrics(run)["lr"].to_list() == pytest.approx([1e-2, 1e-2, 1e-3, 1e-4])

@@ -292,7 +292,7 @@ def test_bad_images_are_counted_and_named_once_or_stop_the_run(frames, tmp_path)
 
 
 def test_early_stop_and_plateau(frames, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MEASURES", dict.fromkeys(TASKS, lambda p, t: {"va": 0.0, "expr": 0.0, "au": 0.0}))
+    monkeypatch.setattr(module, "TASK_SCORES", dict.fromkeys(TASKS, lambda p, t: {"va": 0.0, "expr": 0.0, "au": 0.0}))
     changes = {
         "training__epochs": 9,
         "training__early_stop": 4,
