@@ -202,7 +202,8 @@ def _decode_tiff(data: bytes) -> NDArray[np.uint8] | None:
 
 def _jpeg_orientation(data: bytes) -> int:
     """The orientation of a JPEG in its EXIF, or else XMP; 1 where it has none, or a damaged one."""
-    if b"\xff\xe1" in data:  # the segment of either; most crops have none, and Pillow takes its time
+    # The segment of either comes before the scan. Most crops have none, and Pillow takes its time.
+    if data.find(b"\xff\xe1", 0, data.find(b"\xff\xda")) > 0:
         with contextlib.suppress(Exception):  # Pillow raises anything on damaged metadata
             return int(JpegImagePlugin.JpegImageFile(io.BytesIO(data)).getexif().get(_ORIENTATION, 1))
     return 1
