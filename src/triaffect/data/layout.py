@@ -166,12 +166,13 @@ def _read_videos(videos: list[Video], images: Path | None, notices: Notices) -> 
 
     def read(i: int) -> tuple[list[pl.DataFrame], Notices]:
         of_video = Notices()
-        keys, labels, found = _read_video(videos[i], folders[i], images, of_video)
-        suffixes[first_folder[i] : first_folder[i + 1]] = found
+        keys, labels, endings = _read_video(videos[i], folders[i], images, of_video)
+        suffixes[first_folder[i] : first_folder[i + 1]] = endings
         keys |= {"folder": keys["folder"] + first_folder[i], "video": np.full_like(keys["frame"], i)}
-        joined = [pl.DataFrame(keys), *labels]
-        ends = pairwise([0, *sorted({table.height for table in joined})])
-        parts = ([t[start:end] for t in joined if t.height >= end] for start, end in ends)
+        by_task = [pl.DataFrame(keys), *labels]
+        # Cut wherever a task ends: the later parts lack its columns, which are null when all parts are joined.
+        spans = pairwise([0, *sorted({table.height for table in by_task})])
+        parts = ([table[start:end] for table in by_task if table.height >= end] for start, end in spans)
         return [pl.concat(part, how="horizontal") for part in parts], of_video
 
     # Every number is formatted once, not once per video.
